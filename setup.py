@@ -1,0 +1,48 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "train": ["accelerate>=1.0", "datasets>=4.0", "tensorboard>=2.15"],
+    "preprocess": ["pydicom>=3.0", "SimpleITK>=2.3", "scikit-learn>=1.4", "dask[distributed]>=2024.1"],
+    "app": ["gradio>=5.0"],
+    "dicom": ["pydicom>=3.0", "highdicom>=0.23"],
+    "dev": ["pytest>=8.0", "ruff>=0.6"],
+}
+
+setup(
+    name="difffuse_hf",
+    version="0.1.0",
+    description="Weakly supervised lesion detection in brain CT and MRI: classifiers, ACAT and Dif-fuse for Hugging Face",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"difffuse_hf": ["assets/**/*"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision",  # named for pip, so that it picks a pair that fits; used by timm only
+        "timm>=1.0.15",
+        "diffusers>=0.35",
+        "transformers>=5.0",
+        "huggingface_hub>=1.0",
+        "safetensors>=0.4",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "nibabel>=5.2",
+        "nilearn>=0.11",  # ships the ICBM152 tissue maps, the anatomy of the built-in phantoms
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+        "typer>=0.12",
+        "rich>=13.0",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["difffuse=difffuse_hf.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)

@@ -1,0 +1,43 @@
+"""difffuse_hf: weakly supervised lesion detection in brain CT and MRI, from image-level labels.
+
+A research tool, not a medical device. Public names are imported when first used, in the order of the data flow.
+"""
+
+import importlib
+
+from .compat import make_torchvision_importable
+
+make_torchvision_importable()
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "data.phantom": ["BrainPhantom"],
+    "data.brats2021": ["BraTS2021"],
+    "models.processing_difffuse": ["DifFuseProcessor"],
+    "models.configuration_slice_classifier": ["SliceClassifierConfig"],
+    "models.modeling_slice_classifier": ["SliceClassifier"],
+    "models.modeling_autoencoder": ["ResNetAutoencoder"],
+    "models.unet": ["make_healthy_unet"],
+    "saliency.counterfactual": ["latent_counterfactual", "class_agnostic_saliency"],
+    "saliency.mask": ["saliency_to_mask"],
+    "schedulers.scheduling_difffuse": ["DifFuseScheduler"],
+    "pipelines.pipeline_output": ["CounterfactualOutput"],
+    "pipelines.pipeline_difffuse": ["DifFusePipeline"],
+    "evaluation.segmentation": ["dice", "iou"],
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'difffuse_hf' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)
