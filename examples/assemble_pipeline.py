@@ -1,0 +1,77 @@
+"""Put the trained networks together as one Dif-fuse model, and choose its thresholds on the validation split.
+
+python examples/assemble_pipeline.py --dataset data/brats_slices --classifier out/classifier \
+    --autoencoder out/autoencoder --diffusion out/diffusion --output_dir out/difffuse
+
+The anomaly threshold is the one with the best mean Dice over validation slices with a lesion; the threshold on the
+lesion probability, under which `difffuse detect` leaves a slice as it is, lets through `--sensitivity` of them.
+"""
+
+import argparse
+import json
+
+import torch
+from diffusers import UNet2DModel
+
+from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
+from difffuse_hf.data.slices import load_slices
+from difffuse_hf.evaluation.anomaly import as_tensors, dif_fuse, run_method
+from difffuse_hf.evaluation.segmentation import best_threshold
+from difffuse_hf.training import write_model
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("dataset", "classifier", "autoencoder", "diffusion", "output_dir"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--preset", default="exact")
+    parser.add_argument("--noise_level", type=int, default=500)
+    parser.add_argument("--percentile", type=float, default=90.0)
+    parser.add_argument("--percentile_over", choices=["image", "foreground"], default="image")
+    parser.add_argument("--anomaly_channels", type=int, nargs="*", help="channels of the anomaly map; all by default")
+    parser.add_argument("--morphology_size", type=int, default=5)
+    parser.add_argument("--saliency_options", type=json.loads, default={}, help="of class_agnostic_saliency, as JSON")
+    parser.add_argument("--sensitivity", type=float, default=0.95)
+    parser.add_argument("--limit", type=int, help="validation slices of each class; all by default")
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the saved weights")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+
+    pipeline = DifFusePipeline(
+        unet=UNet2DModel.from_pretrained(args.diffusion, subfolder="unet"),
+        scheduler=DifFuseScheduler.from_pretrained(args.diffusion, subfolder="scheduler"),
+        classifier=SliceClassifier.from_pretrained(args.classifier).eval(),
+        autoencoder=ResNetAutoencoder.from_pretrained(args.autoencoder),
+        processor=DifFuseProcessor.from_pretrained(args.dataset),
+        noise_level=args.noise_level,
+        percentile=args.percentile,
+        percentile_over=args.percentile_over,
+        anomaly_channels=args.anomaly_channels,
+        morphology_size=args.morphology_size,
+        saliency_options=args.saliency_options,
+        preset=args.preset,
+    ).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    validation = as_tensors(load_slices(args.dataset, "validation"), args.limit)
+    sick = validation["labels"] == 1
+    with torch.no_grad():
+        logits = torch.cat(
+            [pipeline.classifier(part.to(pipeline.device)).logits.cpu() for part in validation["images"].split(64)]
+        )
+    probability = logits.softmax(1)[:, 1]
+    pipeline.processor.lesion_probability_threshold = float(probability[sick].quantile(1 - args.sensitivity))
+    specificity = float((probability[~sick] < pipeline.processor.lesion_probability_threshold).float().mean())
+
+    maps, _ = run_method(pipeline, dif_fuse, validation["images"][sick], args.seed, label="Validation slices")
+    threshold, dice = best_threshold(maps, validation["masks"][sick])
+    pipeline.processor.anomaly_threshold = threshold
+    write_model(args.output_dir, pipeline.to(dtype=getattr(torch, args.dtype)).save_pretrained)
+    print(
+        f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: Dice {dice:.3f} at anomaly "
+        f"threshold {threshold:.4f}; {args.sensitivity:.0%} of them pass at lesion probability "
+        f"{pipeline.processor.lesion_probability_threshold:.3f}, {1 - specificity:.1%} of the healthy slices do too."
+    )
+
+
+if __name__ == "__main__":
+    main()

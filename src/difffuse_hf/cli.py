@@ -1,0 +1,209 @@
+"""The command line, `difffuse`. Heavy imports wait inside the commands, so that --help answers at once.
+
+Exit codes: 0, 1 for work that failed, 2 for bad usage, 130 when interrupted. An error is one sentence on stderr.
+"""
+
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from . import __version__
+from .errors import InputError
+
+app = typer.Typer(
+    help="Weakly supervised lesion detection in brain scans. A research tool, not a medical device.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+UsageError = typer.BadParameter.__base__  # click's own, or the copy of it that newer versions of typer carry
+
+
+class Preset(str, Enum):
+    fast = "fast"
+    exact = "exact"
+    thesis = "thesis"
+    reference_code = "reference_code"
+
+
+class Layout(str, Enum):
+    brats2021 = "brats2021"
+
+
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")
+]  # fmt: skip
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+):
+    if version:
+        typer.echo(f"difffuse_hf {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example: difffuse demo --output difffuse-demo")
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the synthetic subject and the results.")] = Path(
+        "difffuse-demo"
+    ),
+    scan: Annotated[Path | None, typer.Option(help="A real case folder in the BraTS layout to run as well.")] = None,
+    device: Device = None,
+):
+    """Run the embedded model on a synthetic subject, and on a real scan if you give one."""
+    device = _check_device(device)
+    from .demo import run_demo
+
+    run_demo(output, scan, device, _console())
+
+
+@app.command(epilog="Example: difffuse phantom data/phantom --subjects 20 --seed 0")
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the subjects into.")],
+    layout: Annotated[Layout, typer.Option(help="The data set whose folders are imitated.")] = Layout.brats2021,
+    subjects: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same subjects.")] = 0,
+    anatomies: Annotated[
+        Path | None,
+        typer.Option(help="Folder of label maps in FreeSurfer numbering.", show_default="the built-in ICBM152 maps"),
+    ] = None,
+):
+    """Write synthetic subjects with exactly known lesions, in the folders of a real data set.
+
+    Running the same command again continues where it was stopped.
+    """
+    from rich.progress import track
+
+    from .data.phantom import BrainPhantom
+
+    cohort = BrainPhantom(layout=layout.value, anatomies=anatomies, seed=seed)
+    console = _console()
+    for _ in track(cohort.write(out, subjects), "Drawing subjects", total=subjects, console=console):
+        pass
+    console.print(f"{subjects} synthetic subjects in {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: difffuse detect data/BraTS2021_00001 --model demo --output results")
+def detect(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT", help="Case folders (BraTS layout), or NIfTI files for a one-modality model."),
+    ],
+    model: Annotated[str, typer.Option(help="Model folder, Hub repository user/name, or demo (the embedded one).")],
+    output: Annotated[Path, typer.Option(help="Each case gets a folder of its own in here.")],
+    preset: Annotated[
+        Preset,
+        typer.Option(
+            help="fast: few steps, several samples. exact: every step. thesis, reference_code: as published."
+        ),
+    ] = Preset.fast,
+    device: Device = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    all_slices: Annotated[
+        bool, typer.Option("--all-slices", help="Repaint every slice, not only those the classifier finds suspicious.")
+    ] = False,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Counterfactuals per slice, averaged.", show_default="from the preset")
+    ] = None,
+    noise_level: Annotated[
+        int | None, typer.Option(min=1, help="K, how far the slice is noised.", show_default="from the model")
+    ] = None,
+    percentile: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Of the saliency, above which is repainted.", show_default="from the model"),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of the anomaly map, above which is lesion.", show_default="from the model"),
+    ] = None,
+):
+    """Find lesions: healthy counterfactual, anomaly map, lesion mask and a report for each scan."""
+    device = _check_device(device)
+    import torch
+
+    from .detect import detect_case, load_model, results_table
+
+    pipeline, line = load_model(model, device)
+    options = {"preset": preset.value, "batch_size": batch_size, "seed": seed, "all_slices": all_slices}
+    chosen = {"num_samples": samples, "noise_level": noise_level, "percentile": percentile}
+    options.update({name: value for name, value in chosen.items() if value is not None})
+    if threshold is not None:
+        pipeline.processor.anomaly_threshold = threshold
+    summaries, failures = [], []
+    for source in inputs:
+        try:
+            taken = [one["case"] for one in summaries]
+            summaries.append(detect_case(pipeline, source, output, model, line, taken, **options))
+        except torch.OutOfMemoryError:
+            failures.append(f"{source}: the device ran out of memory; try a --batch-size below {batch_size}.")
+        except (ValueError, OSError) as error:
+            sentence = _sentence(error)
+            failures.append(sentence if str(source) in sentence else f"{source}: {sentence}")
+    if summaries:
+        _console().print(results_table(summaries))
+    for failure in failures:
+        _complain(failure)
+    if failures:
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        code = app(args=arguments, prog_name="difffuse", standalone_mode=False)
+    except UsageError as error:
+        path = error.ctx.command_path if error.ctx else "difffuse"
+        _complain(f"{error.format_message().rstrip('.')} (see `{path} --help`).")
+        return 2
+    except (InputError, OSError) as error:
+        _complain(_sentence(error))
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:  # newer versions of typer turn the interrupt into this code themselves
+        _complain("Interrupted; what was finished is kept and nothing half-written is left.")
+    return code if isinstance(code, int) else 0
+
+
+def _check_device(name: str | None) -> str:
+    """The device to compute on; bad usage if this machine does not have it."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise typer.BadParameter(
+            f"{name!r} is not a device of this machine; leave it out or say cpu", param_hint="--device"
+        ) from error
+    return name
+
+
+def _console() -> Console:
+    """The terminal; a pipe gets lines that are not wrapped."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def _complain(sentence: str):
+    print(f"difffuse: {sentence}", file=sys.stderr)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'A file'}: {error.strerror}; check the path, its permissions and the free space."
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

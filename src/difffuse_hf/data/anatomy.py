@@ -1,0 +1,156 @@
+"""Anatomies for synthetic subjects: tissue maps of real heads, at 1 mm, in the axis order of BraTS (LPS).
+
+Two sources: a folder of label maps in FreeSurfer/SynthSeg numbering (`--anatomies`), or the ICBM152 grey and white
+matter maps that nilearn ships (Fonov et al. 2011), which need no download.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from scipy import ndimage
+
+from ..errors import InputError
+
+
+class Tissue(IntEnum):
+    """What a voxel of an anatomy is made of; 0 lies outside the (skull-stripped) brain."""
+
+    OUTSIDE = 0
+    WHITE_MATTER = 1
+    CORTEX = 2
+    CEREBELLAR_CORTEX = 3
+    THALAMUS = 4
+    CAUDATE = 5
+    PUTAMEN = 6
+    PALLIDUM = 7
+    HIPPOCAMPUS = 8
+    BRAIN_STEM = 9
+    VENTRICLE = 10
+    SULCAL_CSF = 11
+    CHOROID_PLEXUS = 12
+    VESSEL = 13
+
+
+# FreeSurfer numbering; white-matter lesions drawn in the label maps (25, 57) count as white matter, so that a phantom's
+# only lesion is the one whose mask it writes.
+_FREESURFER = {
+    Tissue.WHITE_MATTER: (2, 41, 7, 46, 85, 25, 57),
+    Tissue.CORTEX: (3, 42),
+    Tissue.CEREBELLAR_CORTEX: (8, 47),
+    Tissue.THALAMUS: (10, 49),
+    Tissue.CAUDATE: (11, 50, 26, 58),
+    Tissue.PUTAMEN: (12, 51),
+    Tissue.PALLIDUM: (13, 52),
+    Tissue.HIPPOCAMPUS: (17, 53, 18, 54),
+    Tissue.BRAIN_STEM: (16, 28, 60),
+    Tissue.VENTRICLE: (4, 43, 5, 44, 14, 15, 72),
+    Tissue.SULCAL_CSF: (24,),
+    Tissue.CHOROID_PLEXUS: (136, 163, 137, 164),
+    Tissue.VESSEL: (30, 62, 502, 514),
+}
+_SOFT_BOUNDARY = (Tissue.SULCAL_CSF, Tissue.VESSEL)  # kept only near the brain, as a skull-stripping tool would
+
+
+# Where the deep nuclei lie in MNI space: |x|, y, z of their centres in mm, for FreeSurfer numbers (left, right).
+_MNI_CENTRES = {
+    (10, 49): (11, -19, 7),  # thalamus
+    (11, 50): (13, 10, 10),  # caudate
+    (12, 51): (25, 1, 0),  # putamen
+    (13, 52): (19, -5, -1),  # pallidum
+    (17, 53): (26, -22, -14),  # hippocampus
+    (18, 54): (23, -4, -19),  # amygdala
+    (8, 47): (24, -63, -34),  # cerebellar cortex
+}
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """`tissue`: uint8 of shape (X, Y, Z), 1 mm, LPS (x to the left, y to the back, z up), values of `Tissue`;
+    `origin`: voxel of the MNI origin (anterior commissure); `pose` (3, 3): rotation from MNI axes to the map's."""
+
+    name: str
+    tissue: np.ndarray
+    origin: np.ndarray
+    pose: np.ndarray
+
+
+def list_anatomies(folder: str | Path | None = None) -> list[Path | None]:
+    """Label maps in `folder`, sorted by name; `[None]` stands for the built-in ICBM152 anatomy."""
+    if folder is None:
+        return [None]
+    paths = sorted(path for path in Path(folder).glob("*.nii*"))
+    if not paths:
+        raise InputError(f"{folder} holds no NIfTI label maps (*.nii, *.nii.gz); give a folder of FreeSurfer-style maps.")
+    return paths
+
+
+@lru_cache(maxsize=16)
+def load_anatomy(path: Path | None = None) -> Anatomy:
+    """Read one label map, or the built-in anatomy where `path` is None."""
+    if path is None:
+        return _icbm152()
+    labels = _to_lps(nibabel.load(path))
+    lookup = np.zeros(max(int(labels.max()), 600) + 1, np.uint8)
+    for tissue, numbers in _FREESURFER.items():
+        lookup[list(numbers)] = tissue
+    tissue = lookup[labels]
+    if not np.isin(tissue, (Tissue.WHITE_MATTER, Tissue.CORTEX)).any():
+        raise InputError(f"{path} holds no cerebral white matter or cortex labels (2, 41, 3, 42); is it a label map?")
+    name = Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    origin, pose = _align(labels, path)
+    brain = ndimage.find_objects((tissue > 0) & ~np.isin(tissue, _SOFT_BOUNDARY), max_label=1)[0]
+    box = tuple(slice(max(part.start - 12, 0), part.stop + 12) for part in brain)
+    return Anatomy(name, _strip(tissue[box]), origin - [part.start for part in box], pose)
+
+
+def _to_lps(image) -> np.ndarray:
+    data = np.asarray(nibabel.as_closest_canonical(image).dataobj)
+    return np.ascontiguousarray(data[::-1, ::-1]).astype(np.int32)  # RAS -> LPS
+
+
+def _strip(tissue: np.ndarray) -> np.ndarray:
+    """Drop fluid and vessels farther than the brain's closed outline, and stray voxels."""
+    parenchyma = (tissue > 0) & ~np.isin(tissue, _SOFT_BOUNDARY)
+    pieces, _ = ndimage.label(parenchyma)
+    parenchyma = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+    near = ndimage.distance_transform_edt(~parenchyma) <= 6
+    outline = ndimage.distance_transform_edt(near) > 5  # closing with a ball of 6 mm, one millimetre kept outside
+    smooth = ndimage.distance_transform_edt(~(ndimage.distance_transform_edt(outline) > 4)) < 4  # and opening
+    return np.where(smooth, tissue, 0).astype(np.uint8)
+
+
+def _align(labels: np.ndarray, path) -> tuple[np.ndarray, np.ndarray]:
+    """Rigid fit of the deep nuclei's centres to MNI space (Kabsch 1976): origin in voxels, rotation."""
+    source, target = [], []
+    for pair, (x, y, z) in _MNI_CENTRES.items():
+        for number, side in zip(pair, (1, -1)):  # LPS: x grows to the left, y to the back
+            voxels = np.argwhere(labels == number)
+            if len(voxels):
+                source.append(voxels.mean(0))
+                target.append((side * x, -y, z))
+    if len(source) < 4:
+        raise InputError(f"{path} lacks the deep grey nuclei (labels 10-13, 49-52) by which anatomies are aligned.")
+    source, target = np.array(source), np.array(target, float)
+    u, _, vt = np.linalg.svd((target - target.mean(0)).T @ (source - source.mean(0)))
+    pose = vt.T @ np.diag([1, 1, np.linalg.det(vt.T @ u.T)]) @ u.T
+    return source.mean(0) - pose @ target.mean(0), pose
+
+
+def _icbm152() -> Anatomy:
+    with as_file(files("nilearn.datasets") / "data") as folder:
+        grey, white = (
+            _to_lps(nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")) / 255.0
+            for name in ("gm", "wm")
+        )
+    tissue = np.zeros(grey.shape, np.uint8)
+    brain = ndimage.binary_fill_holes(ndimage.binary_closing(grey + white > 0.5, iterations=4))
+    tissue[brain] = Tissue.SULCAL_CSF
+    tissue[grey + white > 0.45] = Tissue.CORTEX
+    tissue[white > np.maximum(grey, 0.4)] = Tissue.WHITE_MATTER
+    origin = np.array([tissue.shape[0] - 1 - 98, tissue.shape[1] - 1 - 134, 72])  # of its affine, axes turned to LPS
+    return Anatomy("icbm152", tissue, origin, np.eye(3))

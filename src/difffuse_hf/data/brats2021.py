@@ -1,0 +1,199 @@
+"""BraTS 2021 (task 1) as a `datasets` builder: whole volumes, or axial slices with image labels (thesis Sec. 6.5).
+
+Any folder in the BraTS 2021 layout fits, synthetic ones from `BrainPhantom` included. The data set itself is free
+for research after registration (https://www.synapse.org/brats2021) and may not be passed on: none of it is shipped.
+
+    builder = BraTS2021("slices", data_dir="BraTS2021_TrainingData")
+    builder.download_and_prepare(num_proc=4)
+    train = builder.as_dataset(split="train")
+"""
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from ..errors import InputError
+from ..models.processing_difffuse import DifFuseProcessor
+from ..volumes import find_volume, read_case
+from .splits import SPLITS, split_by_group
+
+_CITATION = """\
+@article{baid2021rsna,
+  title = {The {RSNA-ASNR-MICCAI BraTS} 2021 Benchmark on Brain Tumor Segmentation and Radiogenomic Classification},
+  author = {Baid, Ujjwal and Ghodasara, Satyam and Mohan, Suyash and Bilello, Michel and Calabrese, Evan and others},
+  journal = {arXiv:2107.02314},
+  year = {2021}
+}
+@article{menze2015multimodal,
+  title = {The Multimodal Brain Tumor Image Segmentation Benchmark ({BRATS})},
+  author = {Menze, Bjoern H. and Jakab, Andras and Bauer, Stefan and Kalpathy-Cramer, Jayashree and others},
+  journal = {IEEE Transactions on Medical Imaging},
+  volume = {34},
+  number = {10},
+  pages = {1993--2024},
+  year = {2015}
+}
+"""
+_HOW_TO_GET_IT = (
+    "BraTS 2021 is free for research: register at https://www.synapse.org/brats2021, unpack the training data and "
+    "give its folder as `data_dir`; `difffuse phantom OUT --layout brats2021` makes a synthetic one in this layout."
+)
+
+
+@dataclass
+class BraTS2021Config(datasets.BuilderConfig):
+    """What to read and how to cut it; the slice fields are those of `DifFuseProcessor`."""
+
+    modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")
+    image_size: tuple[int, int] = (256, 256)
+    pixel_spacing_mm: float = 1.0
+    reference_intensity: float = 0.35
+    slice_margin: int = 25
+    min_foreground: float = 0.02
+    min_lesion_pixels: int = 10  # a slice is "lesion" from here on; one with fewer, but not none, is left out
+    split_seed: int = 0
+    split: str | None = None  # put all subjects into this one split (folders that are separated already)
+    fingerprint: str = ""  # filled in by the builder: files that change are prepared again
+
+    def processor(self) -> DifFuseProcessor:
+        """The preprocessing that makes the slices, and that a model trained on them must be saved with."""
+        return DifFuseProcessor(
+            modalities=self.modalities,
+            image_size=self.image_size,
+            pixel_spacing_mm=self.pixel_spacing_mm,
+            reference_intensity=self.reference_intensity,
+            slice_margin=self.slice_margin,
+            min_foreground=self.min_foreground,
+        )
+
+
+class BraTS2021(datasets.GeneratorBasedBuilder):
+    """Builder with the configurations "volumes" (NIfTI per modality) and "slices" (model images, labels, masks).
+
+    Splits are by patient, 70-15-15, or by the column `group` of `subjects.csv` where `data_dir` has one.
+    A slice is labelled by its lesion mask; patients without `_seg` are an error there, and fine in "volumes".
+    """
+
+    BUILDER_CONFIG_CLASS = BraTS2021Config
+    BUILDER_CONFIGS = [
+        BraTS2021Config(name="volumes", version="1.0.0", description="One row per patient, NIfTI files."),
+        BraTS2021Config(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
+    ]
+    DEFAULT_CONFIG_NAME = "slices"
+    DEFAULT_WRITER_BATCH_SIZE = 64  # slices are large
+
+    def __init__(self, config_name: str = "slices", data_dir=None, **kwargs):
+        if data_dir is not None:
+            data_dir = str(Path(data_dir).expanduser().resolve())  # the cache key is this string
+            kwargs["fingerprint"] = _fingerprint(Path(data_dir))
+        super().__init__(config_name=config_name, data_dir=data_dir, **kwargs)
+
+    def _info(self):
+        config = self.config
+        if config.name == "volumes":
+            features = {"subject": datasets.Value("string")}
+            features |= {name: datasets.Nifti() for name in (*config.modalities, "seg")}
+        else:
+            height, width = config.image_size
+            features = {
+                "image": datasets.Array3D((len(config.modalities), height, width), "float32"),  # [0, 1]
+                "label": datasets.ClassLabel(names=["healthy", "lesion"]),
+                "mask": datasets.Array2D((height, width), "uint8"),
+                "lesion_area": datasets.Value("float32"),  # fraction of the brain in the slice
+                "subject": datasets.Value("string"),
+                "slice": datasets.Value("int32"),  # from inferior to superior
+            }
+        return datasets.DatasetInfo(
+            description="Multi-parametric MRI of patients with glioma, skull-stripped, 1 mm, with tumour labels.",
+            features=datasets.Features(features),
+            homepage="https://www.synapse.org/brats2021",
+            citation=_CITATION,
+            license="Research use after registration; redistribution is not permitted.",
+        )
+
+    def _split_generators(self, dl_manager):
+        folders = self._case_folders()
+        if self.config.split is not None:
+            parts = {self.config.split: range(len(folders))}
+        else:
+            groups = _read_groups(Path(self.config.data_dir), [folder.name for folder in folders])
+            parts = split_by_group(groups, self.config.split_seed)
+        return [
+            datasets.SplitGenerator(name=split, gen_kwargs={"folders": [str(folders[i]) for i in parts[split]]})
+            for split in (parts if self.config.split else SPLITS)
+            if len(parts[split])
+        ]
+
+    def _generate_examples(self, folders):
+        examples = self._volumes if self.config.name == "volumes" else self._slices
+        for folder in map(Path, folders):
+            yield from examples(folder)
+
+    def _case_folders(self):
+        """Folders of the cases, sorted; says what was looked for when there are none."""
+        if self.config.data_dir is None:
+            raise FileNotFoundError(f"`data_dir` is missing. {_HOW_TO_GET_IT}")
+        root, first = Path(self.config.data_dir), self.config.modalities[0]
+        folders = sorted({file.parent for file in root.glob(f"*/*_{first}.nii*")})
+        if not folders:
+            raise FileNotFoundError(
+                f"{root} holds no case: no file <case>/<case>_{first}.nii.gz was found. {_HOW_TO_GET_IT}"
+            )
+        for folder in folders:
+            for name in (*self.config.modalities, "seg"):
+                if find_volume(folder, name) is None and (name != "seg" or self.config.name == "slices"):
+                    raise FileNotFoundError(
+                        f"{folder} lacks {folder.name}_{name}.nii.gz; complete the case or move it elsewhere "
+                        '(the configuration "volumes" does without `_seg`).'
+                    )
+        return folders
+
+    def _volumes(self, folder):
+        files = {name: find_volume(folder, name) for name in (*self.config.modalities, "seg")}
+        yield folder.name, {"subject": folder.name, **{name: file and str(file) for name, file in files.items()}}
+
+    def _slices(self, folder):
+        processor = self.config.processor()
+        case = read_case(folder, self.config.modalities)
+        slices, geometry = processor.preprocess_volume(case.volumes, case.affine)
+        masks = processor.preprocess_labels(case.reference, geometry)
+        for index in processor.usable_slices(slices).tolist():
+            pixels = int(masks[index].sum())
+            if 0 < pixels < self.config.min_lesion_pixels:
+                continue
+            brain_pixels = int((slices[index] > 0).any(dim=0).sum())
+            yield (
+                f"{folder.name}_{index:03d}",
+                {
+                    "image": slices[index].numpy(),
+                    "label": int(pixels > 0),
+                    "mask": masks[index].numpy(),
+                    "lesion_area": np.float32(pixels / brain_pixels),
+                    "subject": folder.name,
+                    "slice": index,
+                },
+            )
+
+
+def _read_groups(root, subjects):
+    """The group of each subject: the column of `subjects.csv`, else the subject itself."""
+    table = root / "subjects.csv"
+    if not table.exists():
+        return subjects
+    with table.open(newline="", encoding="utf-8") as file:
+        group_of = {row["subject"]: row["group"] for row in csv.DictReader(file)}
+    missing = [subject for subject in subjects if subject not in group_of]
+    if missing:
+        raise InputError(f"{table} has no row for {missing[0]}; splitting needs the group of every subject.")
+    return [group_of[subject] for subject in subjects]
+
+
+def _fingerprint(root):
+    """Changes when a file of the folder does, so that a cache made from other files is not taken for this one."""
+    files = sorted(root.glob("*/*.nii*")) + sorted(root.glob("subjects.csv"))
+    stats = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]

@@ -1,0 +1,147 @@
+"""Pictures of slices: one tile at a time for the report, and one overview figure per scan.
+
+Slices are model-space arrays, (H, W) or stacks (S, H, W), row 0 anterior and the patient's right on the picture's left
+(radiological); every tile carries the letters R and L. Drawn with matplotlib's Agg canvas, without global state.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
+
+SALIENCY_COLOURS = "viridis"
+ANOMALY_COLOURS = "inferno"
+# Told apart by every kind of colour vision (Okabe and Ito's palette), and from both colour maps.
+DETECTED, REFERENCE, MASK = "#ff9e1b", "#56b4e9", "#f5f5f5"
+
+
+EDGE = [Stroke(linewidth=2.4, foreground="#00000080"), Normal()]  # a dark rim, so that outlines show on white tissue
+
+
+def choose_slices(anomaly: np.ndarray, reference: np.ndarray | None = None, count: int = 5) -> list[int]:
+    """Indices of the slices worth showing, in order, at most `count`.
+
+    With a reference lesion they are spread over it (equal shares of its area lie between them); without one, or with
+    an empty one, they are the slices of largest summed anomaly, no two of them neighbours; with no anomaly at all
+    they are spread over the stack.
+
+    Args:
+        anomaly (`np.ndarray` of shape `(S, H, W)`): anomaly map, >= 0.
+        reference (`np.ndarray` of shape `(S, H, W)`, *optional*): > 0 inside the reference lesion.
+    """
+    areas = anomaly.sum((1, 2)) if reference is None or not reference.any() else (reference > 0).sum((1, 2))
+    if not areas.any():
+        return sorted(set(np.linspace(0, len(areas) - 1, count + 2).astype(int)[1:-1])) if len(areas) else []
+    if reference is not None and reference.any():
+        shares = (np.arange(count) + 0.5) / count
+        return sorted(set(np.searchsorted(np.cumsum(areas) / areas.sum(), shares)))
+    gap = max(2, np.count_nonzero(areas) // (2 * count))
+    chosen = []
+    for index in np.argsort(-areas, kind="stable"):
+        if areas[index] > 0 and len(chosen) < count and all(abs(index - other) >= gap for other in chosen):
+            chosen.append(int(index))
+    return sorted(chosen)
+
+
+def crop_to_head(image: np.ndarray, margin: int = 3) -> tuple[slice, slice]:
+    """Rows and columns that hold every non-zero pixel of a stack (S, C, H, W), with a margin in pixels."""
+    inside = (image > 0).any((0, 1))
+    if not inside.any():
+        return slice(None), slice(None)
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    return tuple(slice(max(int(i[0]) - margin, 0), int(i[-1]) + 1 + margin) for i in (rows, columns))
+
+
+def grey_window(image: np.ndarray) -> float:
+    """The intensity shown as white: the 99.5th percentile of the tissue (pixels above 0)."""
+    tissue = image[image > 0]
+    return float(np.percentile(tissue, 99.5)) if tissue.size else 1.0
+
+
+def draw(axes, image, white=1.0, colour=None, colours=None, limit=1.0, opacity=1.0, outlines: Sequence[tuple] = ()):
+    """Draw one tile on matplotlib axes.
+
+    Args:
+        image (`np.ndarray` of shape `(H, W)`): shown in grey from 0 to `white`.
+        colour (`np.ndarray` of shape `(H, W)`, *optional*): drawn over it in the colour map `colours`, 0 to `limit`.
+        opacity (`float` or `np.ndarray` of shape `(H, W)`): of that colour layer, 0 to 1.
+        outlines: pairs (binary (H, W) array, colour of its outline).
+    """
+    axes.imshow(image, cmap="gray", vmin=0, vmax=white, interpolation="bicubic")
+    if colour is not None:
+        rgba = matplotlib.colormaps[colours](Normalize(0, limit, clip=True)(colour))
+        rgba[..., 3] = opacity
+        axes.imshow(rgba, interpolation="bilinear")
+    for binary, line in outlines:
+        if 0 < np.count_nonzero(binary) < binary.size:
+            axes.contour(binary > 0, levels=[0.5], colors=[line], linewidths=1.1).set_path_effects(EDGE)
+    style = {"transform": axes.transAxes, "color": "white", "alpha": 0.75, "fontsize": 7, "va": "top"}
+    axes.text(0.03, 0.97, "R", ha="left", **style)
+    axes.text(0.97, 0.97, "L", ha="right", **style)
+    axes.set_axis_off()
+
+
+def tile_png(image: np.ndarray, width: int = 300, **options) -> bytes:
+    """One tile as a PNG `width` pixels wide; the options are those of `draw`."""
+    height = max(1, round(width * image.shape[0] / image.shape[1]))
+    figure = Figure(figsize=(width / 150, height / 150), dpi=150, facecolor="black")
+    FigureCanvasAgg(figure)
+    draw(figure.add_axes((0, 0, 1, 1)), image, **options)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", facecolor="black")
+    return stream.getvalue()
+
+
+def overview_figure(
+    rows: Sequence[tuple[str, Sequence[dict]]],
+    columns: Sequence[str],
+    title: str,
+    bars: Sequence[tuple],
+    lines: dict[str, str],
+    path: Path,
+):
+    """Write one picture of the whole result: a row of tiles per slice and the colour bars below.
+
+    Args:
+        rows: pairs (label of the slice, tiles), a tile being the arguments of `draw`.
+        columns: heading of each tile.
+        bars: (colour map, upper limit, label) of each colour bar, all from 0; a fourth entry marks a value on it.
+        lines: what each colour of outline means, {meaning: colour}.
+    """
+    height, width = rows[0][1][0]["image"].shape
+    tile = 1.7
+    tall = tile * height / width
+    top, bottom, left = 0.8, 0.75 if bars else 0.2, 0.45
+    size = (left + tile * len(columns) + 0.1, top + tall * len(rows) + bottom)
+    figure = Figure(figsize=size, dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.text(left / size[0], 1 - 0.32 / size[1], title, fontsize=11, fontweight="bold", va="center")
+    keys = [Line2D([], [], color=colour, linewidth=2, path_effects=EDGE) for colour in lines.values()]
+    figure.legend(keys, lines, loc="center right", bbox_to_anchor=(1 - 0.1 / size[0], 1 - 0.32 / size[1]), ncols=3,
+                  fontsize=8, frameon=False, handlelength=1.5)  # fmt: skip
+    for i, (label, tiles) in enumerate(rows):
+        y = (bottom + tall * (len(rows) - 1 - i)) / size[1]
+        figure.text(0.2 / size[0], y + tall / 2 / size[1], label, rotation=90, fontsize=8, ha="center", va="center")
+        for j, options in enumerate(tiles):
+            x = (left + tile * j) / size[0]
+            axes = figure.add_axes((x, y, (tile - 0.03) / size[0], (tall - 0.03) / size[1]))
+            draw(axes, **options)
+            if i == 0:
+                axes.set_title(columns[j], fontsize=8, pad=4)
+    for i, (colours, limit, label, *mark) in enumerate(bars):
+        x = (left + tile * len(columns) * i / len(bars)) / size[0]
+        axes = figure.add_axes((x, 0.47 / size[1], 0.8 * tile * len(columns) / len(bars) / size[0], 0.1 / size[1]))
+        axes.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto", extent=(0, limit, 0, 1))
+        axes.set_yticks([])
+        axes.tick_params(labelsize=7, length=2)
+        axes.set_xlabel(label, fontsize=7, labelpad=2)
+        for value in mark:
+            axes.axvline(value, color="white", linewidth=1.2)
+    figure.savefig(path, format="png", facecolor="white")

@@ -1,0 +1,273 @@
+"""The report of one scan: report.html (nothing outside the file is needed to read it), overview.png and summary.json.
+
+Pictures come from the model-space slices the pipeline saw; volumes, areas and Dice from the native voxel grid.
+"""
+
+import base64
+import json
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import matplotlib
+import nibabel
+import numpy as np
+from matplotlib.colors import to_hex
+
+from .. import __version__
+from .figures import (
+    ANOMALY_COLOURS,
+    DETECTED,
+    MASK,
+    REFERENCE,
+    SALIENCY_COLOURS,
+    choose_slices,
+    crop_to_head,
+    grey_window,
+    overview_figure,
+    tile_png,
+)
+
+MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 contrast", "t2": "T2"}
+
+
+def summarise(result, model: str, seconds: float, synthetic: bool = False) -> dict:
+    """What `summary.json` holds: the figures of one scan, in units named by their keys."""
+    reference = result.case.reference
+    return {
+        "case": result.case.name,
+        "synthetic": synthetic,
+        "lesion_ml": round(float(result.lesion_ml), 3),
+        "reference_ml": None if reference is None else round(_millilitres(reference > 0, result.case.affine), 3),
+        "dice": None if result.dice is None else round(float(result.dice), 4),
+        "slices": int(len(result.lesion_probability)),
+        "slices_flagged": int(np.count_nonzero(_flagged(result))),
+        "seconds": round(float(seconds), 1),
+        "model": model,
+        "package": f"difffuse_hf {__version__}",
+        "inputs": {modality: str(path) for modality, path in result.case.files.items()},
+        "parameters": {name: _plain(value) for name, value in result.parameters.items()},
+    }
+
+
+def write_report(
+    result,
+    folder: str | Path,
+    *,
+    model: str,
+    model_line: str = "",
+    seconds: float = 0.0,
+    synthetic: bool = False,
+    num_slices: int = 5,
+) -> dict:
+    """Write `report.html`, `overview.png` and `summary.json` into an existing folder; returns the summary.
+
+    Args:
+        result (`DetectionResult`): what `detect_volume` made of the scan.
+        model: name or path of the model; `model_line` is one line of its model card.
+        synthetic: the scan was drawn by a computer; the report says so at its head.
+        num_slices: at most so many slices are shown.
+    """
+    folder = Path(folder)
+    summary = summarise(result, model, seconds, synthetic)
+    slices = _select_slices(result, num_slices)
+    if slices:
+        _write_overview(result, slices, folder / "overview.png")
+    template = files("difffuse_hf.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    html = environment.from_string(template).render(
+        summary=summary,
+        parameters={name: _in_words(value) for name, value in summary["parameters"].items()},
+        model_line=model_line,
+        today=date.today().isoformat(),
+        rows=[_html_row(one) for one in slices],
+        bars=[_html_bar(*bar) for bar in _bars(result, slices)],
+        profile=_profile(result, slices),
+        has_mask=bool(slices) and slices[0]["mask"] is not None,
+        colour={"detected": DETECTED, "reference": REFERENCE, "mask": MASK},
+        files=sorted(path.name for path in folder.iterdir()),
+    )
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _select_slices(result, num_slices: int) -> list[dict]:
+    """The slices to show, cropped to the head, as numpy arrays with their labels and display limits."""
+    stack = {name: None if value is None else np.asarray(value) for name, value in result.slices.items()}
+    # Maps carry a channel axis of one: (S, 1, H, W) -> (S, H, W).
+    maps = {name: stack[name][:, 0] if stack[name] is not None else None for name in _MAPS}
+    if not len(stack["image"]):
+        return []
+    window = crop_to_head(stack["image"])
+    modalities = list(result.case.files)
+    whites = [grey_window(stack["image"][:, channel]) for channel in range(len(modalities))]
+    chosen = choose_slices(maps["anomaly"], maps["reference"], num_slices)
+    detected_cm2, reference_cm2 = _areas(result)
+    return [
+        {
+            "index": (index := int(stack["indices"][i])),
+            "probability": float(result.lesion_probability[index]),
+            "repainted": index in result.parameters["repainted_slices"],
+            "detected_cm2": float(detected_cm2[index]),
+            "reference_cm2": None if reference_cm2 is None else float(reference_cm2[index]),
+            "threshold": float(result.parameters["anomaly_threshold"]),
+            "limit": _round_up(float(maps["anomaly"][chosen].max())),
+            "modalities": [
+                (
+                    MODALITY_NAMES.get(name, name),
+                    stack["image"][i, c][window],
+                    stack["counterfactual"][i, c][window],
+                    w,
+                )
+                for c, (name, w) in enumerate(zip(modalities, whites))
+            ],
+            **{name: None if stacked is None else stacked[i][window] for name, stacked in maps.items()},
+        }
+        for i in chosen
+    ]
+
+
+_MAPS = ("saliency", "mask", "anomaly", "reference")
+
+
+def _tiles(one: dict) -> list[tuple[str, dict]]:
+    """The main row of a slice: (heading, arguments of `figures.draw`) per tile."""
+    name, image, counterfactual, white = one["modalities"][0]
+    grey = {"image": image, "white": white}
+    detected = one["anomaly"] >= one["threshold"]
+    tiles = [(f"{name}, original", grey)]
+    if one["saliency"] is not None:
+        opacity = np.clip(2 * one["saliency"], 0, 1) * (image > 0) * 0.85
+        tiles.append(
+            ("Saliency", {**grey, "colour": one["saliency"], "colours": SALIENCY_COLOURS, "opacity": opacity})
+        )
+    if one["mask"] is not None:
+        tiles.append(("Mask: repainted region", {**grey, "outlines": [(one["mask"], MASK)]}))
+    tiles.append((f"{name}, counterfactual", {"image": counterfactual, "white": white}))
+    opacity = np.clip(one["anomaly"] / max(one["threshold"], 1e-6), 0, 1) * 0.9
+    overlay = {"colour": one["anomaly"], "colours": ANOMALY_COLOURS, "limit": one["limit"], "opacity": opacity}
+    tiles.append(("Anomaly map", {**grey, **overlay}))
+    outlines = [(detected, DETECTED)]
+    if one["reference"] is not None:
+        tiles.append(("Detected and reference", {**grey, "outlines": [(one["reference"], REFERENCE), *outlines]}))
+    else:
+        tiles.append(("Detected", {**grey, "outlines": outlines}))
+    return tiles
+
+
+def _bars(result, slices: list[dict]) -> list[tuple]:
+    """The colour bars: (colour map, upper limit, label, value to mark)."""
+    if not slices:
+        return []
+    anomaly = (
+        ANOMALY_COLOURS,
+        slices[0]["limit"],
+        "Anomaly: absolute change, share of the model's intensity range; the mark is the detection threshold",
+        slices[0]["threshold"],
+    )
+    saliency = (SALIENCY_COLOURS, 1.0, "Saliency: normalised per slice, no unit")
+    return [anomaly] if slices[0]["saliency"] is None else [saliency, anomaly]
+
+
+def _write_overview(result, slices: list[dict], path: Path):
+    rows = [(f"slice {one['index']}", [options for _, options in _tiles(one)]) for one in slices]
+    columns = [heading for heading, _ in _tiles(slices[0])]
+    lines = {"repainted": MASK, "detected": DETECTED, "reference": REFERENCE}
+    if slices[0]["reference"] is None:
+        del lines["reference"]
+    if slices[0]["mask"] is None:
+        del lines["repainted"]
+    overview_figure(rows, columns, result.case.name, _bars(result, slices), lines, path)
+
+
+def _html_row(one: dict) -> dict:
+    return {
+        **{key: one[key] for key in ("index", "probability", "repainted", "detected_cm2", "reference_cm2")},
+        "tiles": [(heading, _data_uri(tile_png(**options))) for heading, options in _tiles(one)],
+        "others": [
+            (name, *(_data_uri(tile_png(picture, width=170, white=white)) for picture in (image, counterfactual)))
+            for name, image, counterfactual, white in one["modalities"][1:]
+        ],
+    }
+
+
+def _html_bar(colours: str, limit: float, label: str, mark: float | None = None) -> dict:
+    stops = ", ".join(to_hex(colour) for colour in matplotlib.colormaps[colours](np.linspace(0, 1, 16)))
+    position = None if mark is None or mark > limit else 100 * mark / limit
+    return {"stops": stops, "limit": f"{limit:g}", "label": label, "mark": mark, "position": position}
+
+
+def _profile(result, slices: list[dict], width: int = 1000, height: int = 110) -> dict:
+    """Coordinates of the small plot of lesion area against slice, as SVG points in a `width` × `height` box."""
+    detected, reference = _areas(result)
+    peak = max(float(detected.max()), 0.0 if reference is None else float(reference.max()), 1e-6)
+    step = width / max(len(detected) - 1, 1)
+
+    def line(areas):
+        return " ".join(f"{i * step:.1f},{height * (1 - area / peak):.1f}" for i, area in enumerate(areas))
+
+    return {
+        "width": width,
+        "height": height,
+        "peak_cm2": peak,
+        "last": len(detected) - 1,
+        "detected": f"0,{height} {line(detected)} {width},{height}",
+        "reference": None if reference is None else line(reference),
+        "flagged": [round((index - 0.5) * step, 1) for index in np.flatnonzero(_flagged(result))],
+        "step": round(step, 2),
+        "shown": [(one["index"], round(one["index"] * step, 1)) for one in slices],
+    }
+
+
+def _areas(result) -> tuple[np.ndarray, np.ndarray | None]:
+    """Detected and reference lesion area of each axial slice, cm², in canonical order (inferior to superior)."""
+    areas = []
+    for labels in (result.lesion, result.case.reference):
+        if labels is None:
+            areas.append(None)
+            continue
+        image = nibabel.as_closest_canonical(nibabel.Nifti1Image((labels > 0).astype(np.uint8), result.case.affine))
+        pixel_cm2 = float(np.prod(image.header.get_zooms()[:2])) / 100
+        areas.append(np.asarray(image.dataobj).sum((0, 1)) * pixel_cm2)
+    return tuple(areas)
+
+
+def _flagged(result) -> np.ndarray:
+    """Which axial slices the classifier took for ones with a lesion."""
+    return np.asarray(result.lesion_probability) >= result.parameters["lesion_probability_threshold"]
+
+
+def _millilitres(inside: np.ndarray, affine: np.ndarray) -> float:
+    return float(np.count_nonzero(inside) * abs(np.linalg.det(affine[:3, :3])) / 1000)
+
+
+def _round_up(value: float, step: float = 0.05) -> float:
+    return max(step, round(float(np.ceil(value / step)) * step, 2))
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _in_words(value) -> str:
+    """A parameter as the report prints it; long runs of whole numbers as ranges."""
+    if not isinstance(value, list):
+        return str(value)
+    if len(value) < 3 or not all(isinstance(item, int) for item in value):
+        return ", ".join(map(str, value)) or "none"
+    ends = [[value[0], value[0]]]
+    for item in value[1:]:
+        if item == ends[-1][1] + 1:
+            ends[-1][1] = item
+        else:
+            ends.append([item, item])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in ends)
+
+
+def _plain(value):
+    """A value as JSON can hold it."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else getattr(value, "item", value.__str__)()

@@ -1,0 +1,44 @@
+"""Configuration of the slice classifiers of Table 4.2: a timm backbone with a linear head."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+
+@strict
+class SliceClassifierConfig(PreTrainedConfig):
+    """What a [`SliceClassifier`] is made of.
+
+    Args:
+        backbone (`str`): name of a timm model (`resnet18`, `resnet50`, `swin_tiny_patch4_window7_224`, ...).
+        backbone_kwargs (`dict`): passed on to `timm.create_model`; `{"channels": [16, 32, 64, 128]}` makes a ResNet
+            narrow.
+        num_channels (`int`): channels of a slice; 1 for CT, 4 for the BraTS modalities.
+        dropout (`float`): probability of dropping a pooled feature before the linear head, while training.
+        num_labels (`int`, defaults to 4): number of classes, when `id2label` does not name them; two classes are
+            called healthy and lesion.
+    """
+
+    model_type = "difffuse_slice_classifier"
+
+    backbone: str = "resnet18"
+    backbone_kwargs: dict[str, Any] | None = None
+    num_channels: int = 1
+    dropout: float = 0.0
+
+    def __post_init__(self, **kwargs):
+        self.backbone_kwargs = dict(self.backbone_kwargs or {})
+        if self.id2label is None and kwargs.get("num_labels") == 2:
+            self.id2label = {0: "healthy", 1: "lesion"}
+            self.label2id = {"healthy": 0, "lesion": 1}
+        elif self.id2label is None:
+            kwargs.setdefault("num_labels", 4)  # IST-3: no lesion, left, right, both (Table 4.2)
+        super().__post_init__(**kwargs)
+
+    def validate_dropout(self):
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"`dropout` is a probability in [0, 1), got {self.dropout}.")
+
+
+AutoConfig.register(SliceClassifierConfig.model_type, SliceClassifierConfig)

@@ -1,0 +1,28 @@
+"""What every pipeline that makes a healthy counterfactual returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+
+
+@dataclass
+class CounterfactualOutput(BaseOutput):
+    """A batch of healthy counterfactuals and the maps that come with them.
+
+    Args:
+        counterfactuals (`torch.Tensor` or `np.ndarray` of shape `(B, C, H, W)`): x̂_0 in [0, 1].
+        anomaly_maps (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`): δ ≥ 0, change of intensity.
+        masks (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`): m, 1 where tissue was repainted.
+        saliency (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`, *optional*): in [0, 1]; None when the mask
+            was given instead.
+        uncertainty (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`, *optional*): standard deviation over the
+            samples, averaged over channels; None with one sample.
+    """
+
+    counterfactuals: torch.Tensor | np.ndarray
+    anomaly_maps: torch.Tensor | np.ndarray
+    masks: torch.Tensor | np.ndarray
+    saliency: torch.Tensor | np.ndarray | None = None
+    uncertainty: torch.Tensor | np.ndarray | None = None

@@ -1,0 +1,425 @@
+"""One training loop for every network of the package, on accelerate: one process or many, any device.
+
+Everything random in step n, on process p, is drawn from generators seeded with (seed, n, p), and the order of the
+slices in an epoch is a function of (seed, epoch). A run that was stopped anywhere therefore continues bit by bit
+as if it had not been.
+"""
+
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from diffusers.training_utils import EMAModel
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser
+
+from .errors import InputError
+
+
+def option(default, text: str):
+    """A field of an arguments class with the help text that `--help` prints."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(kw_only=True)
+class LoopArguments:
+    """What every training script can be told; a script adds its own fields in a subclass."""
+
+    dataset: str = field(metadata={"help": "Saved slices, Parquet folder, raw BraTS 2021 folder, or Hub name."})
+    output_dir: str = field(metadata={"help": "Folder for checkpoints, logs and the trained model."})
+    preset: Literal["thesis", "demo"] = option("thesis", "Named set of defaults; flags given explicitly win.")
+    image_size: int | None = option(None, "Height and width of slices read from a raw folder.")
+    pixel_spacing_mm: float | None = option(None, "Pixel size of slices read from a raw folder.")
+    seed: int = option(0, "Seed of the weights, the order of the slices and all noise.")
+    max_steps: int = option(60_000, "Optimiser steps.")
+    batch_size: int = option(10, "Slices in a forward pass, on each process.")
+    gradient_accumulation_steps: int = option(1, "Forward passes in an optimiser step.")
+    optimizer: Literal["adam", "adamw"] = option("adamw", "Adam with coupled or decoupled weight decay.")
+    learning_rate: float = option(1e-4, "Peak learning rate.")
+    weight_decay: float = option(0.0, "Weight decay.")
+    lr_scheduler: Literal["constant", "cosine"] = option("constant", "Learning rate after the warm-up.")
+    warmup_steps: int = option(0, "Steps over which the learning rate rises linearly.")
+    max_grad_norm: float = option(0.0, "Clip the gradient to this norm; 0 = off.")
+    ema_decay: float = option(0.0, "Decay of the averaged weights, which are the ones validated and saved; 0 = off.")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "Left out, what `accelerate launch` says.")
+    cpu: bool = option(False, "Train on the CPU even where there is a GPU; needed for several CPU processes.")
+    num_workers: int = option(0, "Processes that read slices.")
+    checkpointing_steps: int = option(1000, "Steps between checkpoints; 0 = none but on Ctrl-C.")
+    checkpoints_total_limit: int = option(2, "Checkpoints kept; the oldest go first.")
+    resume_from_checkpoint: str | None = option(None, "`latest`, or the folder of a checkpoint.")
+    validation_steps: int = option(1000, "Steps between validations; 0 = none.")
+    validation_samples: int = option(1024, "Validation slices used, evenly spaced over the split.")
+    patience: int = option(0, "Validations without a lower loss before stopping; the best weights are kept. 0 = off.")
+    report_to: str = option("tensorboard", "`tensorboard`, `trackio`, another tracker of accelerate, or `none`.")
+    log_every: int = option(10, "Steps between lines of the log.")
+    push_to_hub: str | None = option(None, "Push the trained model to this Hub repository (private if new).")
+
+
+def parse_arguments(arguments_class: type, presets: dict[str, dict], argv: list[str] | None = None):
+    """Command line to an instance of `arguments_class`: flags, over the preset's values, over the defaults."""
+    parser = HfArgumentParser(arguments_class, allow_abbrev=False)
+    command = sys.argv[1:] if argv is None else argv
+    asked = HfArgumentParser(arguments_class, allow_abbrev=False, add_help=False)
+    for action in asked._actions:
+        action.required = False
+    preset = asked.parse_known_args(command)[0].preset
+    parser.set_defaults(**presets.get(preset, {}))
+    return parser.parse_args_into_dataclasses(command, look_for_args_file=False)[0]
+
+
+class StepBatches:
+    """Indices of the slices in forward pass n = `first`, ..., `last` - 1 of one process out of several.
+
+    Passes walk through one shuffled epoch after another; the last slices of an epoch that fill no batch are topped
+    up from the next one. Any pass can be the first, which is what makes resuming exact.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int, rank: int = 0, world: int = 1):
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.first, self.last, self.rank, self.world = first, last, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = -1, None
+        for step in range(self.first, self.last):
+            start = (step * self.world + self.rank) * self.batch_size
+            indices = []
+            for position in range(start, start + self.batch_size):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+                indices.append(int(order[position % self.length]))
+            yield indices
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+def step_generator(device: torch.device, seed: int, step: int, process: int) -> torch.Generator:
+    """The source of all randomness of a step; also seeds torch's global generator, which dropout uses."""
+    mixed = int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
+    torch.manual_seed(mixed)
+    return torch.Generator(device).manual_seed(mixed)
+
+
+def learning_rate_factor(step: int, args: LoopArguments) -> float:
+    """Factor on the learning rate in step `step`, counted from 0: linear warm-up, then constant or half a cosine."""
+    warmup = min(1.0, (step + 1) / (args.warmup_steps + 1))
+    if args.lr_scheduler == "constant":
+        return warmup
+    progress = max(0, step - args.warmup_steps) / max(1, args.max_steps - args.warmup_steps)
+    return warmup * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def write_model(folder: Path | str, write: Callable[[Path], None]) -> None:
+    """Let `write(temporary_folder)` write files, then move them into `folder`: nobody finds half a file there."""
+    temporary = Path(folder) / ".writing"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write(temporary)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".json"):  # weights, then config
+            os.replace(file, Path(folder) / file.name)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a training script's `main`; input that cannot be used becomes one sentence and exit code 1."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+
+
+@dataclass
+class Progress:
+    """How far a run has come; saved with every checkpoint."""
+
+    step: int = 0  # optimiser steps done
+    best_loss: float = math.inf
+    validations_without_improvement: int = 0
+    ema_steps: int = 0
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def _save_checkpoint(accelerator: Accelerator, args: LoopArguments, progress: Progress, ema: EMAModel | None) -> None:
+    """Write `checkpoint-<step>` under another name and rename it: a checkpoint that has its name is whole."""
+    folder = Path(args.output_dir) / f"checkpoint-{progress.step}"
+    if folder.exists():
+        return
+    temporary = folder.with_name(f".writing-{folder.name}")
+    if accelerator.is_main_process:
+        for left_over in folder.parent.glob(".writing-checkpoint-*"):  # from a run that was killed while writing
+            shutil.rmtree(left_over)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary))
+    if accelerator.is_main_process:
+        if ema is not None:
+            progress.ema_steps = ema.optimization_step
+            save_file({str(i): p.contiguous() for i, p in enumerate(ema.shadow_params)}, temporary / "ema.safetensors")
+        (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        temporary.rename(folder)
+        for old in _checkpoints(folder.parent)[: -args.checkpoints_total_limit]:
+            shutil.rmtree(old)
+
+
+def _load_checkpoint(accelerator: Accelerator, args: LoopArguments, ema: EMAModel | None) -> Progress:
+    """Restore the checkpoint that `resume_from_checkpoint` asks for; a fresh start if `latest` finds none."""
+    existing = _checkpoints(Path(args.output_dir))
+    if args.resume_from_checkpoint is None:
+        if existing:
+            raise InputError(
+                f"{args.output_dir} already holds {existing[-1].name}; add `--resume_from_checkpoint latest` to go on "
+                "with it, or choose another --output_dir."
+            )
+        return Progress()
+    if args.resume_from_checkpoint == "latest":
+        if not existing:
+            return Progress()
+        folder = existing[-1]
+    else:
+        folder = Path(args.resume_from_checkpoint)
+    if not (folder / "progress.json").exists():
+        raise InputError(f"{folder} is not a checkpoint; give `latest` or a folder named checkpoint-<step>.")
+    accelerator.load_state(str(folder))
+    progress = Progress(**json.loads((folder / "progress.json").read_text()))
+    if ema is not None:
+        saved = load_file(folder / "ema.safetensors")
+        for i, shadow in enumerate(ema.shadow_params):
+            shadow.copy_(saved[str(i)])
+        ema.optimization_step = progress.ema_steps
+    return progress
+
+
+def _to_device(batch: dict, device: torch.device) -> dict:
+    batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)  # the faster layout for convolutions
+    return batch
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the readers too; the training process decides
+
+
+def _prepare_output(output_dir: str) -> None:
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        probe = Path(output_dir) / ".writable"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {output_dir}: {error.strerror}; choose another --output_dir.") from None
+
+
+def _push(args: LoopArguments) -> None:
+    """Push what `save` wrote into `output_dir`, without the checkpoints and logs beside it."""
+    api = HfApi()
+    repository = api.create_repo(args.push_to_hub, private=True, exist_ok=True).repo_id
+    api.upload_folder(
+        repo_id=repository,
+        folder_path=args.output_dir,
+        allow_patterns=["*.safetensors", "*.json", "*.md"],
+        ignore_patterns=["checkpoint-*/*", "logs/*"],
+        commit_message="Trained with difffuse_hf",
+    )
+
+
+def fit(
+    model: torch.nn.Module,
+    dataset,
+    compute_loss: Callable[[torch.nn.Module, dict, torch.Generator], torch.Tensor],
+    args: LoopArguments,
+    validation_dataset=None,
+    validate: Callable[[torch.nn.Module, Iterator[dict]], dict[str, float]] | None = None,
+    save: Callable[[torch.nn.Module], None] | None = None,
+) -> dict[str, float]:
+    """Train `model` for `args.max_steps` steps, and return the last validation's metrics.
+
+    Ctrl-C (SIGTERM) finishes the step, writes a checkpoint and exits with code 130 (143); a second one ends at once.
+
+    Args:
+        dataset (`datasets.Dataset`): slices with the columns `image` and `label`.
+        compute_loss: `(model, batch, generator) -> loss`; takes all its randomness from the generator.
+        args (`LoopArguments`): see there.
+        validation_dataset (`datasets.Dataset`, *optional*): slices for `validate`.
+        validate: `(model, batches) -> metrics`, in eval mode, with the averaged weights if there are any; lower
+            `metrics["loss"]` is better. Takes no randomness but from generators of its own.
+        save: `(model) -> None`, called on the main process with the weights to keep: the last ones, or each best ones
+            when `args.patience` is on.
+    """
+    if len(dataset) == 0:
+        raise InputError(f"{args.dataset} has no slices to train on in its training split.")
+    if validate is not None and (validation_dataset is None or len(validation_dataset) == 0):
+        validate = None
+    if args.patience and (validate is None or not args.validation_steps):
+        raise InputError("`--patience` needs a validation split with slices in it and `--validation_steps` above 0.")
+    _prepare_output(args.output_dir)
+
+    trackers = None if args.report_to == "none" else args.report_to
+    accelerator = Accelerator(
+        cpu=args.cpu,
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=trackers,
+        project_config=ProjectConfiguration(args.output_dir, os.path.join(args.output_dir, "logs")),
+    )
+    optimizer_class = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
+    optimizer = optimizer_class(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    bare_model = accelerator.unwrap_model(model)
+    ema = EMAModel(bare_model.parameters(), decay=args.ema_decay, foreach=True) if args.ema_decay else None
+    progress = _load_checkpoint(accelerator, args, ema)
+    if trackers and accelerator.is_main_process:
+        settings = {
+            name: value if isinstance(value, (int, float)) else str(value) for name, value in asdict(args).items()
+        }
+        accelerator.init_trackers("difffuse_hf", config=settings)
+
+    passes = args.gradient_accumulation_steps
+    columns = ["image", "label"]
+    batches = StepBatches(
+        len(dataset),
+        args.batch_size,
+        args.seed,
+        first=progress.step * passes,
+        last=args.max_steps * passes,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    loader = iter(
+        DataLoader(
+            dataset.with_format("torch", columns=columns),
+            sampler=batches,
+            batch_size=None,  # the sampler's indices already are batches
+            num_workers=args.num_workers,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+    )
+
+    def with_kept_weights(action):
+        """Run `action(model)` in eval mode, with the averaged weights in place of the trained ones."""
+        bare_model.eval()
+        if ema is not None:
+            ema.store(bare_model.parameters())
+            ema.copy_to(bare_model.parameters())
+        with torch.no_grad():
+            result = action(bare_model)
+        if ema is not None:
+            ema.restore(bare_model.parameters())
+        bare_model.train()
+        return result
+
+    def validation_batches():
+        count = min(args.validation_samples, len(validation_dataset))
+        chosen = np.linspace(0, len(validation_dataset) - 1, count).astype(int)
+        slices = validation_dataset.select(chosen).with_format("torch", columns=columns)
+        for start in range(0, count, args.batch_size):
+            yield _to_device(slices[start : start + args.batch_size], accelerator.device)
+
+    received = []
+
+    def stop_after_this_step(signum, _frame):
+        received.append(signum)
+        for name in previous:
+            signal.signal(name, signal.SIG_DFL)  # a second one ends at once
+
+    previous = {name: signal.signal(name, stop_after_this_step) for name in (signal.SIGINT, signal.SIGTERM)}
+    bar = tqdm(
+        initial=progress.step, total=args.max_steps, unit="step", disable=not accelerator.is_main_process, desc="train"
+    )
+    metrics, losses = {}, []
+    model.train()
+    try:
+        while progress.step < args.max_steps:
+            if args.patience and progress.validations_without_improvement >= args.patience:
+                break
+            generator = step_generator(accelerator.device, args.seed, progress.step, accelerator.process_index)
+            learning_rate = args.learning_rate * learning_rate_factor(progress.step, args)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            for _ in range(passes):
+                batch = _to_device(next(loader), accelerator.device)
+                with accelerator.accumulate(model):
+                    loss = compute_loss(model, batch, generator)
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients and args.max_grad_norm:
+                        accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                losses.append(loss.detach())
+            if ema is not None:
+                ema.step(bare_model.parameters())
+            progress.step += 1
+            bar.update()
+
+            if progress.step % args.log_every == 0 or progress.step == args.max_steps:
+                mean_loss = torch.stack(losses).mean().item()
+                losses.clear()
+                if not math.isfinite(mean_loss):
+                    raise InputError(
+                        f"The loss is {mean_loss} at step {progress.step}; lower --learning_rate or set --max_grad_norm."
+                    )
+                validated = {f"validation {name}": f"{value:.4f}" for name, value in metrics.items()}
+                bar.set_postfix({"loss": f"{mean_loss:.4f}", **validated})
+                accelerator.log({"train/loss": mean_loss, "train/learning_rate": learning_rate}, step=progress.step)
+
+            if validate is not None and args.validation_steps and progress.step % args.validation_steps == 0:
+                # every process validates the same slices, so that all come to the same decision
+                metrics = with_kept_weights(lambda kept: validate(kept, validation_batches()))
+                accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=progress.step)
+                if metrics["loss"] < progress.best_loss:
+                    progress.best_loss, progress.validations_without_improvement = metrics["loss"], 0
+                    if args.patience and save is not None and accelerator.is_main_process:
+                        with_kept_weights(save)
+                else:
+                    progress.validations_without_improvement += 1
+
+            stop = bool(received)
+            if accelerator.num_processes > 1:  # a signal may reach only one of the processes
+                stop = accelerator.reduce(torch.tensor(float(stop), device=accelerator.device)).item() > 0
+            if stop:
+                _save_checkpoint(accelerator, args, progress, ema)
+                accelerator.end_training()
+                bar.close()
+                accelerator.print(
+                    f"Stopped after step {progress.step}; repeat the command with "
+                    "`--resume_from_checkpoint latest` to go on."
+                )
+                raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
+            if args.checkpointing_steps and progress.step % args.checkpointing_steps == 0:
+                _save_checkpoint(accelerator, args, progress, ema)
+    finally:
+        bar.close()
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+    nothing_kept_yet = progress.best_loss == math.inf
+    if save is not None and (not args.patience or nothing_kept_yet) and accelerator.is_main_process:
+        with_kept_weights(save)
+    if args.push_to_hub and accelerator.is_main_process:
+        _push(args)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return metrics

@@ -1,0 +1,312 @@
+"""A whole scan through the pipeline: NIfTI in, NIfTI out, on the grid of the input."""
+
+import gzip
+import os
+import tempfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from rich.progress import track
+
+from .errors import InputError
+from .evaluation.segmentation import dice
+from .models.processing_difffuse import check_intensities
+
+AFFINE_TOLERANCE_MM = 1e-3  # modalities closer than this share one grid
+_UNREADABLE = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    zlib.error,
+)
+
+
+@dataclass
+class Case:
+    """One patient's scan: all modalities on one voxel grid, as they lie in the files."""
+
+    name: str
+    volumes: np.ndarray  # (C, X, Y, Z) float32, native intensities
+    affine: np.ndarray  # (4, 4), voxel to RAS+ millimetres
+    header: nibabel.Nifti1Header  # of the first modality
+    reference: np.ndarray | None = None  # (X, Y, Z) uint8 labels, 0 = no lesion
+    files: dict[str, Path] = field(default_factory=dict)  # modality -> file
+
+    @property
+    def voxel_ml(self) -> float:
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+
+@dataclass
+class DetectionResult:
+    """What `detect_volume` found, on the voxel grid of the case; `slices` holds what the model saw and made."""
+
+    case: Case
+    counterfactual: np.ndarray  # (C, X, Y, Z) float32, native intensities; the input itself where mask is 0
+    anomaly: np.ndarray  # (X, Y, Z) float32, share of the model's intensity range
+    lesion: np.ndarray  # (X, Y, Z) uint8, anomaly at or above the calibrated threshold
+    saliency: np.ndarray  # (X, Y, Z) float32 in [0, 1]
+    mask: np.ndarray  # (X, Y, Z) uint8, where tissue was repainted
+    lesion_probability: np.ndarray  # (S,) of each axial slice, inferior to superior; 0 for slices not looked at
+    slices: dict[str, torch.Tensor | None]  # usable slices: image, counterfactual (S', C, H, W); saliency, mask,
+    # anomaly, reference (S', 1, H, W), the last None without a reference; indices (S',)
+    parameters: dict  # everything that decides the result
+
+    @property
+    def lesion_ml(self) -> float:
+        return float(np.count_nonzero(self.lesion)) * self.case.voxel_ml
+
+    @property
+    def dice(self) -> float | None:
+        """Dice of the lesion against the whole tumour (reference > 0), None without a reference."""
+        if self.case.reference is None:
+            return None
+        return dice(torch.from_numpy(self.lesion)[None], torch.from_numpy(self.case.reference)[None]).item()
+
+    def save(self, folder: str | os.PathLike) -> list[Path]:
+        """Write the volumes as NIfTI files with the geometry of the input; all of them appear at once, or none."""
+        folder = check_output(folder)
+        inputs = {modality: nibabel.load(file) for modality, file in self.case.files.items()}
+        maps = {"anomaly": np.float32, "lesion": np.uint8, "saliency": np.float32, "mask": np.uint8}
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            start = Path(temporary, self.case.name)
+            for (modality, image), volume in zip(inputs.items(), self.counterfactual):
+                _write(volume, image.header, _own_type(image), f"{start}_counterfactual_{modality}.nii.gz")
+            for name, dtype in maps.items():
+                _write(getattr(self, name), self.case.header, dtype, f"{start}_{name}.nii.gz")
+            folder.mkdir(exist_ok=True)
+            written = sorted(Path(temporary).iterdir())
+            for file in written:
+                file.replace(folder / file.name)
+        return [folder / file.name for file in written]
+
+
+def read_case(path: str | os.PathLike, modalities: list[str] | tuple[str, ...]) -> Case:
+    """Read a case in the BraTS layout, or one NIfTI file when the model takes a single modality.
+
+    Args:
+        path: a folder with `<name>_<modality>.nii.gz` (or `.nii`) for every modality and, if there is one, a reference
+            segmentation `<name>_seg.nii.gz`; or a file.
+        modalities: those of the model, in its channel order (`pipeline.processor.modalities`).
+
+    Raises:
+        InputError: names the file that cannot be used, and why.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
+    if path.is_file():
+        if len(modalities) != 1:
+            raise InputError(
+                f"{path} is one file but the model takes {', '.join(modalities)}; give the folder that holds them."
+            )
+        files, name, reference_file = {modalities[0]: path}, path.name.split(".nii")[0], None
+    else:
+        files, name = {modality: find_volume(path, modality) for modality in modalities}, path.resolve().name
+        missing = [modality for modality, file in files.items() if file is None]
+        if missing:
+            raise InputError(
+                f"{path} lacks {', '.join(missing)}: there is no file {name}_{missing[0]}.nii.gz "
+                f"(the model takes {', '.join(modalities)})."
+            )
+        reference_file = find_volume(path, "seg")
+
+    first, volumes = None, []
+    for file in files.values():
+        image, volume = _read_volume(file)
+        check_intensities(volume, str(file))
+        first = first or image
+        _check_same_grid(image, file, first, next(iter(files.values())))
+        volumes.append(volume)
+    reference = None
+    if reference_file is not None:
+        image, reference = _read_volume(reference_file)
+        _check_same_grid(image, reference_file, first, next(iter(files.values())))
+        reference = reference.round().clip(0, 255).astype(np.uint8)
+    return Case(name, np.stack(volumes), first.affine, first.header, reference, files)
+
+
+def find_volume(folder: Path, suffix: str) -> Path | None:
+    """The one NIfTI file of a folder that ends in `_<suffix>`, or None."""
+    found = sorted(p for ending in (".nii.gz", ".nii") for p in folder.glob(f"*_{suffix}{ending}"))
+    if len(found) > 1:
+        raise InputError(f"{folder} holds more than one {suffix} file: {', '.join(p.name for p in found)}.")
+    return found[0] if found else None
+
+
+def _read_volume(file):
+    """The image of a file and its voxels as float32 (X, Y, Z)."""
+    try:
+        if file.suffix == ".gz":
+            with gzip.open(file) as stream:  # to the end, where the checksum is: nibabel stops before it
+                while stream.read(1 << 20):
+                    pass
+        image = nibabel.load(file)
+        if not isinstance(image, nibabel.Nifti1Pair):
+            raise InputError(f"{file} is not a NIfTI file.")
+        if image.ndim != 3:
+            raise InputError(f"{file} has {image.ndim} dimensions {image.shape}; a scan is one volume with three.")
+        return image, np.asarray(image.dataobj, dtype=np.float32)
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise InputError(f"{file} is not a readable NIfTI file ({' '.join(str(error).split())}).") from error
+
+
+def _check_same_grid(image, file, first, first_file):
+    if image.shape != first.shape:
+        raise InputError(f"{file} has shape {image.shape} but {first_file} has {first.shape}; register them first.")
+    if not np.allclose(image.affine, first.affine, atol=AFFINE_TOLERANCE_MM):
+        raise InputError(f"{file} and {first_file} have different affines; resample them to one grid first.")
+
+
+@torch.no_grad()
+def detect_volume(
+    pipeline,
+    case: Case,
+    preset: str | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    all_slices: bool = False,
+    progress: bool = True,
+    **call_arguments,
+) -> DetectionResult:
+    """Find the lesions of a scan: classifier on every usable slice, Dif-fuse on the suspicious ones.
+
+    Args:
+        pipeline (`DifFusePipeline`): with classifier, autoencoder and a processor that holds a calibrated threshold.
+        case (`Case`): see `read_case`.
+        preset (`str`, *optional*): of the pipeline; its own by default.
+        batch_size (`int`): slices at a time. Memory and speed only: every slice draws from its own generator.
+        seed (`int`): with the slice's index, the seed of that generator.
+        all_slices (`bool`): repaint every usable slice, whatever the classifier says.
+        progress (`bool`): show progress bars.
+        call_arguments: further arguments of the pipeline's call (`percentile`, `noise_level`, ...).
+
+    Raises:
+        InputError: the scan is not what the model takes, or the model lacks what detection needs.
+    """
+    processor = pipeline.processor
+    if processor is None or processor.anomaly_threshold is None or pipeline.classifier is None:
+        raise InputError(
+            "The model cannot detect: it needs a classifier and a processor with `anomaly_threshold`, "
+            "chosen on validation data and saved with the weights."
+        )
+    slices, geometry = processor.preprocess_volume(case.volumes, case.affine)
+    usable = processor.usable_slices(slices)
+    probability = torch.zeros(len(slices))
+    for index in track(_batches(usable, batch_size), "Classifying slices", disable=not progress):
+        images = slices[index].to(pipeline.device, pipeline.classifier.dtype)
+        probability[index] = pipeline.classifier(images).logits.float().softmax(dim=1)[:, 1].cpu()
+    suspicious = usable if all_slices else usable[probability[usable] >= processor.lesion_probability_threshold]
+
+    counterfactual = slices.clone()
+    anomaly, mask, saliency = (torch.zeros_like(slices[:, :1]) for _ in range(3))  # (S, 1, H, W)
+    pipeline.set_progress_bar_config(disable=True)
+    for index in track(_batches(suspicious, batch_size), "Making counterfactuals", disable=not progress):
+        generators = [_generator(seed, i) for i in index.tolist()]
+        output = pipeline(
+            slices[index].to(pipeline.device), generator=generators, preset=preset, output_type="pt", **call_arguments
+        )
+        counterfactual[index] = output.counterfactuals.float().cpu()
+        anomaly[index] = output.anomaly_maps.float().cpu()
+        mask[index] = output.masks.float().cpu()
+        if output.saliency is not None:
+            saliency[index] = output.saliency.float().cpu()
+
+    brain = (case.volumes > 0).any(axis=0)
+    native_anomaly, native_saliency, blend = (
+        processor.restore(torch.cat([anomaly, saliency, mask], dim=1), geometry) * brain
+    )
+    reference = (
+        None if case.reference is None else processor.preprocess_labels(case.reference, geometry)[:, None].float()
+    )
+    stacks = {
+        "image": slices,
+        "counterfactual": counterfactual,
+        "saliency": saliency,
+        "mask": mask,
+        "anomaly": anomaly,
+    }
+    return DetectionResult(
+        case=case,
+        counterfactual=_compose(case.volumes, processor.restore(counterfactual - slices, geometry), blend, geometry),
+        anomaly=native_anomaly,
+        lesion=(native_anomaly >= processor.anomaly_threshold).astype(np.uint8) * brain,
+        saliency=native_saliency,
+        mask=(blend > 0).astype(np.uint8),
+        lesion_probability=probability.numpy(),
+        slices={
+            **{name: stack[usable] for name, stack in stacks.items()},
+            "reference": None if reference is None else reference[usable],
+            "indices": usable,
+        },
+        parameters={
+            **{k: v for k, v in pipeline.config.items() if not k.startswith("_") and k not in pipeline.components},
+            **call_arguments,
+            "preset": preset or pipeline.config.get("preset"),
+            "seed": seed,
+            "batch_size": batch_size,
+            "all_slices": all_slices,
+            "modalities": list(processor.modalities),
+            "image_size": list(processor.image_size),
+            "pixel_spacing_mm": processor.pixel_spacing_mm,
+            "anomaly_threshold": processor.anomaly_threshold,
+            "lesion_probability_threshold": processor.lesion_probability_threshold,
+            "repainted_slices": suspicious.tolist(),
+        },
+    )
+
+
+def check_output(folder: str | os.PathLike) -> Path:
+    """The folder as a path, if files can be written there; raises `InputError` otherwise and creates nothing."""
+    folder = Path(folder)
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return folder
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to ({error.strerror}); choose another output folder.") from error
+
+
+def _compose(volumes, change, blend, geometry):
+    """The counterfactual in native intensities: the model's change added where it repainted, with soft edges.
+
+    The model sees intensities up to 1; brighter voxels start from there, or what was clipped would stay as a ghost.
+    """
+    scale = geometry.intensity_scale[:, None, None, None]
+    repainted = np.minimum(volumes, 1 / scale) + change / scale
+    return np.where(blend > 0, np.maximum(volumes + blend * (repainted - volumes), 0), volumes).astype(np.float32)
+
+
+def _batches(indices, size):
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _generator(seed, index):
+    """One stream of random numbers per slice, the same on every device and for every batch size."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
+
+
+def _own_type(image):
+    """The file's integer type if it holds plain integers, else float32."""
+    plain = image.get_data_dtype().kind in "iu" and (image.dataobj.slope, image.dataobj.inter) == (1, 0)
+    return image.get_data_dtype() if plain else np.dtype(np.float32)
+
+
+def _write(volume, header, dtype, file):
+    header = header.copy()
+    header.set_data_dtype(dtype)
+    header["cal_min"] = header["cal_max"] = 0  # a display window of other intensities
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        volume = np.rint(volume).clip(limits.min, limits.max)
+    nibabel.save(nibabel.Nifti1Image(volume.astype(dtype), None, header), file)

@@ -1,0 +1,81 @@
+"""Tiny real components, shared by the tests; nothing here needs a network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import
+
+import pytest
+import torch
+from hub_stub import StubHub
+
+from difffuse_hf import (
+    DifFusePipeline,
+    DifFuseProcessor,
+    DifFuseScheduler,
+    ResNetAutoencoder,
+    SliceClassifier,
+    SliceClassifierConfig,
+    make_healthy_unet,
+)
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def scheduler():
+    return DifFuseScheduler()
+
+
+@pytest.fixture
+def unet():
+    """A U-Net for two channels, divisible by 2, whose noise prediction is small but depends on everything."""
+    torch.manual_seed(0)
+    unet = make_healthy_unet(2, 16, (8, 16), attention_levels=1, norm_num_groups=4, layers_per_block=1).eval()
+    for parameter in unet.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return unet
+
+
+@pytest.fixture
+def pipeline(unet, scheduler):
+    """Dif-fuse without a classifier; the call brings a mask."""
+    return quiet(DifFusePipeline(unet, scheduler, noise_level=12))
+
+
+@pytest.fixture
+def whole_pipeline(unet, scheduler):
+    """Every component that a model folder can hold."""
+    torch.manual_seed(1)
+    classifier = SliceClassifier(SliceClassifierConfig(backbone="resnet10t", num_channels=2, num_labels=2)).eval()
+    autoencoder = ResNetAutoencoder(in_channels=2, channels=(4, 4, 4)).eval()
+    processor = DifFuseProcessor(modalities=("flair", "t1"), image_size=(16, 16))
+    options = {"num_steps": 2}
+    return quiet(
+        DifFusePipeline(
+            unet, scheduler, classifier, autoencoder, processor, noise_level=6, percentile=80, saliency_options=options
+        )
+    )
+
+
+def quiet(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def image():
+    return torch.rand(2, 2, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def mask():
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[..., 4:12, 5:11] = 1
+    return mask
+
+
+@pytest.fixture
+def hub():
+    with StubHub() as hub:
+        yield hub

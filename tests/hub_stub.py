@@ -1,0 +1,139 @@
+"""A Hugging Face Hub in memory, on 127.0.0.1: just enough to create, fill, list and download model repositories.
+
+The client reads its environment when it is imported, so run it in a process of its own with `StubHub.environment`.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+REPO = r"(?P<repo>[^/]+/[^/]+)"
+
+
+class StubHub:
+    """`repos` maps a name to its commits, oldest first; a commit is (hash, {path: content})."""
+
+    def __init__(self, user="tester"):
+        self.user = user
+        self.repos = {}
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def files(self, repo):
+        """The files of the newest commit."""
+        return self.repos[repo][-1][1]
+
+    def environment(self, home):
+        """The variables with which a client talks to this Hub and keeps its cache in `home`."""
+        here = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": "hf_stub", "HF_HUB_DISABLE_XET": "1"}
+        return {**os.environ, **here, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub = None
+
+    def handle_request(self):
+        path = unquote(urlsplit(self.path).path)
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        for method, pattern, answer in ROUTES:
+            match = re.fullmatch(pattern, path)
+            if match and self.command in method:
+                return answer(self, **match.groupdict())
+        self.fail("NotImplemented")
+
+    do_GET = do_HEAD = do_POST = handle_request
+
+    def log_message(self, *arguments):
+        pass
+
+    def send(self, body, status=200, **headers):
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": len(content), **headers}.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def fail(self, code):
+        self.send({"error": code}, status=404, X_Error_Code=code, X_Error_Message=code)
+
+    def commit_at(self, repo, revision):
+        """A commit by hash or branch; answers 404 and gives None if there is no such repository or commit."""
+        if repo not in self.hub.repos:
+            return self.fail("RepoNotFound")
+        commits = {sha: (sha, files) for sha, files in self.hub.repos[repo]}
+        commits["main"] = self.hub.repos[repo][-1]
+        return commits.get(revision or "main") or self.fail("RevisionNotFound")
+
+    def validate(self):
+        self.send({"errors": [], "warnings": []})
+
+    def create(self):
+        wanted = json.loads(self.body)
+        name = f"{wanted.get('organization') or self.hub.user}/{wanted['name']}"
+        status = 409 if name in self.hub.repos else 200
+        self.hub.repos.setdefault(name, [("0" * 40, {})])
+        self.send({"url": f"{self.hub.url}/{name}", "name": name, "id": name}, status=status)
+
+    def preupload(self, repo, revision):
+        paths = [file["path"] for file in json.loads(self.body)["files"]]
+        self.send({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]})
+
+    def commit(self, repo, revision):
+        files = dict(self.hub.files(repo))
+        for operation in map(json.loads, self.body.splitlines()):
+            if operation["key"] == "file":
+                files[operation["value"]["path"]] = base64.b64decode(operation["value"]["content"])
+        sha = hashlib.sha1(self.body).hexdigest()
+        self.hub.repos[repo].append((sha, files))
+        url = f"{self.hub.url}/{repo}/commit/{sha}"
+        self.send({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+
+    def info(self, repo, revision=None):
+        if commit := self.commit_at(repo, revision):
+            siblings = [{"rfilename": path} for path in commit[1]]
+            self.send({"_id": "0", "id": repo, "sha": commit[0], "private": False, "tags": [], "siblings": siblings})
+
+    def tree(self, repo, revision):
+        if commit := self.commit_at(repo, revision):
+            self.send(
+                [{"type": "file", "path": p, "size": len(data), "oid": oid(data)} for p, data in commit[1].items()]
+            )
+
+    def resolve(self, repo, revision, path):
+        if commit := self.commit_at(repo, revision):
+            sha, files = commit
+            if path not in files:
+                return self.fail("EntryNotFound")
+            self.send(files[path], ETag=f'"{oid(files[path])}"', X_Repo_Commit=sha)
+
+
+def oid(content):
+    """git's hash of a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+ROUTES = [
+    (["POST"], "/api/validate-yaml", _Handler.validate),
+    (["POST"], "/api/repos/create", _Handler.create),
+    (["POST"], rf"/api/models/{REPO}/preupload/(?P<revision>[^/]+)", _Handler.preupload),
+    (["POST"], rf"/api/models/{REPO}/commit/(?P<revision>[^/]+)", _Handler.commit),
+    (["GET"], rf"/api/models/{REPO}/tree/(?P<revision>[^/]+)", _Handler.tree),
+    (["GET"], rf"/api/models/{REPO}(?:/revision/(?P<revision>[^/]+))?", _Handler.info),
+    (["GET", "HEAD"], rf"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
+]

@@ -1,0 +1,156 @@
+"""Facts about one step, in float64 and against the stock schedulers."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
+
+from difffuse_hf import DifFuseScheduler
+
+SHAPE = (2, 3, 4, 4)
+STOCK = {"beta_start": 1e-4, "beta_end": 0.02, "clip_sample": False}
+
+
+@pytest.fixture
+def sample():
+    return torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def noise():
+    return torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def in_float64(stock):
+    stock.alphas_cumprod = stock.alphas_cumprod.double()
+    return stock
+
+
+def predict(sample, level):
+    """A noise prediction that depends on the sample and the level."""
+    return torch.tanh(sample + level / 500)
+
+
+def gaussian_noise_pred(scheduler, sample, level, mean=0.3, deviation=0.4):
+    """ε* for data that is N(mean, deviation²) in every pixel: the posterior mean of the noise, linear in x_t."""
+    alpha_bar = scheduler.alpha_bar(level)
+    variance = alpha_bar * deviation**2 + 1 - alpha_bar
+    return (1 - alpha_bar) ** 0.5 * (sample - alpha_bar**0.5 * mean) / variance
+
+
+def test_equation_6_7_is_equation_6_8_at_the_ddpm_variance(scheduler, sample, noise):
+    level, noise_pred = 300, predict(sample, 300)
+    alpha_bar = scheduler.alpha_bar(level)
+    alpha = alpha_bar / scheduler.alpha_bar(level - 1)
+    mean = (sample - (1 - alpha) / (1 - alpha_bar) ** 0.5 * noise_pred) / alpha**0.5  # μ_θ of Eq. 6.7
+    expected = mean + scheduler.posterior_variance(level, level - 1) ** 0.5 * noise
+    actual = scheduler.step(noise_pred, level, level - 1, sample, eta=1.0, noise=noise)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("steps", [1000, 100, 7])
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+def test_ddpm_steps_are_the_stock_scheduler_also_when_strided(sample, steps, variance_type):
+    scheduler = DifFuseScheduler(variance_type=variance_type)
+    stock = in_float64(DDPMScheduler(**STOCK, variance_type=variance_type))
+    scheduler.set_timesteps(steps)
+    stock.set_timesteps(timesteps=scheduler.timesteps.tolist())
+    for level, target in list(pairwise(scheduler.levels))[
+        : -1 : max(1, steps // 20)
+    ]:  # the last has a test of its own
+        noise_pred = predict(sample, level)
+        generator = torch.Generator().manual_seed(level)
+        noise = torch.randn(SHAPE, dtype=torch.float64, generator=generator.clone_state())
+        expected = stock.step(noise_pred, level - 1, sample, generator=generator).prev_sample
+        actual = scheduler.step(noise_pred, level, target, sample, eta=1.0, noise=noise)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("clip_sample", [False, True])
+def test_ddim_steps_are_the_stock_scheduler(sample, clip_sample):
+    scheduler = DifFuseScheduler(clip_sample=clip_sample)
+    stock = in_float64(DDIMScheduler(**{**STOCK, "clip_sample": clip_sample}, timestep_spacing="trailing"))
+    scheduler.set_timesteps(50)
+    stock.set_timesteps(50)
+    assert stock.timesteps.tolist() == scheduler.timesteps.tolist()
+    for level, target in pairwise(scheduler.levels):
+        noise_pred = predict(sample, level)
+        expected = stock.step(noise_pred, level - 1, sample, use_clipped_model_output=True).prev_sample
+        torch.testing.assert_close(scheduler.step(noise_pred, level, target, sample), expected, rtol=0, atol=1e-12)
+
+
+def test_inversion_is_the_stock_inverse_scheduler_fed_the_noise_of_the_current_level(scheduler, sample):
+    stock = in_float64(DDIMInverseScheduler(**STOCK, timestep_spacing="trailing"))
+    stock.set_timesteps(100)
+    scheduler.set_timesteps(100)
+    expected = actual = sample
+    for level, target in pairwise(scheduler.levels[::-1]):
+        expected = stock.step(predict(expected, level), target - 1, expected).prev_sample
+        actual = scheduler.invert_step(predict(actual, level), level, target, actual)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+def test_inversion_then_ddim_is_the_identity_when_the_noise_does_not_depend_on_the_sample(scheduler, sample, noise):
+    scheduler.set_timesteps(13, noise_level=700)
+    result = sample
+    for level, target in pairwise(scheduler.levels[::-1] + scheduler.levels[1:]):
+        result = scheduler.step(noise, level, target, result)
+    torch.testing.assert_close(result, sample, rtol=0, atol=1e-12)
+
+
+def test_round_trip_error_halves_when_the_steps_double(scheduler, sample):
+    def error(steps):
+        scheduler.set_timesteps(steps, noise_level=500)
+        result = sample
+        for level, target in pairwise(scheduler.levels[::-1] + scheduler.levels[1:]):
+            result = scheduler.step(gaussian_noise_pred(scheduler, result, level), level, target, result)
+        return (result - sample).abs().mean().item()
+
+    errors = [error(steps) for steps in (62, 125, 250, 500)]
+    for coarse, fine in pairwise(errors):
+        assert coarse / fine == pytest.approx(2, rel=0.1)
+
+
+def test_fusing_with_a_binary_mask_is_ddim_with_a_noise_level_per_pixel(scheduler, sample, noise):
+    noise_pred = predict(sample, 400)
+    mask = (torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(2)) > 0.5).double()
+    fused = scheduler.fused_step(noise_pred, 400, 360, sample, mask, noise)
+    per_pixel = scheduler.step(noise_pred, 400, 360, sample, eta=mask, noise=noise)  # σ_t replaced by m·σ_t
+    torch.testing.assert_close(fused, per_pixel, rtol=0, atol=1e-13)
+    soft = 0.5 * mask
+    per_pixel = scheduler.step(noise_pred, 400, 360, sample, eta=soft, noise=noise)
+    assert not torch.allclose(scheduler.fused_step(noise_pred, 400, 360, sample, soft, noise), per_pixel)
+
+
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+def test_the_last_step_gives_the_predicted_image_without_noise(sample, noise, variance_type):
+    scheduler = DifFuseScheduler(variance_type=variance_type)
+    last = scheduler.step(noise, 40, 0, sample, eta=1.0, noise=noise)
+    torch.testing.assert_close(last, scheduler.predict_original(noise, 40, sample), rtol=0, atol=1e-14)
+
+
+def test_adding_noise_and_predicting_the_image_undo_each_other(scheduler, sample, noise):
+    noisy = scheduler.add_noise(sample, noise, torch.tensor([299, 299]))
+    torch.testing.assert_close(scheduler.predict_original(noise, 300, noisy), sample, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "noise_level"), [(None, 500), (10, 500), (7, 23), (23, 23), (1, 5)])
+def test_levels_fall_from_the_noise_level_to_the_clean_image(scheduler, steps, noise_level):
+    scheduler.set_timesteps(steps, noise_level)
+    assert scheduler.levels[0] == noise_level and scheduler.levels[-1] == 0
+    assert len(scheduler.levels) == (steps or noise_level) + 1
+    assert all(level > target for level, target in pairwise(scheduler.levels))
+    assert scheduler.timesteps.tolist() == [level - 1 for level in scheduler.levels[:-1]]
+
+
+@pytest.mark.parametrize("arguments", [{"noise_level": 1001}, {"num_inference_steps": 20, "noise_level": 10}])
+def test_impossible_schedules_are_refused(scheduler, arguments):
+    with pytest.raises(ValueError, match="must lie between 1 and"):
+        scheduler.set_timesteps(**arguments)
+
+
+@pytest.mark.parametrize("config", [{"prediction_type": "sample"}, {"variance_type": "learned"}])
+def test_configurations_that_are_not_supported_are_refused(config):
+    with pytest.raises(ValueError, match="must be"):
+        DifFuseScheduler(**config)

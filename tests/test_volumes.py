@@ -1,0 +1,284 @@
+import gzip
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from difffuse_hf.errors import InputError
+from difffuse_hf.models.configuration_slice_classifier import SliceClassifierConfig
+from difffuse_hf.models.modeling_autoencoder import ResNetAutoencoder
+from difffuse_hf.models.modeling_slice_classifier import SliceClassifier
+from difffuse_hf.models.processing_difffuse import DifFuseProcessor
+from difffuse_hf.models.unet import make_healthy_unet
+from difffuse_hf.pipelines.pipeline_difffuse import DifFusePipeline
+from difffuse_hf.schedulers.scheduling_difffuse import DifFuseScheduler
+from difffuse_hf.volumes import check_output, detect_volume, read_case
+
+REAL_CASES = Path(__file__).resolve().parents[2] / "shared/data/brats_sample"
+MODALITIES = ("flair", "t1")
+SHAPE = (36, 40, 6)
+OBLIQUE_LPS = nibabel.affines.from_matvec([[-0.9, 0.1, 0], [-0.1, -0.9, 0], [0, 0, 3]], [10, 20, -30])
+
+
+def write(file, array, affine=OBLIQUE_LPS):
+    image = nibabel.Nifti1Image(array, affine)
+    image.set_sform(affine, code=2)
+    image.set_qform(affine, code=1)
+    nibabel.save(image, file)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A case of two modalities and a reference: an ellipsoid of brain with a bright lesion."""
+    rng = np.random.default_rng(0)
+    x, y, z = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+    brain = ((x - 18) / 13) ** 2 + ((y - 20) / 15) ** 2 + ((z - 2.5) / 4) ** 2 <= 1
+    lesion = ((x - 22) / 4) ** 2 + ((y - 18) / 4) ** 2 + ((z - 3) / 2) ** 2 <= 1
+    folder = tmp_path / "case7"
+    folder.mkdir()
+    write(folder / "case7_flair.nii.gz", (brain * (rng.integers(300, 400, SHAPE) + 900 * lesion)).astype(np.int16))
+    write(folder / "case7_t1.nii.gz", (brain * rng.uniform(0.3, 0.4, SHAPE)).astype(np.float32))
+    write(folder / "case7_seg.nii.gz", (4 * lesion * brain).astype(np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    """All the real parts, small and untrained: what they find means nothing, where it ends up does."""
+    torch.manual_seed(0)
+    unet = make_healthy_unet(
+        in_channels=2,
+        sample_size=24,
+        block_out_channels=(16, 16),
+        attention_levels=0,
+        norm_num_groups=8,
+        layers_per_block=1,
+    )
+    torch.nn.init.normal_(unet.conv_out.weight, std=0.02)
+    tiny = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "stem_width": 8}
+    classifier = SliceClassifier(
+        SliceClassifierConfig(backbone="resnet10t", backbone_kwargs=tiny, num_channels=2, num_labels=2)
+    )
+    processor = DifFuseProcessor(
+        MODALITIES, image_size=(24, 24), pixel_spacing_mm=1.8, slice_margin=0, anomaly_threshold=0.05
+    )
+    return DifFusePipeline(
+        unet=unet.eval(),
+        scheduler=DifFuseScheduler(),
+        classifier=classifier.eval(),
+        autoencoder=ResNetAutoencoder(in_channels=2, channels=(8, 8, 8)).eval(),
+        processor=processor,
+        percentile=70,
+        percentile_over="foreground",
+        morphology_size=1,
+        saliency_options={"num_steps": 2},
+    )
+
+
+def detect(pipeline, case, **options):
+    options = {"num_inference_steps": 3, "all_slices": True, "progress": False, **options}
+    return detect_volume(pipeline, case, **options)
+
+
+def test_a_case_is_read_on_its_own_grid(folder):
+    case = read_case(folder, MODALITIES)
+    assert case.name == "case7" and list(case.files) == list(MODALITIES)
+    assert case.volumes.shape == (2, *SHAPE) and case.volumes.dtype == np.float32
+    np.testing.assert_allclose(case.affine, OBLIQUE_LPS, atol=1e-6)
+    assert case.reference.dtype == np.uint8 and set(np.unique(case.reference)) == {0, 4}
+
+
+def test_the_reference_is_optional_and_a_single_modality_may_be_a_file(folder):
+    case = read_case(folder / "case7_flair.nii.gz", ["flair"])
+    assert case.name == "case7_flair" and case.reference is None and case.volumes.shape == (1, *SHAPE)
+
+
+def spoil(folder, how):
+    """Make one file of the case unusable; the name of the file that the error must mention."""
+    flair, t1 = folder / "case7_flair.nii.gz", folder / "case7_t1.nii.gz"
+    volume = nibabel.load(t1).get_fdata(dtype=np.float32)
+    if how == "missing":
+        t1.unlink()
+    elif how == "truncated gzip":
+        t1.write_bytes(t1.read_bytes()[:2000])
+    elif how == "corrupt gzip":
+        data = bytearray(t1.read_bytes())
+        data[3000:3400] = bytes(400)
+        t1.write_bytes(data)
+    elif how == "text":
+        t1.write_text("not a scan")
+    elif how == "zipped text":
+        t1.write_bytes(gzip.compress(b"not a scan" * 100))
+    elif how == "4-D":
+        write(t1, volume[..., None].repeat(2, axis=-1))
+    elif how == "shape":
+        write(t1, volume[1:])
+    elif how == "affine":
+        write(t1, volume, OBLIQUE_LPS + np.eye(4)[:, [3, 3, 3, 0]] * 2)
+    elif how == "NaN":
+        write(t1, np.where(volume == volume.max(), np.nan, volume))
+    elif how == "empty":
+        write(t1, volume * 0)
+    elif how == "z-scored":
+        write(t1, (volume - volume.mean()) / volume.std())
+    elif how == "twice":
+        shutil.copy(flair, folder / "other_flair.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "how, sentence",
+    [
+        ("missing", "lacks t1: there is no file case7_t1.nii.gz"),
+        ("truncated gzip", "case7_t1.nii.gz is not a readable NIfTI file"),
+        ("corrupt gzip", "case7_t1.nii.gz is not a readable NIfTI file"),
+        ("text", "case7_t1.nii.gz is not a readable NIfTI file"),
+        ("zipped text", "case7_t1.nii.gz is not a readable NIfTI file"),
+        ("4-D", "case7_t1.nii.gz has 4 dimensions"),
+        ("shape", "case7_t1.nii.gz has shape"),
+        ("affine", "case7_t1.nii.gz and .*case7_flair.nii.gz have different affines"),
+        ("NaN", "case7_t1.nii.gz holds NaN"),
+        ("empty", "case7_t1.nii.gz is empty"),
+        ("z-scored", "case7_t1.nii.gz has negative intensities"),
+        ("twice", "more than one flair file"),
+    ],
+)
+def test_an_unusable_file_is_named_in_one_sentence(folder, how, sentence):
+    spoil(folder, how)
+    with pytest.raises(InputError, match=sentence) as error:
+        read_case(folder, MODALITIES)
+    assert "\n" not in str(error.value)
+
+
+def test_a_path_that_is_no_case_is_refused(folder):
+    with pytest.raises(InputError, match="does not exist"):
+        read_case(folder / "nowhere", MODALITIES)
+    with pytest.raises(InputError, match="one file but the model takes flair, t1"):
+        read_case(folder / "case7_flair.nii.gz", MODALITIES)
+
+
+def test_a_case_of_other_modalities_than_the_models_is_refused(folder, pipeline):
+    with pytest.raises(InputError, match="takes 2 three-dimensional volumes"):
+        detect(pipeline, read_case(folder, ("flair",)))
+
+
+def test_voxels_outside_the_mask_are_exactly_the_input(folder, pipeline):
+    case = read_case(folder, MODALITIES)
+    result = detect(pipeline, case)
+    kept = result.mask == 0
+    assert kept.any() and not kept.all()
+    np.testing.assert_array_equal(result.counterfactual[:, kept], case.volumes[:, kept])
+    assert (result.counterfactual != case.volumes).any() and result.counterfactual.min() >= 0
+    assert not result.counterfactual[:, (case.volumes == 0).all(axis=0)].any()
+
+
+def test_the_lesion_is_the_anomaly_at_or_above_the_calibrated_threshold_within_the_brain(folder, pipeline):
+    case = read_case(folder, MODALITIES)
+    result = detect(pipeline, case)
+    brain = (case.volumes > 0).any(axis=0)
+    assert 0 < result.lesion.sum() < brain.sum()
+    np.testing.assert_array_equal(result.lesion, (result.anomaly >= 0.05) & brain)
+    assert result.lesion_ml == pytest.approx(result.lesion.sum() * 0.82 * 3 / 1000)
+    overlap = np.count_nonzero((result.lesion > 0) & (case.reference > 0))
+    assert result.dice == pytest.approx(2 * overlap / (result.lesion.sum() + np.count_nonzero(case.reference)))
+
+
+def test_the_batch_size_does_not_change_the_result_and_the_seed_does(folder, pipeline):
+    case = read_case(folder, MODALITIES)
+    one, three = (detect(pipeline, case, batch_size=size) for size in (1, 3))
+    np.testing.assert_allclose(one.anomaly, three.anomaly, atol=1e-5)
+    np.testing.assert_allclose(one.lesion_probability, three.lesion_probability, atol=1e-6)
+    assert np.abs(detect(pipeline, case, seed=1).anomaly - one.anomaly).max() > 1e-3
+
+
+def test_slices_the_classifier_does_not_suspect_are_left_as_they_are(folder, pipeline, monkeypatch):
+    case = read_case(folder, MODALITIES)
+    probability = detect(pipeline, case).lesion_probability
+    order = np.argsort(probability)
+    monkeypatch.setattr(pipeline.processor, "lesion_probability_threshold", float(probability[order[-2]]))
+    result = detect(pipeline, case, all_slices=False)
+    assert result.parameters["repainted_slices"] == sorted(order[-2:].tolist())
+    changed = {int(z) for z in np.flatnonzero((result.counterfactual != case.volumes).any(axis=(0, 1, 2)))}
+    assert changed == set(order[-2:].tolist())
+
+
+def test_a_scan_without_suspicious_slices_comes_back_unchanged(folder, pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline.processor, "lesion_probability_threshold", 1.1)
+    case = read_case(folder, MODALITIES)
+    result = detect(pipeline, case, all_slices=False)
+    np.testing.assert_array_equal(result.counterfactual, case.volumes)
+    assert result.lesion_ml == 0 and result.anomaly.max() == 0 and result.dice == 0
+
+
+def test_the_pictures_hold_every_usable_slice_and_the_parameters_what_was_used(folder, pipeline):
+    result = detect(pipeline, read_case(folder, MODALITIES), percentile=80, preset="thesis")
+    n = len(result.slices["indices"])
+    assert result.slices["image"].shape == result.slices["counterfactual"].shape == (n, 2, 24, 24)
+    assert all(result.slices[name].shape == (n, 1, 24, 24) for name in ("saliency", "mask", "anomaly", "reference"))
+    used = {"percentile": 80, "preset": "thesis", "noise_level": 500, "anomaly_threshold": 0.05, "seed": 0}
+    assert used.items() <= result.parameters.items()
+
+
+def test_the_files_have_the_geometry_and_the_type_of_the_input(folder, pipeline, tmp_path):
+    case = read_case(folder, MODALITIES)
+    result = detect(pipeline, case)
+    files = result.save(tmp_path / "out" / "case7")
+    types = {
+        "counterfactual_flair": np.int16,
+        "counterfactual_t1": np.float32,
+        "anomaly": np.float32,
+        "lesion": np.uint8,
+        "saliency": np.float32,
+        "mask": np.uint8,
+    }
+    assert {file.name for file in files} == {f"case7_{name}.nii.gz" for name in types}
+    assert sorted(files) == sorted((tmp_path / "out" / "case7").iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["case7"]
+    source = nibabel.load(case.files["flair"])
+    for name, dtype in types.items():
+        image = nibabel.load(tmp_path / "out" / "case7" / f"case7_{name}.nii.gz")
+        assert image.shape == SHAPE and image.get_data_dtype() == dtype
+        np.testing.assert_array_equal(image.affine, source.affine)
+        for key in ("pixdim", "sform_code", "qform_code", "xyzt_units"):
+            np.testing.assert_array_equal(image.header[key], source.header[key])
+    flair = np.asarray(nibabel.load(files[0].parent / "case7_counterfactual_flair.nii.gz").dataobj)
+    np.testing.assert_array_equal(flair, np.rint(result.counterfactual[0]))
+
+
+def test_saving_again_replaces_the_files(folder, pipeline, tmp_path):
+    result = detect(pipeline, read_case(folder, MODALITIES))
+    assert result.save(tmp_path / "out") == result.save(tmp_path / "out")
+
+
+def test_an_output_that_cannot_be_written_is_refused_and_nothing_is_created(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to"):
+        check_output(tmp_path / "file" / "out")
+    assert check_output(tmp_path / "new" / "out") == tmp_path / "new" / "out"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_without_a_calibrated_threshold_cannot_detect(folder, pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline.processor, "anomaly_threshold", None)
+    with pytest.raises(InputError, match="anomaly_threshold"):
+        detect(pipeline, read_case(folder, MODALITIES))
+
+
+@pytest.mark.parametrize("name", ["BraTS2021_96692", "BraTS2021_00001"])
+def test_real_brats_cases_are_read_and_restored(name):
+    if not REAL_CASES.exists():
+        pytest.skip(f"needs the real cases in {REAL_CASES}")
+    modalities = ("flair", "t1", "t1ce", "t2")
+    case = read_case(REAL_CASES / name, modalities)
+    processor = DifFuseProcessor(modalities, image_size=(96, 96), pixel_spacing_mm=2.0)
+    slices, geometry = processor.preprocess_volume(case.volumes, case.affine)
+    assert slices.shape == (155, 4, 96, 96) and len(processor.usable_slices(slices)) == 105
+    seen = np.clip(case.volumes * geometry.intensity_scale[:, None, None, None], 0, 1)
+    assert np.abs(processor.restore(slices, geometry) - seen)[seen > 0].mean() < 0.03
+    if case.reference is not None:
+        masks = processor.preprocess_labels(case.reference, geometry)
+        assert 4 * masks.sum().item() == pytest.approx(np.count_nonzero(case.reference), rel=0.1)
+        rows, columns = masks.nonzero()[:, 1:].float().median(dim=0).values
+        assert rows < 48 and columns < 48  # right frontal: in front, and on the picture's left
