@@ -3,11 +3,11 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tiny_scans import AFFINE, everything_in, tiny_pipeline, tiny_volumes, write_case
 
-from difffuse_hf import cli
+from difffuse_hf import cli, demo
 from difffuse_hf.data.phantom import SYNTHETIC
 
 FAST = ["--samples", "1", "--device", "cpu"]
@@ -122,14 +122,15 @@ def test_the_summary_holds_what_the_files_hold(run):
     lesion = np.asarray(read(run.output / "Good", "lesion").dataobj)
     assert found["lesion_ml"] == pytest.approx(lesion.sum() / 1000) and lesion.any()  # voxels of 1 mm³
     assert 0 < found["dice"] <= 1 and summary(run.output / "Drawn")["dice"] is None
-    assert found["parameters"]["noise_level"] == 30 and found["parameters"]["preset"] == "fast"
+    assert found["parameters"]["noise_level"] == 200 and found["parameters"]["preset"] == "fast"
     assert found["slices_flagged"] == found["slices"] == 10
 
 
-def test_detect_prints_one_line_per_case_with_the_path_of_its_report(run):
+def test_detect_prints_a_line_per_case_and_the_path_of_its_report(run):
+    lines = [line.rstrip() for line in run.out.splitlines()]
     for case in ("Good", "Drawn"):
-        line = next(line for line in run.out.splitlines() if line.startswith(case))
-        assert line.endswith(str(run.output / case / "report.html"))
+        assert any(line.startswith(case) and "10 of 10" in line for line in lines)
+        assert str(run.output / case / "report.html") in lines
     assert "no reference" in run.out
 
 
@@ -167,7 +168,8 @@ def test_running_again_gives_the_same_map_and_a_lower_threshold_finds_more(model
     assert "Case/stale.txt" not in everything_in(output) and len(list(output.iterdir())) == 1
 
 
-def test_an_interrupt_ends_with_130_and_leaves_what_was_there(model, tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["by Ctrl-C", "by a batch system"])
+def test_an_interrupt_ends_with_130_and_leaves_what_was_there(stop, model, tmp_path):
     case, output = write_case(tmp_path / "Case"), tmp_path / "out"
     (output / "Case").mkdir(parents=True)
     (output / "Case" / "report.html").write_text("the old report")
@@ -186,7 +188,7 @@ def test_an_interrupt_ends_with_130_and_leaves_what_was_there(model, tmp_path):
         deadline = time.time() + 60
         while len(list(output.iterdir())) < 2 and time.time() < deadline:  # the temporary folder: work has begun
             time.sleep(0.05)
-        process.send_signal(2)  # Ctrl-C
+        process.send_signal(stop)
         error = process.communicate(timeout=30)[1]
     finally:
         process.kill()
@@ -196,12 +198,30 @@ def test_an_interrupt_ends_with_130_and_leaves_what_was_there(model, tmp_path):
     assert (output / "Case" / "report.html").read_text() == "the old report"
 
 
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """One synthetic subject, where the demo looks for its own."""
+    folder = tmp_path_factory.mktemp("demo") / "phantom"
+    assert cli.main(["phantom", str(folder), "--subjects", "1", "--seed", str(demo.SEED)]) == 0
+    return folder
+
+
 @pytest.mark.slow
-def test_phantom_writes_the_subjects_it_was_asked_for(tmp_path, capsys):
-    assert cli.main(["phantom", str(tmp_path / "cohort"), "--subjects", "1", "--seed", "3"]) == 0
-    assert "1 synthetic subject" in capsys.readouterr().out
-    folder = tmp_path / "cohort" / "BraTS2021_00000"
-    assert {path.name.split("_")[-1] for path in folder.iterdir()} == {
-        f"{suffix}.nii.gz" for suffix in ("flair", "t1", "t1ce", "t2", "seg")
-    }
-    assert Path(tmp_path / "cohort" / "subjects.csv").is_file()
+def test_phantom_writes_the_folders_of_brats_and_a_list_of_subjects(cohort):
+    names = [f"BraTS2021_00000/BraTS2021_00000_{suffix}.nii.gz" for suffix in ("flair", "seg", "t1", "t1ce", "t2")]
+    assert everything_in(cohort) == ["BraTS2021_00000", *names, "subjects.csv"]
+
+
+@pytest.mark.slow
+def test_the_demo_shows_its_synthetic_subject_and_the_scan_it_is_given(cohort, tmp_path, capsys):
+    pipeline = tiny_pipeline()
+    pipeline.processor.pixel_spacing_mm = 8.0  # a whole head on 32 pixels
+    pipeline.processor.slice_margin = 72
+    pipeline.save_pretrained(tmp_path / "coarse")
+    scan = write_case(tmp_path / "Scan")
+    drawn, given = demo.run_demo(cohort.parent, scan, model=str(tmp_path / "coarse"))
+    assert drawn["synthetic"] and not given["synthetic"]
+    assert (drawn["case"], given["case"]) == ("BraTS2021_00000", "Scan")
+    assert all((one["folder"] / "report.html").is_file() for one in (drawn, given))
+    printed = capsys.readouterr().out
+    assert "no patient" in printed and "not a medical device" in printed

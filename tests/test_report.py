@@ -57,7 +57,7 @@ def result():
 
 
 def write(result, folder, **options):
-    report.write_report(result, folder, model="tiny", seconds=12.3, **options)
+    report.write_report(result, folder, model="tiny", seconds=12.3, num_slices=2, **options)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -101,7 +101,7 @@ def test_the_summary_is_the_report_for_machines(result, tmp_path):
 def test_the_overview_is_a_picture_with_a_row_per_slice_shown(result, tmp_path):
     html = write(result, tmp_path)
     assert (tmp_path / "overview.png").read_bytes().startswith(b"\x89PNG")
-    assert html.count("<section>") == len(report._select_slices(result, 5))
+    assert html.count("<section>") == len(report._select_slices(result, 2))
 
 
 def test_the_report_does_without_a_reference_and_without_saliency(result, tmp_path):
@@ -186,7 +186,7 @@ def test_a_tile_has_the_width_asked_for_and_the_shape_of_the_slice():
 
 def unbalanced_tags(html):
     class Balance(HTMLParser):
-        void = {"meta", "img", "line", "rect", "polygon", "polyline"}
+        void = {"meta", "img"}
 
         def __init__(self):
             super().__init__()

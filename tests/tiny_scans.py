@@ -47,8 +47,9 @@ def tiny_pipeline(modalities=MODALITIES, threshold=0.05) -> DifFusePipeline:
             anomaly_threshold=threshold,
             lesion_probability_threshold=0.0,
         ),
-        noise_level=30,
-        percentile=50,
+        noise_level=200,
+        percentile=50.0,
+        percentile_over="foreground",
         morphology_size=1,  # untrained networks repaint specks
         saliency_options={"num_steps": 2},
     )

@@ -3,6 +3,7 @@
 Exit codes: 0, 1 for work that failed, 2 for bad usage, 130 when interrupted. An error is one sentence on stderr.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from enum import Enum
@@ -63,7 +64,7 @@ def demo(
     device = _check_device(device)
     from .demo import run_demo
 
-    run_demo(output, scan, device, _console())
+    run_demo(output, scan, device)
 
 
 @app.command(epilog="Example: difffuse phantom data/phantom --subjects 20 --seed 0")
@@ -86,7 +87,7 @@ def phantom(
     from .data.phantom import BrainPhantom
 
     cohort = BrainPhantom(layout=layout.value, anatomies=anatomies, seed=seed)
-    console = _console()
+    console = Console()
     for _ in track(cohort.write(out, subjects), "Drawing subjects", total=subjects, console=console):
         pass
     console.print(f"{subjects} synthetic subjects in {out}", markup=False, highlight=False, soft_wrap=True)
@@ -131,7 +132,7 @@ def detect(
     device = _check_device(device)
     import torch
 
-    from .detect import detect_case, load_model, results_table
+    from .detect import detect_case, load_model, print_results
 
     pipeline, line = load_model(model, device)
     options = {"preset": preset.value, "batch_size": batch_size, "seed": seed, "all_slices": all_slices}
@@ -150,7 +151,7 @@ def detect(
             sentence = _sentence(error)
             failures.append(sentence if str(source) in sentence else f"{source}: {sentence}")
     if summaries:
-        _console().print(results_table(summaries))
+        print_results(summaries, Console())
     for failure in failures:
         _complain(failure)
     if failures:
@@ -159,6 +160,7 @@ def detect(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop cleans up as Ctrl-C does
     try:
         code = app(args=arguments, prog_name="difffuse", standalone_mode=False)
     except UsageError as error:
@@ -188,11 +190,6 @@ def _check_device(name: str | None) -> str:
             f"{name!r} is not a device of this machine; leave it out or say cpu", param_hint="--device"
         ) from error
     return name
-
-
-def _console() -> Console:
-    """The terminal; a pipe gets lines that are not wrapped."""
-    return Console() if sys.stdout.isatty() else Console(width=200)
 
 
 def _complain(sentence: str):

@@ -3,43 +3,39 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from .data.phantom import BrainPhantom
-from .detect import DEMO_MODEL, detect_case, load_model, results_table
+from .detect import DEMO_MODEL, detect_case, load_model, print_results
 
 SEED = 2024  # any will do: the demo model never saw the ICBM152 anatomy that the subject is drawn on
 
 
 def run_demo(
-    output: str | Path, scan: str | Path | None = None, device: str = "cpu", console: Console | None = None
+    output: str | Path, scan: str | Path | None = None, device: str = "cpu", model: str = DEMO_MODEL
 ) -> list[dict]:
-    """Draw one synthetic subject, detect its lesion, do the same for a real scan if one is given; returns summaries.
+    """Draw one synthetic subject and detect its lesion, then that of a real scan if one is given; returns summaries.
 
     Args:
         output: gets `phantom/` (the subject, in the BraTS 2021 layout) and a folder of results per scan.
         scan: a real case in the BraTS layout.
+        model: the embedded checkpoint, or another (see `load_model`).
     """
-    output, console = Path(output), console or Console()
-    pipeline, line = load_model(DEMO_MODEL, device)
-    console.print(f"Model: the embedded demo checkpoint. {escape(line)}", highlight=False)
+    output, console = Path(output), Console(highlight=False, soft_wrap=True)
+    pipeline, line = load_model(model, device)
+    console.print(f"Model: {model}. {line}", markup=False)
     console.print(
-        "Drawing a synthetic subject: a computed brain on the ICBM152 anatomy, which the model was not trained on, "
-        "with a computed tumour whose outline is known exactly.",
-        highlight=False,
+        "Drawing a synthetic subject: a computed brain (ICBM152 anatomy) with a computed, exactly known tumour."
     )
     sources = list(BrainPhantom(layout="brats2021", seed=SEED).write(output / "phantom", 1))
     if scan is not None:
-        console.print(f"Real scan: {escape(str(scan))}", highlight=False, soft_wrap=True)
         sources.append(Path(scan))
     summaries = []
     for source in sources:
         taken = [one["case"] for one in summaries]
-        model = "difffuse_hf embedded demo checkpoint"
         summaries.append(detect_case(pipeline, source, output, model, line, taken, preset="fast"))
-    console.print(results_table(summaries))
+    print_results(summaries, console)
     for one in summaries:
-        kind = "synthetic scan" if one["synthetic"] else "real scan"
-        console.print(f"{one['case']} ({kind}): {one['folder'] / 'overview.png'}", markup=False, soft_wrap=True)
+        kind = "a synthetic scan, no patient" if one["synthetic"] else "a real scan"
+        console.print(f"Pictures of {one['case']} ({kind}): {one['folder'] / 'overview.png'}", markup=False)
     console.print("A research tool, not a medical device.")
     return summaries

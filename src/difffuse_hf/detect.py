@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from diffusers.utils import logging as diffusers_logging
+from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
@@ -125,13 +126,12 @@ def card_line(folder: Path) -> str:
     return re.split(r"(?<=[.!?])\s", prose[0])[0].replace("**", "") if prose else ""
 
 
-def results_table(summaries: Sequence[dict]) -> Table:
-    """One line per scan, for the terminal."""
+def print_results(summaries: Sequence[dict], console: Console):
+    """A table with one line per scan, then where the reports are."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("case")
     for heading in ("lesion, ml", "slices flagged", "Dice", "seconds"):
         table.add_column(heading, justify="right")
-    table.add_column("report", overflow="fold")
     for one in summaries:
         table.add_row(
             one["case"] + (" (synthetic)" if one["synthetic"] else ""),
@@ -139,6 +139,7 @@ def results_table(summaries: Sequence[dict]) -> Table:
             f"{one['slices_flagged']} of {one['slices']}",
             "no reference" if one["dice"] is None else f"{one['dice']:.3f}",
             f"{one['seconds']:.0f}",
-            str(one["folder"] / "report.html"),
         )
-    return table
+    console.print(table)
+    for one in summaries:
+        console.print(str(one["folder"] / "report.html"), markup=False, highlight=False, soft_wrap=True)

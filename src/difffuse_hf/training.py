@@ -380,7 +380,7 @@ def fit(
                 losses.clear()
                 if not math.isfinite(mean_loss):
                     raise InputError(
-                        f"The loss is {mean_loss} at step {progress.step}; lower --learning_rate or set --max_grad_norm."
+                        f"The loss is {mean_loss} at step {progress.step}; lower --learning_rate or clip the gradient."
                     )
                 validated = {f"validation {name}": f"{value:.4f}" for name, value in metrics.items()}
                 bar.set_postfix({"loss": f"{mean_loss:.4f}", **validated})

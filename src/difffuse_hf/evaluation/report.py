@@ -113,7 +113,9 @@ def _select_slices(result, num_slices: int) -> list[dict]:
             "detected_cm2": float(detected_cm2[index]),
             "reference_cm2": None if reference_cm2 is None else float(reference_cm2[index]),
             "threshold": float(result.parameters["anomaly_threshold"]),
-            "limit": _round_up(float(maps["anomaly"][chosen].max())),
+            "limit": _round_up(
+                max(float(maps["anomaly"][chosen].max()), 1.5 * result.parameters["anomaly_threshold"])
+            ),
             "modalities": [
                 (
                     MODALITY_NAMES.get(name, name),
@@ -253,8 +255,10 @@ def _data_uri(png: bytes) -> str:
 
 def _in_words(value) -> str:
     """A parameter as the report prints it; long runs of whole numbers as ranges."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
     if not isinstance(value, list):
-        return str(value)
+        return {"True": "yes", "False": "no", "None": "default"}.get(str(value), str(value))
     if len(value) < 3 or not all(isinstance(item, int) for item in value):
         return ", ".join(map(str, value)) or "none"
     ends = [[value[0], value[0]]]
@@ -268,6 +272,8 @@ def _in_words(value) -> str:
 
 def _plain(value):
     """A value as JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value if isinstance(value, (bool, int, float, str, type(None))) else getattr(value, "item", value.__str__)()

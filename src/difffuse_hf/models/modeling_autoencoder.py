@@ -35,7 +35,7 @@ class ResNetAutoencoder(ModelMixin, ConfigMixin):
     """Encoder and decoder of three ResNet blocks each; the decoder mirrors the encoder.
 
     The decoder ends in a sigmoid: it is differentiable everywhere, so the counterfactual search never meets a pixel
-    without a gradient, and the black background is approached (about 1e-3 after training), not met exactly.
+    without a gradient; the price is that the black background is approached and not met exactly.
 
     Args:
         in_channels (`int`): channels of a slice.

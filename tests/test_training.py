@@ -1,0 +1,280 @@
+"""The training loop: exact resuming, whole checkpoints, presets, losses and random changes of slices."""
+
+import importlib.util
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from difffuse_hf.data.slices import augment, load_slices
+from difffuse_hf.errors import InputError
+from difffuse_hf.losses import balanced_class_weights, classification_loss, diffusion_loss
+from difffuse_hf.training import LoopArguments, StepBatches, learning_rate_factor, parse_arguments, write_model
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TINY = {
+    "train_classifier": [
+        *("--backbone", "resnet10t", "--channels", "8", "8", "8", "8", "--dropout", "0.5", "--balance_classes"),
+        *("--noise_augmentation", "0.1", "--shift_augmentation", "2", "--intensity_augmentation", "0.1"),
+        *("--lr_scheduler", "constant"),
+    ],
+    "train_autoencoder": [
+        *("--channels", "4", "4", "4", "--gradient_accumulation_steps", "2", "--intensity_augmentation", "0.1"),
+        *("--lr_scheduler", "constant", "--max_grad_norm", "1"),
+    ],
+    "train_diffusion": [
+        *("--block_out_channels", "8", "8", "--attention_levels", "1", "--norm_num_groups", "4"),
+        *("--layers_per_block", "1", "--warmup_steps", "3", "--intensity_augmentation", "0.1"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    """Twenty-two training slices, half of them with a bright square, as `save_to_disk` writes them."""
+    folder = tmp_path_factory.mktemp("data") / "slices"
+    random = np.random.default_rng(0)
+
+    def split(count):
+        image = random.uniform(0, 0.5, (count, 2, 16, 16)).astype(np.float32)
+        label = np.arange(count) % 2
+        image[label == 1, :, 4:8, 4:8] += 0.5
+        features = {
+            "image": datasets.Array3D((2, 16, 16), "float32"),
+            "label": datasets.ClassLabel(names=["healthy", "lesion"]),
+        }
+        return datasets.Dataset.from_dict({"image": list(image), "label": label}, features=datasets.Features(features))
+
+    datasets.DatasetDict(train=split(22), validation=split(8)).save_to_disk(folder)
+    return folder
+
+
+def command(script, slices, output, *flags):
+    return [
+        *("--dataset", str(slices), "--output_dir", str(output), "--batch_size", "4", "--cpu"),
+        *("--report_to", "none", *TINY[script], *flags),
+    ]
+
+
+def train(script, slices, output, *flags):
+    """Run a training script in this process; its weights by name."""
+    specification = importlib.util.spec_from_file_location(script, EXAMPLES / f"{script}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    module.main(command(script, slices, output, *flags))
+    return weights(output)
+
+
+def weights(output):
+    (file,) = [file for file in Path(output).rglob("*model.safetensors") if "checkpoint-" not in str(file)]
+    return load_file(file)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("script", TINY)
+def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_uninterrupted_one(
+    script, slices, tmp_path
+):
+    options = ["--checkpointing_steps", "4", "--validation_steps", "3"]
+    whole = train(script, slices, tmp_path / "whole", "--max_steps", "9", *options)
+    cut = train(script, slices, tmp_path / "cut", "--max_steps", "5", *options)
+    (checkpoint,) = (tmp_path / "cut").glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-4"  # step 5 is done again
+    resumed = train(
+        script, slices, tmp_path / "cut", "--max_steps", "9", "--resume_from_checkpoint", "latest", *options
+    )
+    assert same(whole, resumed)
+    assert not same(whole, cut)
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_cannot_be_told_from_an_uninterrupted_one(slices, tmp_path):
+    script, constant = "train_autoencoder", ["--lr_scheduler", "constant"]
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / f"{script}.py", *command(script, slices, tmp_path / "cut"), *constant]
+        + ["--max_steps", "100000", "--log_every", "1", "--validation_steps", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONUNBUFFERED": "1"},
+    )
+    shown = b""
+    while b"loss=" not in shown:
+        shown += process.stderr.read1()
+        assert process.poll() is None, shown.decode()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.decode().count("--resume_from_checkpoint latest") == 1
+
+    (checkpoint,) = (tmp_path / "cut").glob("checkpoint-*")
+    stopped = json.loads((checkpoint / "progress.json").read_text())["step"]
+    rest = ["--max_steps", str(stopped + 3), "--checkpointing_steps", "0", "--validation_steps", "0"]
+    resumed = train(script, slices, tmp_path / "cut", "--resume_from_checkpoint", "latest", *rest)
+    assert same(resumed, train(script, slices, tmp_path / "whole", *rest))
+
+
+def test_latest_without_a_checkpoint_starts_from_scratch(slices, tmp_path):
+    options = ["--max_steps", "2", "--validation_steps", "0"]
+    first = train("train_autoencoder", slices, tmp_path / "a", *options)
+    assert same(
+        first, train("train_autoencoder", slices, tmp_path / "b", "--resume_from_checkpoint", "latest", *options)
+    )
+
+
+def test_an_old_run_is_not_overwritten_unasked(slices, tmp_path):
+    options = ["--max_steps", "1", "--checkpointing_steps", "1", "--validation_steps", "0"]
+    train("train_autoencoder", slices, tmp_path, *options)
+    with pytest.raises(InputError, match="already holds checkpoint-1"):
+        train("train_autoencoder", slices, tmp_path, *options)
+
+
+def test_a_checkpoint_that_was_being_written_is_not_resumed_from(slices, tmp_path):
+    options = ["--checkpointing_steps", "1", "--validation_steps", "0", "--checkpoints_total_limit", "2"]
+    train("train_autoencoder", slices, tmp_path, "--max_steps", "3", *options)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    (tmp_path / ".writing-checkpoint-4").mkdir()
+    train("train_autoencoder", slices, tmp_path, "--max_steps", "5", "--resume_from_checkpoint", "latest", *options)
+    assert not list(tmp_path.glob(".writing*"))
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+
+
+def test_a_model_that_fails_to_save_leaves_the_old_one_alone(tmp_path):
+    write_model(tmp_path / "model", lambda folder: (folder / "config.json").write_text("old"))
+
+    def fail(folder):
+        (folder / "config.json").write_text("new")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_model(tmp_path / "model", fail)
+    assert [(file.name, file.read_text()) for file in (tmp_path / "model").iterdir()] == [("config.json", "old")]
+
+
+def test_the_averaged_weights_are_the_ones_saved(slices, tmp_path):
+    options = ["--max_steps", "2", "--validation_steps", "0", "--warmup_steps", "0"]
+    averaged = train("train_diffusion", slices, tmp_path / "ema", "--checkpointing_steps", "2", *options)
+    last = load_file(tmp_path / "ema" / "checkpoint-2" / "model.safetensors")
+    assert same(last, train("train_diffusion", slices, tmp_path / "last", "--ema_decay", "0", *options))
+    assert not same(averaged, last)
+
+
+def test_patience_keeps_the_best_weights_and_stops(slices, tmp_path):
+    options = ["--validation_steps", "1", "--checkpointing_steps", "1", "--learning_rate", "0.5", "--patience", "2"]
+    train("train_classifier", slices, tmp_path, "--max_steps", "50", *options)
+    last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    progress = json.loads((last / "progress.json").read_text())
+    assert progress["step"] < 50 and progress["validations_without_improvement"] == 2
+    assert math.isfinite(progress["best_loss"]) and not same(weights(tmp_path), load_file(last / "model.safetensors"))
+
+
+def test_flags_win_over_the_preset_and_the_preset_over_the_defaults():
+    base = ["--dataset", "data", "--output_dir", "out"]
+    presets = {"demo": {"max_steps": 7, "learning_rate": 0.5}}
+
+    def parsed(*flags):
+        args = parse_arguments(LoopArguments, presets, [*base, *flags])
+        return args.max_steps, args.learning_rate
+
+    assert parsed() == (60_000, 1e-4)
+    assert parsed("--preset", "demo") == (7, 0.5)
+    assert parsed("--max_steps", "3", "--preset", "demo") == (3, 0.5)
+    assert parsed("--preset", "demo", "--learning_rate", "1e-4") == (7, 1e-4)  # even the default, when it is given
+
+
+def test_every_epoch_shows_every_slice_once_whatever_the_start_and_the_processes():
+    whole = list(StepBatches(length=10, batch_size=4, seed=1, first=0, last=10))
+    seen = np.concatenate(whole)
+    for epoch in range(4):
+        assert sorted(seen[10 * epoch : 10 * (epoch + 1)]) == list(range(10))
+    assert list(seen[:10]) != list(seen[10:20])
+    assert list(StepBatches(10, 4, seed=1, first=7, last=10)) == whole[7:]
+    ranks = [list(StepBatches(10, 4, seed=1, first=0, last=5, rank=rank, world=2)) for rank in (0, 1)]
+    assert [batch for step in zip(*ranks) for batch in step] == whole
+
+
+def test_the_learning_rate_warms_up_and_follows_a_cosine():
+    args = LoopArguments(dataset="", output_dir="", lr_scheduler="cosine", warmup_steps=4, max_steps=104)
+    assert [learning_rate_factor(step, args) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert learning_rate_factor(4, args) == 1
+    assert learning_rate_factor(54, args) == pytest.approx(0.5)
+    assert 0 < learning_rate_factor(103, args) < 1e-3
+
+
+def test_healthy_slices_have_label_zero_and_parquet_reads_like_a_saved_folder(slices, tmp_path):
+    healthy = load_slices(str(slices), "train", healthy_only=True)
+    assert len(healthy) == 11 and set(healthy["label"]) == {0}
+    load_slices(str(slices), "train").to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    parquet = load_slices(str(tmp_path), "train", healthy_only=True).with_format("torch")
+    assert torch.equal(parquet[:]["image"], healthy.with_format("torch")[:]["image"])
+
+
+def test_data_and_folders_that_cannot_be_used_are_named(slices, tmp_path):
+    with pytest.raises(InputError, match="no split named 'nothing'"):
+        load_slices(str(slices), "nothing")
+    with pytest.raises(InputError, match="neither a saved set"):
+        load_slices(str(tmp_path), "train")
+    saved = datasets.load_from_disk(str(slices))
+    lesions = {split: saved[split].select(range(1, len(saved[split]), 2)) for split in saved}
+    datasets.DatasetDict(lesions).save_to_disk(tmp_path / "lesions")
+    with pytest.raises(InputError, match="no slices to train on"):  # the denoiser takes healthy ones
+        train("train_diffusion", tmp_path / "lesions", tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another --output_dir"):
+        train("train_autoencoder", slices, tmp_path / "file" / "out")
+    with pytest.raises(InputError, match="not a checkpoint"):
+        train("train_autoencoder", slices, tmp_path / "out", "--resume_from_checkpoint", str(tmp_path))
+
+
+def test_random_changes_keep_the_range_and_the_black_background_and_repeat_with_the_seed():
+    image = torch.rand(8, 2, 16, 16) * (torch.arange(16) > 7)
+
+    def changed(seed, **options):
+        return augment(image, torch.Generator().manual_seed(seed), **options)
+
+    everything = {"intensity": 0.3, "noise": 0.1, "shift": 3}
+    assert torch.equal(changed(0, **everything), changed(0, **everything))
+    assert not torch.equal(changed(0, **everything), changed(1, **everything))
+    assert 0 <= changed(0, **everything).min() and changed(0, **everything).max() <= 1
+    assert torch.equal(changed(0, flip=False), image)
+    assert (changed(0, flip=False, intensity=0.3)[..., :8] == 0).all()
+    flipped = changed(0)
+    mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(flipped, image)]
+    kept = [torch.equal(a, b) for a, b in zip(flipped, image)]
+    assert any(mirrored) and any(kept) and all(m or k for m, k in zip(mirrored, kept))
+
+
+def test_the_true_noise_has_no_loss_and_timesteps_stay_below_the_bound():
+    image, seen = torch.rand(64, 1, 4, 4, dtype=torch.float64), []
+    alphas_cumprod = torch.linspace(0.99, 0.01, 1000, dtype=torch.float64)
+
+    class Oracle(torch.nn.Module):
+        def forward(self, sample, timestep):
+            seen.append(timestep)
+            signal = alphas_cumprod[timestep][:, None, None, None]
+            self.sample = (sample - signal.sqrt() * (2 * image - 1)) / (1 - signal).sqrt()
+            return self
+
+    generator = torch.Generator().manual_seed(0)
+    assert diffusion_loss(Oracle(), image, alphas_cumprod, generator, max_timestep=20) < 1e-10
+    assert seen[0].max() < 20 and seen[0].unique().numel() > 10
+
+
+def test_balanced_weights_make_every_class_count_the_same():
+    labels = torch.tensor([0] * 9 + [1])
+    weights = balanced_class_weights(labels, 2)
+    assert weights.tolist() == pytest.approx([10 / 18, 5.0])
+    logits = torch.randn(10, 2)
+    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    expected = (each[:9].mean() + each[9]) / 2
+    torch.testing.assert_close(classification_loss(logits, labels, weights), expected)
