@@ -24,7 +24,7 @@ DEMO = {
     "noise_augmentation": 0.1,
     "shift_augmentation": 4,
     "mixed_precision": "bf16",
-    "max_steps": 3000,
+    "max_steps": 2000,
     "batch_size": 64,
     "learning_rate": 1e-3,
     "warmup_steps": 100,

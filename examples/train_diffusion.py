@@ -17,16 +17,16 @@ from difffuse_hf.losses import diffusion_loss
 from difffuse_hf.training import LoopArguments, fit, option, parse_arguments, run_script, write_model
 
 DEMO = {
-    "block_out_channels": [32, 64, 96, 128],
+    "block_out_channels": [32, 48, 96, 128],
     "layers_per_block": 1,
     "attention_levels": 1,
     "norm_num_groups": 8,
-    "max_timestep": 600,
+    "max_timestep": 500,  # the demo model is asked to repaint from K = 500
     "intensity_augmentation": 0.1,
     "mixed_precision": "bf16",
-    "max_steps": 6000,
+    "max_steps": 3500,
     "batch_size": 16,
-    "learning_rate": 4e-4,
+    "learning_rate": 5e-4,
     "weight_decay": 0.0,
     "lr_scheduler": "cosine",
     "warmup_steps": 200,
