@@ -3,7 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "train": ["accelerate>=1.0", "datasets>=4.0", "tensorboard>=2.15"],
+    "train": ["accelerate>=1.10", "datasets>=5.0", "tensorboard>=2.15"],
     "preprocess": ["pydicom>=3.0", "SimpleITK>=2.3", "scikit-learn>=1.4", "dask[distributed]>=2024.1"],
     "app": ["gradio>=5.0"],
     "dicom": ["pydicom>=3.0", "highdicom>=0.23"],
@@ -13,7 +13,7 @@ EXTRAS = {
 setup(
     name="difffuse_hf",
     version="0.1.0",
-    description="Weakly supervised lesion detection in brain CT and MRI: classifiers, ACAT and Dif-fuse for Hugging Face",
+    description="Weakly supervised lesion detection in brain CT and MRI: classifiers, ACAT, Dif-fuse",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -25,9 +25,9 @@ setup(
         "torch>=2.6",
         "torchvision",  # named for pip, so that it picks a pair that fits; used by timm only
         "timm>=1.0.15",
-        "diffusers>=0.35",
-        "transformers>=5.0",
-        "huggingface_hub>=1.0",
+        "diffusers>=0.42",
+        "transformers>=5.20",
+        "huggingface_hub>=2.0",
         "safetensors>=0.4",
         "numpy>=1.26",
         "scipy>=1.11",

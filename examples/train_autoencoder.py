@@ -18,6 +18,7 @@ from difffuse_hf.training import LoopArguments, fit, option, parse_arguments, ru
 
 DEMO = {
     "channels": [16, 32, 64],
+    "strides": [2, 2, 1],
     "intensity_augmentation": 0.2,
     "mixed_precision": "bf16",
     "max_steps": 2500,

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 
 from difffuse_hf import DifFusePipeline, DifFuseScheduler
 from difffuse_hf.errors import InputError
-from difffuse_hf.pipelines.pipeline_difffuse import PRESETS
+from difffuse_hf.pipelines.presets import PRESETS
 
 
 def seeded(seed=0):

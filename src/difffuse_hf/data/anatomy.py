@@ -36,8 +36,8 @@ class Tissue(IntEnum):
     VESSEL = 13
 
 
-# FreeSurfer numbering; white-matter lesions drawn in the label maps (25, 57) count as white matter, so that a phantom's
-# only lesion is the one whose mask it writes.
+# FreeSurfer numbering; white-matter lesions drawn in the label maps (25, 57) count as white matter, so that a
+# phantom's only lesion is the one whose mask it writes.
 _FREESURFER = {
     Tissue.WHITE_MATTER: (2, 41, 7, 46, 85, 25, 57),
     Tissue.CORTEX: (3, 42),
@@ -85,7 +85,7 @@ def list_anatomies(folder: str | Path | None = None) -> list[Path | None]:
         return [None]
     paths = sorted(path for path in Path(folder).glob("*.nii*"))
     if not paths:
-        raise InputError(f"{folder} holds no NIfTI label maps (*.nii, *.nii.gz); give a folder of FreeSurfer-style maps.")
+        raise InputError(f"{folder} holds no NIfTI label maps (*.nii.gz); give a folder of FreeSurfer-style maps.")
     return paths
 
 

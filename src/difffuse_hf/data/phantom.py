@@ -7,10 +7,9 @@ synthetic and says so in its NIfTI header; nothing here is a patient.
 
 import csv
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import nibabel
@@ -61,7 +60,8 @@ class BrainPhantom:
 
     Args:
         layout (`str`): the data set whose folders are written; `"brats2021"`.
-        anatomies (`str` or `Path`, *optional*): folder of label maps in FreeSurfer numbering; default the ICBM152 maps.
+        anatomies (`str` or `Path`, *optional*): folder of label maps in FreeSurfer numbering;
+            the built-in ICBM152 maps by default.
         seed (`int`): same seed and index, same subject.
     """
 
@@ -120,7 +120,9 @@ class BrainPhantom:
             if (root / name).exists():
                 row = rows.get(name)
                 if row is None or (row["seed"], row["group"]) != (str(self.seed), group):
-                    raise InputError(f"{root / name} was not written by this cohort (seed {self.seed}); choose another folder.")
+                    raise InputError(
+                        f"{root / name} was not written by this cohort (seed {self.seed}); choose another folder."
+                    )
             else:
                 subject = self.subject(index)
                 _write_brats(subject, root / name)
@@ -232,15 +234,15 @@ def _place(values: np.ndarray, box) -> np.ndarray:
 
 
 def _write_brats(subject: PhantomSubject, folder: Path):
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for suffix, data in (*subject.volumes.items(), ("seg", subject.segmentation)):
-        image = nibabel.Nifti1Image(data, subject.affine)
-        image.header["descrip"] = SYNTHETIC
-        image.header.set_xyzt_units("mm")
-        nibabel.save(image, temporary / f"{subject.name}_{suffix}.nii.gz")
-    temporary.rename(folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        complete = Path(temporary, folder.name)
+        complete.mkdir()
+        for suffix, data in (*subject.volumes.items(), ("seg", subject.segmentation)):
+            image = nibabel.Nifti1Image(data, subject.affine)
+            image.header["descrip"] = SYNTHETIC
+            image.header.set_xyzt_units("mm")
+            nibabel.save(image, complete / f"{subject.name}_{suffix}.nii.gz")
+        complete.rename(folder)
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, str]]:

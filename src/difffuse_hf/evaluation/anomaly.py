@@ -33,7 +33,12 @@ METHODS = {"ACAT map alone": acat_map, "DDIM-DDPM, no mask": unmasked_ddim_ddpm,
 
 
 def run_method(
-    pipeline: DifFusePipeline, method: Callable, images: torch.Tensor, seed: int = 0, batch_size: int = 16, label: str = ""
+    pipeline: DifFusePipeline,
+    method: Callable,
+    images: torch.Tensor,
+    seed: int = 0,
+    batch_size: int = 16,
+    label: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Anomaly maps (N, 1, H, W), and counterfactuals (N, C, H, W) where the method makes them, of slices (N, C, H, W).
 
@@ -51,7 +56,12 @@ def run_method(
 
 
 def compare_methods(
-    pipeline: DifFusePipeline, validation: dict, test: dict, seed: int = 0, batch_size: int = 16, methods: dict = METHODS
+    pipeline: DifFusePipeline,
+    validation: dict,
+    test: dict,
+    seed: int = 0,
+    batch_size: int = 16,
+    methods: dict = METHODS,
 ) -> dict[str, dict[str, float]]:
     """Scores of each method, `{method: {measure: value}}`.
 
@@ -85,7 +95,7 @@ def compare_methods(
 
 
 def as_tensors(slices, limit: int | None = None) -> dict[str, torch.Tensor]:
-    """Slices of a `datasets.Dataset` as tensors; with `limit`, that many of each class, evenly spaced over the split."""
+    """Slices of a `datasets.Dataset` as tensors; with `limit`, so many of each class, evenly spaced."""
     labels = torch.as_tensor(slices["label"])
     index = torch.arange(len(labels))
     if limit is not None:

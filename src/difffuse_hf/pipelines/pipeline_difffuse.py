@@ -6,7 +6,7 @@ Notation (<name> -> <name in the thesis>)
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,40 +25,7 @@ from ..saliency.counterfactual import class_agnostic_saliency
 from ..saliency.mask import saliency_to_mask
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .pipeline_output import CounterfactualOutput
-
-BACKGROUNDS = ("trajectory", "ddim", "reconstruction")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings that belong together; arguments of the call override them one by one.
-
-    Args:
-        background (`str`): x_t outside the mask. `"trajectory"`: the same level of the inversion, so that the image
-            comes back exactly. `"ddim"`: Eq. 6.8 from the fused x_t. `"reconstruction"`: a DDIM trajectory of its own,
-            at a second network call a step; the anomaly map is then taken against its end instead of the image.
-        num_inference_steps (`int`, *optional*): steps up and steps down; every level by default.
-        num_samples (`int`): counterfactuals per image; the anomaly map is taken against their mean.
-        picture_steps (`int`, *optional*): steps of one more chain that makes the counterfactual to look at.
-        mask_reading (`str`): see `saliency_to_mask`.
-        author_chain (`bool`): the levels, σ_t² = β_t and clamping of the author's code.
-    """
-
-    background: str = "trajectory"
-    num_inference_steps: int | None = None
-    num_samples: int = 1
-    picture_steps: int | None = None
-    mask_reading: str = "thesis"
-    author_chain: bool = False
-
-
-PRESETS = {
-    "exact": Preset(),
-    "thesis": Preset(background="ddim"),
-    # The author's map is FLAIR only (`anomaly_channels=[0]`), rescaled and eroded once more; those two are left out.
-    "reference_code": Preset(background="reconstruction", mask_reading="reference_code", author_chain=True),
-    "fast": Preset(num_inference_steps=10, num_samples=4, picture_steps=25),  # ours: short chains blur, but find more
-}
+from .presets import choose_settings
 
 
 class DifFusePipeline(DiffusionPipeline):
@@ -185,7 +152,7 @@ class DifFusePipeline(DiffusionPipeline):
             "picture_steps": picture_steps,
             "mask_reading": mask_reading,
         }
-        settings = self._settings(preset or self.config.preset, overrides)
+        settings = choose_settings(preset or self.config.preset, overrides)
         noise_level = self.config.noise_level if noise_level is None else noise_level
         percentile = self.config.percentile if percentile is None else percentile
         percentile_over = percentile_over or self.config.percentile_over
@@ -221,7 +188,8 @@ class DifFusePipeline(DiffusionPipeline):
         samples, reference = self._repaint(image, mask, settings, **chain)  # (B, N, C, H, W), (B, C, H, W)
         counterfactuals = samples[:, 0]
         if settings.picture_steps:
-            picture = replace(settings, num_inference_steps=settings.picture_steps, num_samples=1)
+            picture_steps = min(settings.picture_steps, noise_level)
+            picture = replace(settings, num_inference_steps=picture_steps, num_samples=1)
             counterfactuals = self._repaint(image, mask, picture, **chain)[0][:, 0]
 
         # 4. What changed: the mean of the samples finds more than any one of them
@@ -330,15 +298,6 @@ class DifFusePipeline(DiffusionPipeline):
         timestep = torch.full((1,), self.scheduler.timestep_of(level), device=sample.device)
         parts = sample.to(self.unet.dtype).split(batch_size or len(sample))
         return torch.cat([self.unet(part, timestep).sample for part in parts]).to(sample.dtype)
-
-    @staticmethod
-    def _settings(preset, overrides):
-        if preset not in PRESETS:
-            raise InputError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}.")
-        settings = replace(PRESETS[preset], **{name: value for name, value in overrides.items() if value is not None})
-        if settings.background not in BACKGROUNDS:
-            raise InputError(f"`background` must be one of {', '.join(BACKGROUNDS)}, got {settings.background!r}.")
-        return settings
 
     @staticmethod
     def _generators(generator, batch_size):

@@ -1,0 +1,49 @@
+"""The named settings of Dif-fuse: the equations, the two published readings of them, and the quick one."""
+
+from dataclasses import dataclass, replace
+
+from ..errors import InputError
+
+BACKGROUNDS = ("trajectory", "ddim", "reconstruction")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that belong together; arguments of the call override them one by one.
+
+    Args:
+        background (`str`): x_t outside the mask. `"trajectory"`: the same level of the inversion, so that the image
+            comes back exactly. `"ddim"`: Eq. 6.8 from the fused x_t. `"reconstruction"`: a DDIM trajectory of its own,
+            at a second network call a step; the anomaly map is then taken against its end instead of the image.
+        num_inference_steps (`int`, *optional*): steps up and steps down; every level by default.
+        num_samples (`int`): counterfactuals per image; the anomaly map is taken against their mean.
+        picture_steps (`int`, *optional*): steps of one more chain that makes the counterfactual to look at.
+        mask_reading (`str`): see `saliency_to_mask`.
+        author_chain (`bool`): the levels, σ_t² = β_t and clamping of the author's code.
+    """
+
+    background: str = "trajectory"
+    num_inference_steps: int | None = None
+    num_samples: int = 1
+    picture_steps: int | None = None
+    mask_reading: str = "thesis"
+    author_chain: bool = False
+
+
+PRESETS = {
+    "exact": Preset(),
+    "thesis": Preset(background="ddim"),
+    # The author's map is FLAIR only (`anomaly_channels=[0]`), rescaled and eroded once more; those two are left out.
+    "reference_code": Preset(background="reconstruction", mask_reading="reference_code", author_chain=True),
+    "fast": Preset(num_inference_steps=10, num_samples=4, picture_steps=25),  # ours: short chains blur, but find more
+}
+
+
+def choose_settings(preset: str, overrides: dict) -> Preset:
+    """The settings of a preset, with the overrides that are not None in place of its own."""
+    if preset not in PRESETS:
+        raise InputError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}.")
+    settings = replace(PRESETS[preset], **{name: value for name, value in overrides.items() if value is not None})
+    if settings.background not in BACKGROUNDS:
+        raise InputError(f"`background` must be one of {', '.join(BACKGROUNDS)}, got {settings.background!r}.")
+    return settings
