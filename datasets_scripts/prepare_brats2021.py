@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from difffuse_hf import BraTS2021
+from difffuse_hf.training import run_script
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,4 +56,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

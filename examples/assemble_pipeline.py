@@ -17,7 +17,7 @@ from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, Res
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.evaluation.anomaly import as_tensors, dif_fuse, run_method
 from difffuse_hf.evaluation.segmentation import best_threshold
-from difffuse_hf.training import write_model
+from difffuse_hf.training import run_script, write_model
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,4 +74,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,6 +15,7 @@ import torch
 from difffuse_hf import DifFusePipeline
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.evaluation.anomaly import as_tensors, compare_methods
+from difffuse_hf.training import run_script
 
 MEASURES = ("dice", "iou", "best_dice", "healthy_change")
 
@@ -51,4 +52,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -140,10 +140,10 @@ def write_model(folder: Path | str, write: Callable[[Path], None]) -> None:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a training script's `main`; input that cannot be used becomes one sentence and exit code 1."""
+    """Run a script's `main`; input that cannot be used becomes one sentence and exit code 1."""
     try:
         main()
-    except InputError as error:
+    except (InputError, FileNotFoundError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
