@@ -176,21 +176,34 @@ class DifFusePipeline(DiffusionPipeline):
             # (B, 1, H, W)
             mask = saliency_to_mask(saliency, percentile, reading=settings.mask_reading, foreground=foreground)
 
-        # 3. Invert and repaint
-        chain = {
-            "noise_level": noise_level,
-            "generators": generators,
-            "unet_batch_size": unet_batch_size,
-            "offload_trajectory": offload_trajectory,
-            "callback": callback_on_step_end,
-            "callback_inputs": callback_on_step_end_tensor_inputs,
-        }
-        samples, reference = self._repaint(image, mask, settings, **chain)  # (B, N, C, H, W), (B, C, H, W)
-        counterfactuals = samples[:, 0]
+        # 3. Invert once, through every level that a chain will come back to; then repaint
+        chains = [settings]
         if settings.picture_steps:
             picture_steps = min(settings.picture_steps, noise_level)
-            picture = replace(settings, num_inference_steps=picture_steps, num_samples=1)
-            counterfactuals = self._repaint(image, mask, picture, **chain)[0][:, 0]
+            chains.append(replace(settings, num_inference_steps=picture_steps, num_samples=1))
+        schedules = [self._schedule(chain, noise_level) for chain in chains]  # (scheduler, levels up, levels down)
+        up = sorted({level for _, levels, _ in schedules for level in levels})
+        with self.progress_bar(total=len(up) - 1 + sum(len(down) - 1 for _, _, down in schedules)) as bar:
+            keep_all = settings.background == "trajectory"
+            trajectory = self._invert(image, schedules[0][0], up, keep_all, offload_trajectory, unet_batch_size, bar)
+            results = [
+                self._repaint(
+                    image,
+                    trajectory,
+                    mask,
+                    chain,
+                    scheduler,
+                    down,
+                    generators,
+                    unet_batch_size,
+                    callback_on_step_end,
+                    callback_on_step_end_tensor_inputs,
+                    bar,
+                )
+                for chain, (scheduler, _, down) in zip(chains, schedules)
+            ]
+        samples, reference = results[0]  # (B, N, C, H, W), (B, C, H, W)
+        counterfactuals = results[-1][0][:, 0]
 
         # 4. What changed: the mean of the samples finds more than any one of them
         anomaly_maps = anomaly_map(
@@ -215,67 +228,65 @@ class DifFusePipeline(DiffusionPipeline):
             )
         return saliency.detach().float()
 
+    def _invert(self, image, scheduler, up, keep_all, offload, unet_batch_size, bar):
+        """x_0 to x_K along the levels `up` (Eq. 6.9); {level: x_level}, of all levels or of the last one only."""
+        sample = 2 * image - 1
+        trajectory = {up[0]: sample}
+        for level, target in pairwise(up):
+            noise_pred = self._predict_noise(sample, level, unet_batch_size)
+            sample = scheduler.invert_step(noise_pred, level, target, sample)
+            trajectory = trajectory if keep_all else {}
+            trajectory[target] = sample.to("cpu", torch.float16) if offload else sample
+            bar.update()
+        return trajectory
+
     def _repaint(
         self,
         image,
+        trajectory,
         mask,
         settings,
-        noise_level,
+        scheduler,
+        down,
         generators,
         unet_batch_size,
-        offload_trajectory,
         callback,
         callback_inputs,
+        bar,
     ):
-        """One inversion and `settings.num_samples` reverse chains from it (Algorithm 2).
+        """x_K to x_0 along the levels `down` (Eq. 6.10), `settings.num_samples` times for each image.
 
         Returns:
             The counterfactuals, `(B, N, C, H, W)`, and what they are compared with, `(B, C, H, W)`; both in [0, 1].
         """
-        scheduler, up, down = self._schedule(settings, noise_level)
-        keep_trajectory = settings.background == "trajectory"
         num_samples = settings.num_samples
 
         def per_sample(tensor):  # (B, ...) -> (B·N, ...), the samples of an image side by side
             return tensor.repeat_interleave(num_samples, dim=0)
 
-        with self.progress_bar(total=len(up) + len(down) - 2) as bar:
-            # 1. Invert: x_0 to x_K (Eq. 6.9)
-            sample = 2 * image - 1
-            trajectory = {0: sample}
-            for level, target in pairwise(up):
-                noise_pred = self._predict_noise(sample, level, unet_batch_size)
-                sample = scheduler.invert_step(noise_pred, level, target, sample)
-                if keep_trajectory:
-                    trajectory[target] = sample.to("cpu", torch.float16) if offload_trajectory else sample
-                bar.update()
-
-            # 2. Repaint: x_K to x_0 (Eq. 6.10)
-            reconstruction = sample
-            sample, mask = per_sample(sample), per_sample(mask)  # (B·N, C, H, W), (B·N, 1, H, W)
-            generators = (
-                [g for g in generators for _ in range(num_samples)] if type(generators) is list else generators
-            )
-            for step, (level, target) in enumerate(pairwise(down)):
-                noise_pred = self._predict_noise(sample, level, unet_batch_size)
-                noise = randn_tensor(sample.shape, generators, sample.device, sample.dtype)
-                background = None  # the DDIM branch of Eq. 6.10
-                if keep_trajectory:
-                    background = per_sample(trajectory[target].to(sample))
-                elif settings.background == "reconstruction":
-                    second_pred = self._predict_noise(reconstruction, level, unet_batch_size)
-                    reconstruction = scheduler.step(second_pred, level, target, reconstruction)
-                    background = per_sample(reconstruction)
-                sample = scheduler.fused_step(noise_pred, level, target, sample, mask, noise, background)
-                if callback is not None:
-                    tensors = {"sample": sample, "noise_pred": noise_pred, "mask": mask}
-                    tensors = {name: tensors[name] for name in callback_inputs}
-                    changed = callback(self, step, scheduler.timestep_of(level), tensors)
-                    sample, mask = changed.get("sample", sample), changed.get("mask", mask)
-                bar.update()
+        reconstruction = trajectory[max(trajectory)].to(image)
+        sample, mask = per_sample(reconstruction), per_sample(mask)  # (B·N, C, H, W), (B·N, 1, H, W)
+        generators = [g for g in generators for _ in range(num_samples)] if type(generators) is list else generators
+        for step, (level, target) in enumerate(pairwise(down)):
+            noise_pred = self._predict_noise(sample, level, unet_batch_size)
+            noise = randn_tensor(sample.shape, generators, sample.device, sample.dtype)
+            background = None  # the DDIM branch of Eq. 6.10
+            if settings.background == "trajectory":
+                background = per_sample(trajectory[target].to(sample))
+            elif settings.background == "reconstruction":
+                second_pred = self._predict_noise(reconstruction, level, unet_batch_size)
+                reconstruction = scheduler.step(second_pred, level, target, reconstruction)
+                background = per_sample(reconstruction)
+            sample = scheduler.fused_step(noise_pred, level, target, sample, mask, noise, background)
+            if callback is not None:
+                tensors = {"sample": sample, "noise_pred": noise_pred, "mask": mask}
+                tensors = {name: tensors[name] for name in callback_inputs}
+                changed = callback(self, step, scheduler.timestep_of(level), tensors)
+                sample, mask = changed.get("sample", sample), changed.get("mask", mask)
+            bar.update()
 
         counterfactuals = (sample / 2 + 0.5).clamp(0, 1)
-        if keep_trajectory:  # free of the rounding of [0, 1] -> [-1, 1] -> [0, 1]
+        if settings.background == "trajectory":  # free of the rounding of [0, 1] -> [-1, 1] -> [0, 1]
             counterfactuals = torch.where(mask > 0, counterfactuals, per_sample(image))
         reference = (reconstruction / 2 + 0.5).clamp(0, 1) if settings.background == "reconstruction" else image
         return counterfactuals.unflatten(0, (len(image), num_samples)), reference
