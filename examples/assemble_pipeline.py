@@ -9,6 +9,7 @@ lesion probability, under which `difffuse detect` leaves a slice as it is, lets 
 
 import argparse
 import json
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
@@ -17,6 +18,7 @@ from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, Res
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.evaluation.anomaly import as_tensors, dif_fuse, run_method
 from difffuse_hf.evaluation.segmentation import best_threshold
+from difffuse_hf.hub import model_card, write_model_card
 from difffuse_hf.training import run_script, write_model
 
 
@@ -34,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sensitivity", type=float, default=0.95)
     parser.add_argument("--limit", type=int, help="validation slices of each class; all by default")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the saved weights")
+    parser.add_argument("--training_data", default="Not stated.", help="a sentence for the model card")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
@@ -65,7 +68,22 @@ def main(argv: list[str] | None = None) -> None:
     maps, _ = run_method(pipeline, dif_fuse, validation["images"][sick], args.seed, label="Validation slices")
     threshold, dice = best_threshold(maps, validation["masks"][sick])
     pipeline.processor.anomaly_threshold = threshold
+    card = model_card(
+        name=Path(args.output_dir).name,
+        description=(
+            f"A Dif-fuse model: from a slice of {', '.join(pipeline.processor.modalities)} it makes the slice's healthy "
+            "counterfactual and a pixel-wise anomaly map."
+        ),
+        training_data=args.training_data,
+        scores={
+            "Dice, validation slices with a lesion, anomaly threshold chosen on them": dice,
+            "sensitivity, validation slices, at the saved lesion probability": args.sensitivity,
+            "specificity, the same": specificity,
+        },
+        repo_id=args.output_dir,
+    )
     write_model(args.output_dir, pipeline.to(dtype=getattr(torch, args.dtype)).save_pretrained)
+    write_model_card(args.output_dir, card)
     print(
         f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: Dice {dice:.3f} at anomaly "
         f"threshold {threshold:.4f}; {args.sensitivity:.0%} of them pass at lesion probability "

@@ -51,6 +51,7 @@ def test_the_assembled_model_carries_its_preprocessing_and_thresholds(results):
     assert 0 < pipeline.processor.lesion_probability_threshold < 1
     assert pipeline.config.noise_level == 30 and pipeline.config.preset == "fast"
     assert pipeline.unet.dtype == torch.float32  # saved in half precision, computed in single
+    assert "not a medical device" in (results / "model" / "README.md").read_text()
 
 
 def test_the_table_has_a_row_per_method_and_takes_its_thresholds_from_validation(results):

@@ -90,7 +90,7 @@ def test_the_reference_codes_reconstruction_does_not_see_the_repainted_tissue(pi
 
 def test_samples_share_one_inversion_and_the_picture_has_its_own_chain(pipeline, calls, image, mask):
     output = pipeline(image[:1], mask=mask[:1], preset="fast", noise_level=30)
-    assert [batch for batch, _ in calls] == [1] * 20 + [4] * 5 + [1] * 20
+    assert [batch for batch, _ in calls] == [1] * 20 + [4] * 10 + [1] * 20
     assert output.uncertainty.shape == (1, 1, 16, 16)
     inside = mask[:1] == 1
     assert (output.uncertainty[inside] > 0).all() and (output.uncertainty[~inside] == 0).all()

@@ -1,0 +1,87 @@
+"""Facts about the embedded checkpoint: what is in the folder, and that it finds lesions it was not trained on."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+import difffuse_hf
+from difffuse_hf import BrainPhantom, DifFusePipeline, dice
+from difffuse_hf.detect import detect_case, load_model
+
+ASSETS = Path(difffuse_hf.__file__).parent / "assets" / "demo"
+SCANS = Path(__file__).resolve().parents[2] / "shared" / "data" / "brats_sample"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    torch.set_num_threads(2)
+    yield load_model("demo")[0]
+    torch.set_num_threads(1)
+
+
+def test_the_folder_is_small_and_holds_no_pickles():
+    files = [path for path in ASSETS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 15e6
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".md"}
+
+
+def test_its_card_says_that_it_was_trained_on_synthetic_subjects_only():
+    card = (ASSETS / "README.md").read_text()
+    assert "synthetic subjects only" in card and "not a medical device" in card
+
+
+def test_preprocessing_and_thresholds_travel_with_it(pipeline):
+    processor = pipeline.processor
+    assert processor.modalities == ("flair", "t1", "t1ce", "t2")
+    assert min(processor.image_size) >= 96
+    assert processor.anomaly_threshold > 0 and 0 < processor.lesion_probability_threshold < 1
+
+
+@pytest.mark.slow
+def test_dif_fuse_finds_a_synthetic_lesion_better_than_its_saliency_alone(pipeline):
+    """The ICBM152 anatomy was not trained on; thresholds are those saved with the model."""
+    subject = BrainPhantom(seed=7).subject(0)
+    volumes = np.stack([subject.volumes[name] for name in pipeline.processor.modalities]).astype(np.float32)
+    slices, geometry = pipeline.processor.preprocess_volume(volumes, subject.affine)
+    masks = pipeline.processor.preprocess_labels(subject.segmentation, geometry)[:, None]
+    sick = torch.where(masks.sum((1, 2, 3)) > 60)[0][::6]
+    generators = [torch.Generator().manual_seed(int(i)) for i in sick]
+    output = pipeline(slices[sick], generator=generators, preset="fast", picture_steps=0)
+    found = dice(output.anomaly_maps >= pipeline.processor.anomaly_threshold, masks[sick]).mean()
+    assert found > 0.5
+    outside = (output.masks == 0).expand_as(output.counterfactuals)
+    assert torch.equal(output.counterfactuals[outside], slices[sick][outside])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SCANS.is_dir(), reason=f"needs the sample scans in {SCANS}")
+def test_a_real_glioma_is_found_and_the_geometry_kept_exactly(pipeline, tmp_path):
+    source = SCANS / "BraTS2021_96692"
+    summary = detect_case(pipeline, source, tmp_path, preset="fast", progress=False)
+    assert summary["dice"] >= 0.6
+    original = nibabel.load(source / "BraTS2021_96692_flair.nii.gz")
+    for file in (tmp_path / "BraTS2021_96692").glob("*.nii.gz"):
+        image = nibabel.load(file)
+        assert image.shape == original.shape and np.array_equal(image.affine, original.affine)
+        assert image.header["sform_code"] == original.header["sform_code"]
+    mask = np.asarray(nibabel.load(tmp_path / "BraTS2021_96692" / "BraTS2021_96692_mask.nii.gz").dataobj)
+    counterfactual = np.asarray(
+        nibabel.load(tmp_path / "BraTS2021_96692" / "BraTS2021_96692_counterfactual_flair.nii.gz").dataobj
+    )
+    assert np.array_equal(counterfactual[mask == 0], np.asarray(original.dataobj)[mask == 0])
+    assert json.loads((tmp_path / "BraTS2021_96692" / "summary.json").read_text())["synthetic"] is False
+
+
+def test_it_survives_saving_and_loading(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "copy")
+    copy = DifFusePipeline.from_pretrained(tmp_path / "copy")
+    image = torch.zeros(1, 4, *pipeline.processor.image_size)
+    image[..., 20:70, 25:70] = 0.4
+    call = {"num_inference_steps": 2, "picture_steps": 0, "num_samples": 1}
+    first, second = (p(image, generator=torch.Generator().manual_seed(0), **call) for p in (pipeline, copy))
+    assert torch.equal(first.counterfactuals, second.counterfactuals)
+    assert torch.equal(first.saliency, second.saliency)
