@@ -16,10 +16,11 @@ from diffusers import UNet2DModel
 
 from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
 from difffuse_hf.data.slices import load_slices
+from difffuse_hf.detect import complete_folder
 from difffuse_hf.evaluation.anomaly import as_tensors, dif_fuse, run_method
 from difffuse_hf.evaluation.segmentation import best_threshold
 from difffuse_hf.hub import model_card, write_model_card
-from difffuse_hf.training import run_script, write_model
+from difffuse_hf.training import run_script
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     card = model_card(
         name=Path(args.output_dir).name,
         description=(
-            f"A Dif-fuse model: from a slice of {', '.join(pipeline.processor.modalities)} it makes the slice's healthy "
+            f"A Dif-fuse model for slices of {', '.join(pipeline.processor.modalities)}: it makes their healthy "
             "counterfactual and a pixel-wise anomaly map."
         ),
         training_data=args.training_data,
@@ -82,8 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         },
         repo_id=args.output_dir,
     )
-    write_model(args.output_dir, pipeline.to(dtype=getattr(torch, args.dtype)).save_pretrained)
-    write_model_card(args.output_dir, card)
+    with complete_folder(Path(args.output_dir)) as folder:
+        pipeline.to(dtype=getattr(torch, args.dtype)).save_pretrained(folder)
+        write_model_card(folder, card)
     print(
         f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: Dice {dice:.3f} at anomaly "
         f"threshold {threshold:.4f}; {args.sensitivity:.0%} of them pass at lesion probability "
