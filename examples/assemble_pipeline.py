@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 
 from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
 from difffuse_hf.data.slices import load_slices
@@ -20,6 +19,7 @@ from difffuse_hf.detect import complete_folder
 from difffuse_hf.evaluation.anomaly import as_tensors, dif_fuse, run_method
 from difffuse_hf.evaluation.segmentation import best_threshold
 from difffuse_hf.hub import model_card, write_model_card
+from difffuse_hf.models.unet import UNet2DModel
 from difffuse_hf.training import run_script
 
 
