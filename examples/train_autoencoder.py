@@ -21,7 +21,7 @@ DEMO = {
     "strides": [2, 2, 1],
     "intensity_augmentation": 0.2,
     "mixed_precision": "bf16",
-    "max_steps": 2500,
+    "max_steps": 2000,
     "batch_size": 16,
     "warmup_steps": 100,
     "ema_decay": 0.99,

@@ -24,7 +24,7 @@ DEMO = {
     "max_timestep": 500,  # the demo model is asked to repaint from K = 500
     "intensity_augmentation": 0.1,
     "mixed_precision": "bf16",
-    "max_steps": 3500,
+    "max_steps": 2600,
     "batch_size": 16,
     "learning_rate": 5e-4,
     "weight_decay": 0.0,

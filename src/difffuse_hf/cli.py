@@ -32,6 +32,12 @@ class Preset(str, Enum):
     reference_code = "reference_code"
 
 
+class Dtype(str, Enum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class Layout(str, Enum):
     brats2021 = "brats2021"
 
@@ -108,6 +114,9 @@ def detect(
         ),
     ] = Preset.fast,
     device: Device = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of the U-Net; auto: bfloat16 where the device computes in it.")
+    ] = Dtype.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     all_slices: Annotated[
@@ -134,7 +143,7 @@ def detect(
 
     from .detect import detect_case, load_model, print_results
 
-    pipeline, line = load_model(model, device)
+    pipeline, line = load_model(model, device, None if dtype is Dtype.auto else getattr(torch, dtype.value))
     options = {"preset": preset.value, "batch_size": batch_size, "seed": seed, "all_slices": all_slices}
     chosen = {"num_samples": samples, "noise_level": noise_level, "percentile": percentile}
     options.update({name: value for name, value in chosen.items() if value is not None})

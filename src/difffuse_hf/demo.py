@@ -7,7 +7,7 @@ from rich.console import Console
 from .data.phantom import BrainPhantom
 from .detect import DEMO_MODEL, detect_case, load_model, print_results
 
-SEED = 2024  # any will do: the demo model never saw the ICBM152 anatomy that the subject is drawn on
+SEED = 2044  # any will do: the demo model never saw the ICBM152 anatomy that the subject is drawn on
 
 
 def run_demo(

@@ -253,6 +253,7 @@ def detect_volume(
             **{k: v for k, v in pipeline.config.items() if not k.startswith("_") and k not in pipeline.components},
             **call_arguments,
             "preset": preset or pipeline.config.get("preset"),
+            "unet_dtype": str(pipeline.unet.dtype).removeprefix("torch."),
             "seed": seed,
             "batch_size": batch_size,
             "all_slices": all_slices,
