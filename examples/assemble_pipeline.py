@@ -8,6 +8,7 @@ lesion probability, under which `difffuse detect` leaves a slice as it is, lets 
 """
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
 from difffuse_hf.data.slices import load_slices
-from difffuse_hf.detect import complete_folder
+from difffuse_hf.detect import complete_folder, fastest_dtype, to_fastest
 from difffuse_hf.evaluation.anomaly import as_tensors, dif_fuse, run_method
 from difffuse_hf.evaluation.segmentation import best_threshold
 from difffuse_hf.hub import model_card, write_model_card
@@ -66,9 +67,11 @@ def main(argv: list[str] | None = None) -> None:
     pipeline.processor.lesion_probability_threshold = float(probability[sick].quantile(1 - args.sensitivity))
     specificity = float((probability[~sick] < pipeline.processor.lesion_probability_threshold).float().mean())
 
+    trained = pipeline.unet
+    pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(pipeline.device))  # as `difffuse detect` will
     maps, _ = run_method(pipeline, dif_fuse, validation["images"][sick], args.seed, label="Validation slices")
     threshold, dice = best_threshold(maps, validation["masks"][sick])
-    pipeline.processor.anomaly_threshold = threshold
+    pipeline.unet, pipeline.processor.anomaly_threshold = trained, threshold
     card = model_card(
         name=Path(args.output_dir).name,
         description=(

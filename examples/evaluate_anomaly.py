@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from difffuse_hf import DifFusePipeline
 from difffuse_hf.data.slices import load_slices
+from difffuse_hf.detect import load_model
 from difffuse_hf.evaluation.anomaly import as_tensors, compare_methods
 from difffuse_hf.training import run_script
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     args = parser.parse_args(argv)
 
-    pipeline = DifFusePipeline.from_pretrained(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline, _ = load_model(args.model, "cuda" if torch.cuda.is_available() else "cpu")
     validation, test = (as_tensors(load_slices(args.dataset, split), args.limit) for split in ("validation", "test"))
     runs = [compare_methods(pipeline, validation, test, seed, args.batch_size) for seed in range(args.seeds)]
 

@@ -39,6 +39,12 @@ def fastest_dtype(device: str | torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def to_fastest(unet: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """The network in `dtype`, laid out for convolutions; the network itself, not a copy."""
+    # torch's own `to`: that of diffusers warns about modules to be kept in float32, of which this network has none
+    return torch.nn.Module.to(unet, dtype=dtype, memory_format=torch.channels_last)
+
+
 def load_model(
     model: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> tuple[DifFusePipeline, str]:
@@ -70,8 +76,7 @@ def load_model(
             f"but its processor names {len(modalities)} modalities ({', '.join(modalities)})."
         )
     pipeline.to(device)
-    # torch's own `to`: that of diffusers warns about modules to be kept in float32, of which this network has none
-    torch.nn.Module.to(pipeline.unet, dtype=dtype or fastest_dtype(device), memory_format=torch.channels_last)
+    to_fastest(pipeline.unet, dtype or fastest_dtype(device))
     return pipeline, card_line(folder)
 
 
