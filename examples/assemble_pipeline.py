@@ -86,8 +86,10 @@ def main(argv: list[str] | None = None) -> None:
         },
         repo_id=args.output_dir,
     )
+    for network in (pipeline.unet, pipeline.classifier, pipeline.autoencoder):
+        torch.nn.Module.to(network, dtype=getattr(torch, args.dtype))
     with complete_folder(Path(args.output_dir)) as folder:
-        pipeline.to(dtype=getattr(torch, args.dtype)).save_pretrained(folder)
+        pipeline.save_pretrained(folder)
         write_model_card(folder, card)
     print(
         f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: Dice {dice:.3f} at anomaly "

@@ -31,5 +31,8 @@ for network in classifier autoencoder diffusion; do
 done
 python "$here/examples/assemble_pipeline.py" --dataset "$out/slices" --classifier "$out/classifier" \
     --autoencoder "$out/autoencoder" --diffusion "$out/diffusion" --output_dir "$out/model" --dtype float16 \
-    @@ASSEMBLE@@
-python "$here/examples/evaluate_anomaly.py" --model "$out/model" --dataset "$out/slices" --output_dir "$out/evaluation"
+    --preset fast --percentile 95 --anomaly_channels 0 --morphology_size 3 --limit 60 \
+    --saliency_options '{"reference": "reconstruction", "num_steps": 6, "step_size": 0.03}' \
+    --training_data "Synthetic subjects only: BrainPhantom over the label maps of SynthSeg."
+python "$here/examples/evaluate_anomaly.py" --model "$out/model" --dataset "$out/slices" --limit 30 \
+    --output_dir "$out/evaluation"
