@@ -19,13 +19,13 @@ def acat_map(pipeline, image, generators):
 
 def unmasked_ddim_ddpm(pipeline, image, generators):
     """DDIM inversion, then DDPM everywhere: Dif-fuse with a mask of ones."""
-    output = pipeline(image, mask=torch.ones_like(image[:, :1]), generator=generators)
+    output = pipeline(image, mask=torch.ones_like(image[:, :1]), generator=generators, picture_steps=0)
     return output.anomaly_maps, output.counterfactuals
 
 
 def dif_fuse(pipeline, image, generators):
     """DDIM inversion, then DDPM inside the saliency mask fused with the kept image outside it."""
-    output = pipeline(image, generator=generators)
+    output = pipeline(image, generator=generators, picture_steps=0)
     return output.anomaly_maps, output.counterfactuals
 
 

@@ -115,7 +115,7 @@ class DifFusePipeline(DiffusionPipeline):
         picture_steps: int | None = None,
         mask_reading: str | None = None,
         percentile_over: str | None = None,
-        unet_batch_size: int | None = None,
+        unet_batch_size: int = 32,
         offload_trajectory: bool = False,
     ) -> CounterfactualOutput:
         """Make a healthy counterfactual of each slice and the anomaly map between the two.
@@ -138,7 +138,8 @@ class DifFusePipeline(DiffusionPipeline):
                 returned `"sample"` or `"mask"` replaces the pipeline's.
             background, picture_steps, mask_reading (*optional*): see `Preset`; `picture_steps=0` makes no extra chain.
             percentile_over (`str`, *optional*): `"image"` or `"foreground"`.
-            unet_batch_size (`int`, *optional*): most images, counting samples, in one network call.
+            unet_batch_size (`int`): most images, counting samples, in one network call. More are slower on a CPU; a
+                large GPU may take more.
             offload_trajectory (`bool`): keep the inversion in the host's memory and in half precision.
 
         Returns:
@@ -304,10 +305,10 @@ class DifFusePipeline(DiffusionPipeline):
             up, down = [*up[2:], beyond], down[1:]
         return scheduler, up, down
 
-    def _predict_noise(self, sample, level, batch_size=None):
+    def _predict_noise(self, sample, level, batch_size=32):
         """ε_θ(x_t, t) in the sample's own precision."""
         timestep = torch.full((1,), self.scheduler.timestep_of(level), device=sample.device)
-        parts = sample.to(self.unet.dtype).split(batch_size or len(sample))
+        parts = sample.to(self.unet.dtype).split(batch_size)
         return torch.cat([self.unet(part, timestep).sample for part in parts]).to(sample.dtype)
 
     @staticmethod
