@@ -183,6 +183,7 @@ def test_an_interrupt_ends_with_130_and_leaves_what_was_there(stop, model, tmp_p
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
     try:
         deadline = time.time() + 60

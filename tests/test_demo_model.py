@@ -76,7 +76,8 @@ def test_a_real_glioma_is_found_and_the_geometry_kept_exactly(pipeline, tmp_path
     assert json.loads((tmp_path / "BraTS2021_96692" / "summary.json").read_text())["synthetic"] is False
 
 
-def test_it_survives_saving_and_loading(pipeline, tmp_path):
+def test_it_survives_saving_and_loading(tmp_path):
+    pipeline = DifFusePipeline.from_pretrained(ASSETS)
     pipeline.save_pretrained(tmp_path / "copy")
     copy = DifFusePipeline.from_pretrained(tmp_path / "copy")
     image = torch.zeros(1, 4, *pipeline.processor.image_size)

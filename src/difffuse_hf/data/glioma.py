@@ -108,7 +108,7 @@ def paint_glioma(rng, plan: GliomaPlan, segmentation, image, modality: str, whit
     anatomy = image / white_matter - 1
     target = target + 0.25 * white_matter * np.clip(anatomy, -0.5, 0.5)  # a trace of the tissue underneath
     blend = np.clip((weight - 0.35) / 0.45, 0.12, 1)  # fades in over about 3 mm inside the border
-    return np.where(inside, image + blend * (target - image), image)
+    return np.where(inside, image + blend * (target - image), image).astype(image.dtype)
 
 
 def _largest_piece(mask: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ class BrainPhantom:
         for modality in BRATS_MODALITIES:
             healthy, white_matter = _draw_tissue(scanner, tissue, modality)
             image = paint_glioma(painter, plan, segmentation, healthy, modality, white_matter) if lesion else healthy
-            volumes[modality] = _place(_acquire(scanner, image, tissue, bias_shape), box)
+            volumes[modality] = _place(_acquire(scanner, image, healthy, segmentation, tissue, bias_shape), box)
         return PhantomSubject(
             name=f"BraTS2021_{index:05d}",
             group=anatomy.name,
@@ -203,10 +203,14 @@ def _draw_tissue(rng, tissue: np.ndarray, modality: str) -> tuple[np.ndarray, fl
     return np.where(tissue > 0, blurred, 0), white_matter
 
 
-def _acquire(rng, image: np.ndarray, tissue: np.ndarray, bias_shape: np.ndarray) -> np.ndarray:
-    """Thick slices, bias field, Rician noise, scanner gain; int16, zero outside the brain."""
+def _acquire(rng, image, healthy, segmentation, tissue, bias_shape) -> np.ndarray:
+    """Thick slices, bias field, Rician noise, scanner gain; int16, zero outside the brain.
+
+    Slices are made thick with the lesion inside the segmentation and without it outside, so that the mask stays exact.
+    """
     if rng.random() < 0.5:
-        image = _thick_slices(image, int(rng.integers(2, 6)))
+        thickness = int(rng.integers(2, 6))
+        image = np.where(segmentation > 0, _thick_slices(image, thickness), _thick_slices(healthy, thickness))
     bias = np.exp(rng.uniform(0.02, 0.12) * bias_shape + 0.04 * smooth_field(rng, image.shape, 75))
     image = image * bias
     sigma = rng.uniform(0.5, 2.5)
