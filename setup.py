@@ -3,7 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "train": ["accelerate>=1.10", "datasets>=5.0", "tensorboard>=2.15"],
+    "train": ["datasets>=5.0", "tensorboard>=2.15"],
     "preprocess": ["pydicom>=3.0", "SimpleITK>=2.3", "scikit-learn>=1.4", "dask[distributed]>=2024.1"],
     "app": ["gradio>=5.0"],
     "dicom": ["pydicom>=3.0", "highdicom>=0.23"],
@@ -27,6 +27,7 @@ setup(
         "timm>=1.0.15",
         "diffusers>=0.42",
         "transformers>=5.20",
+        "accelerate>=1.10",
         "huggingface_hub>=2.0",
         "safetensors>=0.4",
         "numpy>=1.26",
