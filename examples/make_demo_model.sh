@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The embedded demo checkpoint, from label maps to model folder: synthetic subjects only. About three hours on two cores.
+# The embedded demo checkpoint, from label maps to model folder: synthetic subjects only. Some two hours on two cores.
 #
 #     examples/make_demo_model.sh ANATOMIES OUT
 #

@@ -62,6 +62,13 @@ def test_a_cohort_is_continued_where_it_stopped_and_never_mixed_with_another(coh
         list(BrainPhantom(seed=6).write(root, 1))
 
 
+def test_an_interrupt_between_list_and_folder_is_made_good_by_repeating(cohort):
+    root, folder = cohort
+    hidden = folder.rename(folder.with_name("moved"))  # listed in subjects.csv, not there
+    assert list(BrainPhantom(seed=5).write(root, 1)) == [folder]
+    assert np.array_equal(read(folder, "seg").dataobj, nibabel.load(hidden / f"{folder.name}_seg.nii.gz").dataobj)
+
+
 def test_the_built_in_anatomy_has_the_volume_of_a_brain():
     tissue = load_anatomy().tissue
     assert 1300 < (tissue > 0).sum() / 1000 < 2200  # ml; the ICBM152 template is larger than most brains

@@ -89,6 +89,11 @@ def list_anatomies(folder: str | Path | None = None) -> list[Path | None]:
     return paths
 
 
+def anatomy_name(path: Path | None) -> str:
+    """What an anatomy is called, without reading it."""
+    return "icbm152" if path is None else path.name.removesuffix(".gz").removesuffix(".nii")
+
+
 @lru_cache(maxsize=16)
 def load_anatomy(path: Path | None = None) -> Anatomy:
     """Read one label map, or the built-in anatomy where `path` is None."""
@@ -101,11 +106,10 @@ def load_anatomy(path: Path | None = None) -> Anatomy:
     tissue = lookup[labels]
     if not np.isin(tissue, (Tissue.WHITE_MATTER, Tissue.CORTEX)).any():
         raise InputError(f"{path} holds no cerebral white matter or cortex labels (2, 41, 3, 42); is it a label map?")
-    name = Path(path).name.removesuffix(".gz").removesuffix(".nii")
     origin, pose = _align(labels, path)
     brain = ndimage.find_objects((tissue > 0) & ~np.isin(tissue, _SOFT_BOUNDARY), max_label=1)[0]
     box = tuple(slice(max(part.start - 12, 0), part.stop + 12) for part in brain)
-    return Anatomy(name, _strip(tissue[box]), origin - [part.start for part in box], pose)
+    return Anatomy(anatomy_name(path), _strip(tissue[box]), origin - [part.start for part in box], pose)
 
 
 def _to_lps(image) -> np.ndarray:
@@ -153,4 +157,4 @@ def _icbm152() -> Anatomy:
     tissue[grey + white > 0.45] = Tissue.CORTEX
     tissue[white > np.maximum(grey, 0.4)] = Tissue.WHITE_MATTER
     origin = np.array([tissue.shape[0] - 1 - 98, tissue.shape[1] - 1 - 134, 72])  # of its affine, axes turned to LPS
-    return Anatomy("icbm152", tissue, origin, np.eye(3))
+    return Anatomy(anatomy_name(None), tissue, origin, np.eye(3))

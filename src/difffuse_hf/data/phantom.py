@@ -17,13 +17,13 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import InputError
-from .anatomy import Anatomy, Tissue, list_anatomies, load_anatomy
+from .anatomy import Anatomy, Tissue, anatomy_name, list_anatomies, load_anatomy
 from .fields import smooth_field
 from .glioma import grow_glioma, paint_glioma, plan_glioma
 
 BRATS_SHAPE = (240, 240, 155)
 BRATS_AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239.0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])  # as in BraTS 2021
-BRATS_ORIGIN = (119.0, 102.0, 66.0)  # voxel of the MNI origin there, measured on real cases
+BRATS_ORIGIN = (119.0, 102.0, 66.0)  # voxel of the MNI origin, judged by the extent of real brains
 BRATS_MODALITIES = ("flair", "t1", "t1ce", "t2")
 SYNTHETIC = b"SYNTHETIC: difffuse_hf BrainPhantom"  # `descrip` of every header
 
@@ -115,8 +115,7 @@ class BrainPhantom:
         rows = _read_rows(root / "subjects.csv")
         for index in range(start, start + count):
             name = f"BraTS2021_{index:05d}"
-            source = self.anatomies[index % len(self.anatomies)]
-            group = Path(source).name.split(".")[0] if source else "icbm152"
+            group = anatomy_name(self.anatomies[index % len(self.anatomies)])
             if (root / name).exists():
                 row = rows.get(name)
                 if row is None or (row["seed"], row["group"]) != (str(self.seed), group):
@@ -125,14 +124,14 @@ class BrainPhantom:
                     )
             else:
                 subject = self.subject(index)
-                _write_brats(subject, root / name)
                 rows[name] = {
                     "subject": name,
                     "group": subject.group,
                     "seed": str(self.seed),
                     "lesion_ml": f"{subject.lesion_ml:.3f}",
                 }
-                _write_rows(root / "subjects.csv", rows)
+                _write_rows(root / "subjects.csv", rows)  # before the folder: an interrupt between the two redraws it
+                _write_brats(subject, root / name)
             yield root / name
 
 
