@@ -16,7 +16,7 @@ import pytest
 from tiny_scans import AFFINE, everything_in, tiny_pipeline, tiny_volumes, write_case
 
 from difffuse_hf import cli, demo
-from difffuse_hf.data.phantom import SYNTHETIC
+from difffuse_hf.data.phantoms.common import SYNTHETIC
 
 FAST = ["--samples", "1", "--device", "cpu"]
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from .data.phantom import SYNTHETIC
+from .data.phantoms.common import SYNTHETIC
 from .errors import InputError
 from .evaluation.report import write_report
 from .hub import check_model_folder

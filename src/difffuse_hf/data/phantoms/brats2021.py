@@ -1,0 +1,93 @@
+"""Synthetic glioma in the folders of BraTS 2021: skull-stripped FLAIR, T1, T1ce and T2 on one grid, and `_seg`."""
+
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from ..anatomy import Tissue, load_anatomy
+from ..fields import smooth_field
+from ..glioma import grow_glioma, paint_glioma, plan_glioma
+from .common import PhantomSubject, atomic_folder, child_rng, deform, draw_tissue, save_nifti, thick_slices
+
+SHAPE = (240, 240, 155)
+AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239.0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])  # as in BraTS 2021
+ORIGIN = (119.0, 102.0, 66.0)  # voxel of the MNI origin, judged by the extent of real brains
+BRAIN_BOX = (slice(34, 204), slice(18, 224), slice(0, 152))
+
+# Brightness against normal white matter (= 1), in the order of `Tissue` from WHITE_MATTER on. Our choice: typical
+# contrasts at 1.5-3 T, set beside real scans; every subject draws its own contrast and jitter around them.
+CONTRAST = {
+    "flair": (1.0, 1.22, 1.2, 1.12, 1.22, 1.16, 0.95, 1.28, 1.06, 0.16, 0.30, 0.9, 0.55),
+    "t1": (1.0, 0.72, 0.70, 0.86, 0.75, 0.80, 0.92, 0.72, 0.92, 0.28, 0.36, 0.55, 0.55),
+    "t1ce": (1.0, 0.78, 0.76, 0.88, 0.80, 0.84, 0.94, 0.78, 0.93, 0.32, 0.45, 1.4, 1.9),
+    "t2": (1.0, 1.38, 1.35, 1.15, 1.25, 1.12, 0.88, 1.35, 1.08, 3.0, 2.6, 1.9, 0.6),
+}
+
+
+def location(seed: int, index: int) -> str:
+    return f"BraTS2021_{index:05d}"
+
+
+def draw(seed: int, index: int, anatomy_path: Path | None, lesion: bool = True) -> PhantomSubject:
+    """One subject; its tumour pushes tissue aside, and `lesion=False` keeps that push."""
+    rng = np.random.default_rng([seed, index])
+    anatomy = load_anatomy(anatomy_path)
+    deformation = deform(rng, anatomy, ORIGIN, BRAIN_BOX)
+    coarse = deformation.read()[::2, ::2, ::2]
+    deep = ndimage.distance_transform_edt(coarse > 0) > 2.5
+    start = np.argwhere((coarse == Tissue.WHITE_MATTER) & deep) * 2 + [s.start for s in BRAIN_BOX]
+    origin = deformation.origin
+    plan = plan_glioma(rng, start[start[:, 2] > origin[2] - 20], midline=origin[0])
+    tissue = deformation.read(plan.displacement(deformation.grid))
+
+    segmentation = grow_glioma(child_rng(rng), plan, tissue, deformation.grid)
+    scanner = child_rng(rng)  # one stream a purpose, so that leaving the lesion out changes nothing else
+    painter = child_rng(rng)
+    bias_shape = smooth_field(child_rng(rng), tissue.shape, 60)
+    volumes = {}
+    for modality, brightness in CONTRAST.items():
+        healthy, white_matter = draw_tissue(scanner, tissue, brightness, halo=modality in ("flair", "t2"))
+        image = paint_glioma(painter, plan, segmentation, healthy, modality, white_matter) if lesion else healthy
+        volumes[modality] = _place(_acquire(scanner, image, healthy, segmentation, tissue, bias_shape))
+    return PhantomSubject(
+        name=location(seed, index),
+        group=anatomy.name,
+        seed=seed,
+        volumes=volumes,
+        segmentation=_place(segmentation if lesion else np.zeros_like(segmentation)),
+        affine=AFFINE,
+    )
+
+
+def write(subject: PhantomSubject, folder: Path):
+    with atomic_folder(folder) as complete:
+        for suffix, data in (*subject.volumes.items(), ("seg", subject.segmentation)):
+            save_nifti(data, subject.affine, complete / f"{subject.name}_{suffix}.nii.gz")
+
+
+def row(subject: PhantomSubject) -> dict[str, str]:
+    return {}
+
+
+def _acquire(rng, image, healthy, segmentation, tissue, bias_shape) -> np.ndarray:
+    """Thick slices, bias field, Rician noise, scanner gain; int16, zero outside the brain.
+
+    Slices are made thick with the lesion inside the segmentation and without it outside, so that the mask stays exact.
+    """
+    if rng.random() < 0.5:
+        thickness = int(rng.integers(2, 6))
+        image = np.where(segmentation > 0, thick_slices(image, thickness), thick_slices(healthy, thickness))
+    bias = np.exp(rng.uniform(0.02, 0.12) * bias_shape + 0.04 * smooth_field(rng, image.shape, 75))
+    image = image * bias
+    sigma = rng.uniform(0.5, 2.5)
+    noise = rng.standard_normal((2, *image.shape), dtype=np.float32) * sigma
+    image = np.sqrt((image + noise[0]) ** 2 + noise[1] ** 2)
+    gain = np.exp(rng.uniform(np.log(1.5), np.log(12)))
+    return np.where(tissue > 0, np.maximum(np.rint(image * gain), 1), 0).astype(np.int16)
+
+
+def _place(values: np.ndarray) -> np.ndarray:
+    volume = np.zeros(SHAPE, values.dtype)
+    volume[BRAIN_BOX] = values
+    return volume
