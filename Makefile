@@ -30,7 +30,7 @@ $(VENV)/installed: setup.py constraints.txt
 	touch "$@"
 
 $(VENV)/installed-dev: $(VENV)/installed
-	"$(BIN)/python" -m pip install $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e ".[train,dev]"
+	"$(BIN)/python" -m pip install $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e ".[train,preprocess,dev]"
 	touch "$@"
 
 clean:

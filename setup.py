@@ -4,7 +4,16 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "train": ["datasets>=5.0", "tensorboard>=2.15"],
-    "preprocess": ["pydicom>=3.0", "SimpleITK>=2.3", "scikit-learn>=1.4", "dask[distributed]>=2024.1"],
+    "preprocess": [
+        "pydicom>=3.0",
+        "SimpleITK>=2.3",
+        "scikit-learn>=1.4",
+        "dask[distributed]>=2024.1",
+        "pandas>=2.0",
+        "pyarrow>=14",
+        "pillow>=10.1",
+        "filelock>=3.10",
+    ],
     "app": ["gradio>=5.0"],
     "dicom": ["pydicom>=3.0", "highdicom>=0.23"],
     "dev": ["pytest>=8.0", "ruff>=0.6"],

@@ -12,8 +12,12 @@ make_torchvision_importable()
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "data.phantom": ["BrainPhantom"],
+    "preprocessing.ct": ["preprocess_ct"],
+    "data.ist3": ["IST3"],
     "data.brats2021": ["BraTS2021"],
+    "data.wmh": ["WMH"],
+    "data.mosmed": ["MosMed"],
+    "data.phantom": ["BrainPhantom"],
     "models.processing_difffuse": ["DifFuseProcessor"],
     "models.configuration_slice_classifier": ["SliceClassifierConfig"],
     "models.modeling_slice_classifier": ["SliceClassifier"],

@@ -40,6 +40,14 @@ class Dtype(str, Enum):
 
 class Layout(str, Enum):
     brats2021 = "brats2021"
+    wmh = "wmh"
+    ist3 = "ist3"
+    mosmed = "mosmed"
+
+
+class RegistrationQuality(str, Enum):
+    scan = "scan"
+    mixture = "mixture"
 
 
 Device = Annotated[
@@ -97,6 +105,69 @@ def phantom(
     for _ in track(cohort.write(out, subjects), "Drawing subjects", total=subjects, console=console):
         pass
     console.print(f"{subjects} synthetic subjects in {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: difffuse preprocess /data/dicom data/ct --workers 8")
+def preprocess(
+    dicom_dir: Annotated[Path, typer.Argument(metavar="DICOM_DIR", help="Searched with all the folders in it.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for scans, manifest, tables and pictures.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Scheduler of a running Dask cluster, such as tcp://node1:8786; --workers is then ignored.",
+        ),
+    ] = None,
+    merge_split: Annotated[
+        bool, typer.Option("--merge-split", help="Join base and vault that were scanned apart; left out otherwise.")
+    ] = False,
+    template: Annotated[
+        Path | None,
+        typer.Option(help="Skull-stripped NIfTI template, up to 72 years.", show_default="the built-in ICBM152"),
+    ] = None,
+    template_old: Annotated[
+        Path | None, typer.Option(help="The same for older patients.", show_default="as for the younger")
+    ] = None,
+    pixel_mm: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Resample to this pixel size.", show_default="pad or shrink to 500 x 400 pixels"),
+    ] = None,
+    registration_qc: Annotated[
+        RegistrationQuality,
+        typer.Option(help="scan: each fit by itself. mixture: clusters of the whole cohort as well."),
+    ] = RegistrationQuality.scan,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Only the decisions that headers allow; no scans.")
+    ] = False,
+    linkage: Annotated[
+        bool, typer.Option("--linkage", help="Write private/linkage.csv, which leads back to the patients.")
+    ] = False,
+):
+    """Turn head CT in DICOM into model-ready scans, and say why a scan was left out.
+
+    Running the same command again continues where it was stopped.
+    """
+    try:
+        from .preprocessing.ct import preprocess_ct
+        from .preprocessing.steps import CTPreprocessConfig
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is missing; install it with `pip install 'difffuse_hf[preprocess]'`."
+        ) from error
+
+    config = CTPreprocessConfig(
+        merge_split=merge_split,
+        template=None if template is None else str(template.resolve()),
+        template_old=None if template_old is None else str(template_old.resolve()),
+        pixel_mm=pixel_mm,
+        registration_qc=registration_qc.value,
+        headers_only=headers_only,
+    )
+    manifest = preprocess_ct(dicom_dir, out, config, workers, dask, linkage)
+    from .preprocessing.manifest import print_summary
+
+    print_summary(manifest, out, Console())
 
 
 @app.command(epilog="Example: difffuse detect data/BraTS2021_00001 --model demo --output results")

@@ -1,0 +1,221 @@
+"""From a hospital's disk to a folder of model-ready head CT scans, with a reason for every one left out (Ch. 3).
+
+Nothing is deleted or overwritten, and a run can be interrupted and continued. The eight steps are in `steps.py`.
+"""
+
+import csv
+import json
+import os
+from dataclasses import asdict
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import pandas
+from filelock import FileLock, Timeout
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ..errors import InputError
+from .dicom import Series, find_files, group_series, merge_split, read_headers
+from .exclusion import Exclusion
+from .identity import load_salt, pseudonym
+from .manifest import make_manifest, write_tables
+from .parallel import WorkerDied, Workers
+from .pictures import contact_sheet, save_picture
+from .positioning import RegistrationQC
+from .records import Records
+from .registration import load_template
+from .steps import CTPreprocessConfig, identity_row, process_series, rejection
+
+_FILES_PER_TASK = 400  # of the header scan
+
+
+def preprocess_ct(
+    dicom_dir: str | Path,
+    output: str | Path,
+    config: CTPreprocessConfig | None = None,
+    workers: int = 1,
+    dask_address: str | None = None,
+    linkage: bool = False,
+    progress: bool = True,
+) -> pandas.DataFrame:
+    """Turn every head CT below a folder into a model-ready scan, and say why the others were left out (Ch. 3).
+
+    `output` then holds `scans/` (NIfTI, intensities in [0, 1]), `manifest.parquet` and `.csv` (one row per series),
+    `exclusions.md` and `.csv` (Table 3.1), `kept.png`, `rejected.png` and `thumbnails/`, all without patient data.
+    Run again, it continues where it was stopped and adds series that are new; those that failed unexpectedly are
+    tried again.
+
+    Args:
+        dicom_dir: searched with all its folders; file names do not matter.
+        output: folder of the results, outside `dicom_dir`.
+        config: defaults to the thesis's values.
+        workers: processes on this machine.
+        dask_address: of a running Dask scheduler, instead; it reads and writes the same paths.
+        linkage: also write `private/linkage.csv`, which leads from a scan back to the patient.
+        progress: show progress bars.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: there are no DICOM files, or `output` belongs to another configuration or to a run in progress.
+        OSError: the disk is full, or a folder cannot be written; what was finished is kept.
+    """
+    config, dicom_dir, output = config or CTPreprocessConfig(), Path(dicom_dir).resolve(), Path(output).resolve()
+    if not dicom_dir.is_dir():
+        raise InputError(f"{dicom_dir} is not a folder; give the one that holds the DICOM files.")
+    if output == dicom_dir or dicom_dir in output.parents:
+        raise InputError(f"{output} lies inside the folder of the DICOM files; choose one outside of {dicom_dir}.")
+    for path in (config.template, config.template_old):
+        load_template(path)
+    for folder in ("scans", "thumbnails", "private"):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(output / ".lock", timeout=0), Workers(workers, dask_address) as pool:
+            return _run(dicom_dir, output, config, pool, linkage, progress)
+    except Timeout:
+        raise InputError(f"Another run is writing to {output}; wait for it, or choose another folder.") from None
+
+
+def _run(dicom_dir, output, config, pool, linkage, progress) -> pandas.DataFrame:
+    _check_same_config(output / "config.json", config)
+    salt = load_salt(output / "private")
+    headers, unreadable = _scan_headers(dicom_dir, pool, progress)
+    all_series = group_series(headers)
+    if config.merge_split:
+        all_series = merge_split(all_series)
+    by_id = {pseudonym(series.key, salt): series for series in all_series}
+    study_day = _study_days(all_series)
+
+    records = Records(output / "records.jsonl")
+    latest = {row["scan_id"]: row for row in records.rows}
+    tasks = [(series, scan_id) for scan_id, series in by_id.items() if _is_open(latest.get(scan_id), series)]
+    work = partial(_process_task, config=config, salt=salt, output=output)
+    with _bar(progress) as bar:
+        line = bar.add_task("Scans", total=len(by_id), completed=len(by_id) - len(tasks))
+        for (series, scan_id), row in pool.map(work, tasks):
+            if isinstance(row, WorkerDied):
+                detail = "the processes that tried it died; their memory may be too small"
+                row = identity_row(series, scan_id, salt) | rejection(Exclusion.FAILED, detail)
+            row["study_day"] = study_day.get(series.study_uid)
+            records.append(row)
+            latest[scan_id] = row
+            bar.advance(line)
+
+    manifest = _judge_cohort(make_manifest(list(latest.values())), config)
+    write_tables(manifest, output)
+    for decision, title in (("keep", "kept"), ("reject", "rejected")):
+        rows = manifest[(manifest["decision"] == decision) & (manifest["merged_into"] == "")]
+        save_picture(contact_sheet(rows, output / "thumbnails", f"Series {title}"), output / f"{title}.png")
+    _write_csv(output / "private" / "unreadable.csv", ["path", "why"], unreadable)
+    if linkage:
+        _write_linkage(output / "private" / "linkage.csv", by_id)
+    return manifest
+
+
+def _process_task(task, **settings):
+    return process_series(*task, **settings)
+
+
+def _is_open(row: dict | None, series: Series) -> bool:
+    """Not done yet, failed unexpectedly, or grown since."""
+    return row is None or row["reason"] == Exclusion.FAILED.value or row["num_files"] != len(series.slices)
+
+
+def _scan_headers(dicom_dir: Path, pool: Workers, progress: bool):
+    files = find_files(dicom_dir)
+    chunks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
+    headers, unreadable = [], []
+    with _bar(progress) as bar:
+        line = bar.add_task("Reading headers", total=len(files))
+        for chunk, (found, failed) in pool.map(read_headers, chunks):
+            headers += found
+            unreadable += failed
+            bar.advance(line, len(chunk))
+    if not headers:
+        raise InputError(f"{dicom_dir} holds no readable DICOM image ({len(files)} files were looked at).")
+    return sorted(headers, key=lambda header: header.path), unreadable
+
+
+def _study_days(all_series: list[Series]) -> dict[str, int]:
+    """Days between a patient's first study on the disk and each study; dates themselves stay behind."""
+    dates, patient_of = {}, {}
+    for series in all_series:
+        try:
+            dates[series.study_uid] = date.fromisoformat(series.slices[0].study_date)
+        except ValueError:  # blank, or not a date
+            continue
+        patient_of[series.study_uid] = series.patient_id
+    first = {}
+    for study, patient in patient_of.items():
+        first[patient] = min(dates[study], first.get(patient, dates[study]))
+    return {study: (dates[study] - first[patient]).days for study, patient in patient_of.items()}
+
+
+def _judge_cohort(manifest: pandas.DataFrame, config: CTPreprocessConfig) -> pandas.DataFrame:
+    """The thesis's cohort test of positions: clusters of the registration matrices, where there are enough of them."""
+    columns = [f"matrix_{i}{j}" for i in range(3) for j in range(3)]
+    if not set(columns) <= set(manifest.columns):
+        return manifest
+    fitted = manifest[columns].notna().all(axis=1) & (manifest["merged_into"] == "")
+    matrices = manifest.loc[fitted, columns].to_numpy(float).reshape(-1, 3, 3)
+    quality = RegistrationQC.fit(matrices, failed=(manifest.loc[fitted, "decision"] == "reject").to_numpy())
+    if quality is None:  # too few scans
+        return manifest
+    manifest.loc[fitted, "mixture_cluster"] = quality.labels
+    manifest.loc[fitted, "mixture_rejects"] = quality.rejected
+    if config.registration_qc == "mixture":
+        newly = fitted & (manifest["mixture_rejects"] == True) & (manifest["decision"] == "keep")  # noqa: E712
+        newly |= manifest["merged_into"].isin(manifest.loc[newly, "scan_id"])
+        manifest.loc[newly, ["decision", "reason"]] = ["reject", Exclusion.ILL_POSITIONED.value]
+        manifest.loc[newly, "detail"] = "in a cluster of ill-positioned scans"
+    return manifest
+
+
+def _check_same_config(path: Path, config: CTPreprocessConfig):
+    wanted = json.loads(json.dumps(asdict(config)))
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise InputError(
+                    f"{path.parent} was made with {name} = {found.get(name)}, not {value}; choose another folder."
+                )
+        return
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _write_linkage(path: Path, by_id: dict[str, Series]):
+    columns = ["scan_id", "patient_id", "study_uid", "series_uid", "study_date", "folder"]
+    rows = []
+    for scan_id, series in by_id.items():
+        first = series.slices[0]
+        for uid in series.series_uids:
+            rows.append(
+                (scan_id, series.patient_id, series.study_uid, uid, first.study_date, str(Path(first.path).parent))
+            )
+    _write_csv(path, columns, rows)
+
+
+def _write_csv(path: Path, columns: list[str], rows: list[tuple]):
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    temporary.chmod(0o600)
+    temporary.replace(path)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task):
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+
+def _bar(progress: bool) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+    return Progress(*columns, disable=not progress)

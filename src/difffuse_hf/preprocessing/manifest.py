@@ -1,0 +1,83 @@
+"""The tables of a run: one row per series with its decision, and the count of exclusions (thesis Table 3.1)."""
+
+import os
+from pathlib import Path
+
+import pandas
+from rich.console import Console
+from rich.table import Table
+
+from .exclusion import Exclusion
+
+_FIRST = "scan_id patient study series decision reason detail header_decision header_reason merged_into file".split()
+
+
+def make_manifest(records: list[dict]) -> pandas.DataFrame:
+    """One row per series. Series that were joined into one scan share its measures and name it in `merged_into`."""
+    rows = []
+    for record in records:
+        scan, *others = record["series"]
+        rows.append({**record, "series": scan, "merged_into": ""})
+        rows += [{**record, "series": other, "merged_into": record["scan_id"], "file": ""} for other in others]
+    columns = _FIRST + sorted({name for row in rows for name in row} - set(_FIRST))
+    table = pandas.DataFrame(rows, columns=columns)
+    return table.sort_values(["patient", "study", "scan_id", "merged_into"], ignore_index=True)
+
+
+def exclusion_table(manifest: pandas.DataFrame) -> pandas.DataFrame:
+    """Series rejected for each reason, in the order of the tests, and how many remained after it (Table 3.1)."""
+    rejected = manifest[manifest["decision"] == "reject"]
+    rows = [{"reason": "", "description": "series found", "series": len(manifest), "remaining": len(manifest)}]
+    for reason in Exclusion:
+        count = int((rejected["reason"] == reason.value).sum())
+        if count:
+            remaining = rows[-1]["remaining"] - count
+            rows.append(
+                {"reason": reason.value, "description": reason.description, "series": count, "remaining": remaining}
+            )
+    kept = rows[-1]["remaining"]
+    rows.append({"reason": "", "description": "series kept", "series": kept, "remaining": kept})
+    return pandas.DataFrame(rows)
+
+
+def write_tables(manifest: pandas.DataFrame, output: Path):
+    """`manifest.parquet` and `.csv`, `exclusions.csv` and `.md`; each appears complete or not at all."""
+    exclusions = exclusion_table(manifest)
+    _replace(output / "manifest.parquet", lambda path: manifest.to_parquet(path, index=False))
+    _replace(output / "manifest.csv", lambda path: manifest.to_csv(path, index=False))
+    _replace(output / "exclusions.csv", lambda path: exclusions.to_csv(path, index=False))
+    _replace(output / "exclusions.md", lambda path: path.write_text(_markdown(exclusions), encoding="utf-8"))
+
+
+def print_summary(manifest: pandas.DataFrame, output: Path, console: Console):
+    """The exclusion table on the screen, and where the rest lies."""
+    table = Table("reason", "", box=None)
+    for name in ("series", "remaining"):
+        table.add_column(name, justify="right")
+    for row in exclusion_table(manifest).itertuples():
+        table.add_row(row.reason, row.description, str(row.series), str(row.remaining))
+    console.print(table)
+    scans = int((manifest["file"] != "").sum())
+    console.print(
+        f"{scans} scans in {output / 'scans'}; every decision is in {output / 'manifest.csv'}, "
+        f"pictures in {output / 'kept.png'} and {output / 'rejected.png'}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _markdown(exclusions: pandas.DataFrame) -> str:
+    lines = ["| reason | | series | remaining |", "|---|---|---:|---:|"]
+    for row in exclusions.itertuples():
+        lines.append(f"| {row.reason} | {row.description} | {row.series} | {row.remaining} |")
+    return "\n".join(lines) + "\n"
+
+
+def _replace(path: Path, write):
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""One task per series, on this machine or on a Dask cluster, through one loop.
+
+A worker that dies takes down the attempt at one series: Dask starts it again elsewhere and gives up on a series whose
+attempts have killed several workers.
+"""
+
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from ..errors import InputError
+
+_PER_WORKER = 8  # tasks in flight for each worker: enough to keep it busy, few enough to hold in memory
+
+
+class Workers(AbstractContextManager):
+    """Where tasks run: in this process (one worker), in processes of this machine, or on a running Dask cluster.
+
+    Args:
+        workers (`int`): processes on this machine; with 1, everything runs in the calling process.
+        dask_address (`str`, *optional*): of a scheduler, such as `tcp://node1:8786`. Its workers need this package
+            and the same paths to the files; `workers` is then ignored.
+    """
+
+    def __init__(self, workers: int = 1, dask_address: str | None = None):
+        if workers < 1:
+            raise ValueError(f"`workers` is at least 1, got {workers}.")
+        self.workers, self.dask_address = workers, dask_address
+        self._stack, self._client = ExitStack(), None
+
+    def __enter__(self):
+        if self.dask_address or self.workers > 1:
+            from dask.distributed import Client, LocalCluster
+
+            if self.dask_address:
+                try:
+                    self._client = self._stack.enter_context(Client(self.dask_address, timeout="5s"))
+                except (OSError, ValueError) as error:  # a refused connection, an unknown host, a malformed address
+                    raise InputError(f"No Dask scheduler answers at {self.dask_address} ({error}).") from error
+            else:
+                with _deaf_to_interrupts():
+                    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+                    cluster = self._stack.enter_context(LocalCluster(n_workers=self.workers, **options))
+                self._client = self._stack.enter_context(Client(cluster))
+        return self
+
+    def __exit__(self, *details):
+        return self._stack.__exit__(*details)
+
+    def map(self, function: Callable, tasks: Iterable) -> Iterator[tuple]:
+        """`(task, result)` in the order of completion; `result` is a `WorkerDied` where the task killed its workers.
+
+        Other exceptions are raised here, after which the rest of the tasks is given up.
+        """
+        if self._client is None:
+            yield from ((task, function(task)) for task in tasks)
+            return
+        from dask.distributed import as_completed
+        from distributed.scheduler import KilledWorker
+
+        tasks, waiting, running = iter(tasks), as_completed(), {}
+
+        def submit(count):
+            for task in itertools.islice(tasks, count):
+                future = self._client.submit(function, task, pure=False)
+                running[future.key] = task
+                waiting.add(future)
+
+        submit(_PER_WORKER * max(len(self._client.nthreads()), self.workers))
+        for future in waiting:
+            task = running.pop(future.key)
+            submit(1)
+            if future.status == "error":
+                error = future.exception()
+                if not isinstance(error, KilledWorker):
+                    raise error
+                yield task, WorkerDied()
+            else:
+                yield task, future.result()
+
+
+@contextmanager
+def _deaf_to_interrupts():
+    """Processes started in here leave Ctrl-C to this one, which stops them in good order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class WorkerDied(Exception):
+    """The processes that tried this task died, of too little memory or a crash in a library."""

@@ -1,0 +1,61 @@
+"""Pictures for checking a run by eye: a thumbnail per scan, and contact sheets of the kept and the rejected."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas
+from PIL import Image, ImageDraw, ImageFont
+
+TILE = (150, 180)  # pixels, width and height, of one thumbnail
+THUMBNAIL_HU = (-20, 100)  # a soft-tissue window in which bone is white and air black; our choice
+SHEET_TILES = 120  # at most so many scans on a sheet, spread evenly over the cohort
+COLUMNS = 10
+LABEL = 16  # pixels, height of the text under a tile
+
+
+def thumbnail(slices: np.ndarray, low: float, high: float, pixel_aspect: float = 1.0) -> Image.Image:
+    """Three slices (3, H, W) side by side, windowed from `low` to `high`; `pixel_aspect` is height over width."""
+    grey = np.clip((slices.astype(np.float32) - low) / (high - low), 0, 1)
+    tiles = [Image.fromarray((255 * one).astype(np.uint8)) for one in grey]
+    width, height = TILE
+    strip = Image.new("L", (width * len(tiles), height))
+    for i, tile in enumerate(tiles):
+        scale = min(width / tile.width, height / (tile.height * pixel_aspect))
+        size = max(1, round(tile.width * scale)), max(1, round(tile.height * pixel_aspect * scale))
+        strip.paste(tile.resize(size), (i * width + (width - size[0]) // 2, (height - size[1]) // 2))
+    return strip
+
+
+def save_picture(image: Image.Image, path: Path):
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        image.save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def contact_sheet(rows: pandas.DataFrame, folder: Path, title: str) -> Image.Image:
+    """One tile for each row, with its scan and reason; a grey tile where no picture may be made."""
+    shown = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SHEET_TILES)).round().astype(int))]
+    columns = min(COLUMNS, max(len(shown), 4))
+    width, height = TILE[0], TILE[1] + 2 * LABEL
+    lines = max(1, -(-len(shown) // columns))
+    sheet = Image.new("L", (columns * width, lines * height + 2 * LABEL), 255)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    subset = "" if len(shown) == len(rows) else f" ({len(shown)} of them, spread evenly)"
+    draw.text((4, 8), f"{title}: {len(rows)}{subset}", fill=0, font=ImageFont.load_default(size=15))
+    for number, row in enumerate(shown.itertuples()):
+        x, y = number % columns * width, number // columns * height + 2 * LABEL
+        path = folder / f"{row.scan_id}.png"
+        if path.exists():
+            with Image.open(path) as strip:
+                sheet.paste(strip.crop((TILE[0], 0, 2 * TILE[0], TILE[1])), (x, y))  # the middle one of three
+        else:
+            draw.rectangle((x, y, x + width - 2, y + TILE[1]), fill=128)
+            draw.text((x + 30, y + TILE[1] // 2), "no picture", fill=255, font=font)
+        draw.text((x + 3, y + TILE[1]), row.reason or row.scan_id, fill=0, font=font)
+        if row.reason:
+            draw.text((x + 3, y + TILE[1] + LABEL - 3), row.scan_id, fill=90, font=font)
+    return sheet

@@ -1,0 +1,224 @@
+"""The eight steps of the thesis (Sec. 3.4.4) that turn the DICOM files of one series into a model-ready scan.
+
+    headers: 1 axial majority · 3 localisers · 4 bone kernels · 5 split base and vault
+    pixels:  2 one volume · 6 register the template · 7 registration QC · 8 crop, sample, window, pad or resize
+
+What the header can decide is decided before any pixel is read. A rejected series is a row of the manifest, with its
+reason and everything that was measured.
+"""
+
+import time
+import traceback
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from .assemble import CTVolume, UnreadableSeries, assemble, decode_slice
+from .dicom import Series
+from .exclusion import Exclusion
+from .hounsfield import check_hounsfield
+from .identity import pseudonym
+from .kernel import kernel_from_header, kernel_from_image
+from .pictures import THUMBNAIL_HU, save_picture, thumbnail
+from .positioning import check_registration
+from .registration import choose_template, load_template, midline_columns, register
+from .rules import header_exclusion
+from .volume import crop_to_head, pad_or_resize, sample_slices, window_hounsfield
+
+INTENSITY_STEP = 1e-4  # of the stored scans: 0.01 HU in a window of 100 HU
+OLDEST_TOLD = 90  # years; higher ages identify people and are given as this one
+
+
+@dataclass(frozen=True)
+class CTPreprocessConfig:
+    """How scans are made; saved in the output folder, which takes one configuration only.
+
+    Args:
+        image_size (`tuple[int, int]`): height and width of a slice.
+        num_slices (`int`): sampled evenly from the scan.
+        window_hu (`tuple[float, float]`): mapped to [0, 1].
+        pixel_mm (`float`, *optional*): resample to this pixel size. The thesis pads or shrinks in pixels, so that the
+            scale differs between scans; the manifest says it for each (`pixel_mm`).
+        template, template_old (`str`, *optional*): NIfTI files of a skull-stripped head in MNI space, for patients up
+            to and above `age_border` years; one alone serves everybody. Default: the ICBM152 template.
+        merge_split (`bool`): join base and vault that were scanned apart, instead of leaving them out.
+        registration_qc (`str`): "scan" judges every fit by itself; "mixture" also rejects the scans of clusters that
+            the Gaussian mixture finds ill-positioned (cohorts of at least 100).
+        headers_only (`bool`): take the decisions that headers allow, read no pixels, make no scans.
+    """
+
+    image_size: tuple[int, int] = (500, 400)  # Sec. 3.4.4, step 8
+    num_slices: int = 11  # Sec. 3.4.4, step 8
+    window_hu: tuple[float, float] = (0.0, 100.0)  # Sec. 3.4.4, step 8
+    pixel_mm: float | None = None
+    template: str | None = None
+    template_old: str | None = None
+    age_border: float = 72.0  # Sec. 3.4.4, step 6
+    merge_split: bool = False
+    registration_qc: str = "scan"
+    headers_only: bool = False
+
+    def __post_init__(self):
+        if len(self.image_size) != 2 or min(self.image_size) < 1 or self.num_slices < 1:
+            raise ValueError(f"`image_size` and `num_slices` are positive, got {self.image_size}, {self.num_slices}.")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"`window_hu` is (low, high), got {self.window_hu}.")
+        if self.registration_qc not in ("scan", "mixture"):
+            raise ValueError(f"`registration_qc` is 'scan' or 'mixture', got {self.registration_qc!r}.")
+
+
+def process_series(series: Series, scan_id: str, config: CTPreprocessConfig, salt: bytes, output: Path) -> dict:
+    """Steps 2 to 8 for one series: its row of the manifest, with the scan written if it is kept.
+
+    An unexpected error is a row with the reason "failed" and stays with its series; a full disk is raised.
+    """
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as many processes as cores, one thread each
+    start, cpu = time.perf_counter(), time.process_time()
+    row = identity_row(series, scan_id, salt)
+    try:
+        row |= _process(series, scan_id, config, output)
+    except UnreadableSeries as error:
+        row |= rejection(Exclusion.UNREADABLE, error.reason)
+    except OSError:  # of writing: decoding errors are not of this kind
+        raise
+    except Exception as error:  # one series must not end the run of ten thousand
+        with (output / "private" / "errors.log").open("a", encoding="utf-8") as log:
+            log.write(f"scan {scan_id}, {series.slices[0].path}\n{traceback.format_exc()}\n")
+        row |= rejection(Exclusion.FAILED, f"{type(error).__name__}, see private/errors.log")
+    row |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _process(series: Series, scan_id: str, config: CTPreprocessConfig, output: Path) -> dict:
+    exclusion, detail, row = header_exclusion(series, config.merge_split)  # steps 1, 3, 4, 5
+    row |= _decision(exclusion, "header_decision", "header_reason") | _decision(exclusion) | {"detail": detail}
+    if exclusion or config.headers_only:
+        if not config.headers_only:
+            _save_header_thumbnail(series, exclusion, output / "thumbnails" / f"{scan_id}.png")
+        return row
+
+    clock = _Clock(row)
+    volume = assemble(series)  # step 2
+    volume, exclusion, measures = check_hounsfield(volume)
+    row |= {**volume.measures, **measures}
+    clock.lap("read")
+    picture = partial(_save_thumbnail, volume, output / "thumbnails" / f"{scan_id}.png")
+    if exclusion:
+        picture()
+        return row | rejection(exclusion, exclusion.description)
+
+    verdict, measures = kernel_from_image(volume.hounsfield, volume.spacing_mm)
+    row |= {**measures, "kernel_image": verdict}
+    clock.lap("kernel")
+    if kernel_from_header(series) is None and verdict == "bone":
+        picture()
+        return row | rejection(Exclusion.BONE_KERNEL, "no kernel in the header; the image is as sharp as bone kernels")
+
+    path = choose_template(row.get("age_years"), config.template, config.template_old, config.age_border)
+    template = load_template(path)
+    registration = register(volume, template)  # step 6
+    exclusion, detail = check_registration(registration)  # step 7
+    row |= {"template": template.name, **registration.measures}
+    clock.lap("register")
+    if exclusion:
+        picture()
+        return row | rejection(exclusion, detail)
+
+    row |= _write_scan(volume, registration, config, output, scan_id)  # step 8
+    clock.lap("write")
+    return row
+
+
+def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, output: Path, scan_id: str) -> dict:
+    """Step 8: crop to the head, sample, window, pad or resize; the scan's NIfTI file and thumbnail."""
+    rows, columns = crop_to_head(volume.hounsfield, volume.spacing_mm)
+    indices = sample_slices(len(volume.hounsfield), config.num_slices)
+    images = window_hounsfield(volume.hounsfield[indices, rows, columns], *config.window_hu)
+    between, *pixel = volume.spacing_mm
+    images, scale, offset = pad_or_resize(images, config.image_size, pixel, config.pixel_mm)
+    pixel_mm = pixel[1] / scale
+    slice_mm = between * (len(volume.hounsfield) - 1) / max(config.num_slices - 1, 1)
+    plane = midline_columns(registration, volume, indices)
+    file = f"scans/{scan_id}.nii.gz"
+    image = nibabel.Nifti1Image(images.transpose(2, 1, 0), np.diag([-pixel_mm, -pixel_mm, slice_mm, 1]))
+    image.header.set_data_dtype(np.int16)
+    image.header.set_slope_inter(INTENSITY_STEP, 0)
+    image.header.set_xyzt_units("mm")
+    temporary = output / "scans" / f".{scan_id}.nii.gz"
+    try:
+        nibabel.save(image, temporary)
+        temporary.replace(output / file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    middle = np.linspace(0, config.num_slices - 1, 5).round().astype(int)[1:4]
+    save_picture(thumbnail(images[middle], 0, 1), output / "thumbnails" / f"{scan_id}.png")
+    return {
+        "file": file,
+        "pixel_mm": pixel_mm,
+        "slice_spacing_mm": slice_mm,
+        "source_slices": [int(index) for index in indices],
+        "midline_centre": (config.image_size[1] - 1) / 2,  # thesis: the centre of the crop
+        "midline_template": float(np.mean((plane - columns.start) * scale + offset[1])),
+    }
+
+
+class _Clock:
+    """Seconds between laps, written into a row as `seconds_<lap>`."""
+
+    def __init__(self, row):
+        self.row, self.last = row, time.perf_counter()
+
+    def lap(self, name):
+        now = time.perf_counter()
+        self.row[f"seconds_{name}"], self.last = now - self.last, now
+
+
+def identity_row(series: Series, scan_id: str, salt: bytes) -> dict:
+    age = series.slices[0].age_years
+    return {
+        "scan_id": scan_id,
+        "patient": pseudonym(series.patient_id, salt),
+        "study": pseudonym(series.study_uid, salt),
+        "series": [pseudonym(uid, salt) for uid in series.series_uids],
+        "age_years": None if age is None else min(int(age), OLDEST_TOLD),
+        "num_files": len(series.slices),
+        "file": "",
+        "dropped": "; ".join(f"{count} {why}" for why, count in series.dropped.items()),
+    }
+
+
+def _decision(exclusion, decision="decision", reason="reason") -> dict:
+    return {decision: "reject" if exclusion else "keep", reason: exclusion.value if exclusion else ""}
+
+
+def rejection(exclusion: Exclusion, detail: str) -> dict:
+    return {**_decision(exclusion), "detail": detail}
+
+
+def _save_thumbnail(volume: CTVolume, path: Path):
+    middle = np.linspace(0, len(volume.hounsfield) - 1, 5).round().astype(int)[1:4]
+    _, row_mm, column_mm = volume.spacing_mm
+    save_picture(thumbnail(volume.hounsfield[middle], *THUMBNAIL_HU, row_mm / column_mm), path)
+
+
+def _save_header_thumbnail(series: Series, exclusion: Exclusion, path: Path):
+    """A picture of a series that its header rejects; none where patient data may be burned into the pixels."""
+    if exclusion in (Exclusion.NOT_CT, Exclusion.UNREADABLE) or any(one.burned_in for one in series.slices):
+        return
+    middle = np.linspace(0, len(series.slices) - 1, 5).round().astype(int)[1:4]
+    try:
+        slices = np.stack([decode_slice(series.slices[i]) for i in middle])
+    except UnreadableSeries:
+        return
+    row_mm, column_mm = series.slices[0].pixel_spacing_mm or (1, 1)
+    save_picture(thumbnail(slices, *THUMBNAIL_HU, row_mm / column_mm), path)
+
+
+def _plain(value):
+    """NumPy scalars as Python's, not-a-number as None: what JSON can hold."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
