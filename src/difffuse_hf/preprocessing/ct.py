@@ -7,7 +7,7 @@ import csv
 import json
 import os
 from dataclasses import asdict
-from datetime import date
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def _study_days(all_series: list[Series]) -> dict[str, int]:
     dates, patient_of = {}, {}
     for series in all_series:
         try:
-            dates[series.study_uid] = date.fromisoformat(series.slices[0].study_date)
+            dates[series.study_uid] = datetime.strptime(series.slices[0].study_date, "%Y%m%d")
         except ValueError:  # blank, or not a date
             continue
         patient_of[series.study_uid] = series.patient_id
@@ -161,13 +161,13 @@ def _judge_cohort(manifest: pandas.DataFrame, config: CTPreprocessConfig) -> pan
         return manifest
     fitted = manifest[columns].notna().all(axis=1) & (manifest["merged_into"] == "")
     matrices = manifest.loc[fitted, columns].to_numpy(float).reshape(-1, 3, 3)
-    quality = RegistrationQC.fit(matrices, failed=(manifest.loc[fitted, "decision"] == "reject").to_numpy())
+    quality = RegistrationQC.fit(matrices, kept=(manifest.loc[fitted, "decision"] == "keep").to_numpy())
     if quality is None:  # too few scans
         return manifest
     manifest.loc[fitted, "mixture_cluster"] = quality.labels
-    manifest.loc[fitted, "mixture_rejects"] = quality.rejected
+    manifest.loc[fitted, "mixture_keeps"] = quality.well_positioned
     if config.registration_qc == "mixture":
-        newly = fitted & (manifest["mixture_rejects"] == True) & (manifest["decision"] == "keep")  # noqa: E712
+        newly = fitted & (manifest["mixture_keeps"] == False) & (manifest["decision"] == "keep")  # noqa: E712
         newly |= manifest["merged_into"].isin(manifest.loc[newly, "scan_id"])
         manifest.loc[newly, ["decision", "reason"]] = ["reject", Exclusion.ILL_POSITIONED.value]
         manifest.loc[newly, "detail"] = "in a cluster of ill-positioned scans"
@@ -193,11 +193,10 @@ def _write_linkage(path: Path, by_id: dict[str, Series]):
     columns = ["scan_id", "patient_id", "study_uid", "series_uid", "study_date", "folder"]
     rows = []
     for scan_id, series in by_id.items():
-        first = series.slices[0]
+        first_of = {one.series_uid: one for one in reversed(series.slices)}
         for uid in series.series_uids:
-            rows.append(
-                (scan_id, series.patient_id, series.study_uid, uid, first.study_date, str(Path(first.path).parent))
-            )
+            one = first_of[uid]
+            rows.append((scan_id, one.patient_id, one.study_uid, uid, one.study_date, str(Path(one.path).parent)))
     _write_csv(path, columns, rows)
 
 

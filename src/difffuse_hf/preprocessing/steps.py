@@ -25,7 +25,7 @@ from .identity import pseudonym
 from .kernel import kernel_from_header, kernel_from_image
 from .pictures import THUMBNAIL_HU, save_picture, thumbnail
 from .positioning import check_registration
-from .registration import choose_template, load_template, midline_columns, register
+from .registration import Registration, choose_template, load_template, midline_column, register
 from .rules import header_exclusion
 from .volume import crop_to_head, pad_or_resize, sample_slices, window_hounsfield
 
@@ -80,7 +80,7 @@ def process_series(series: Series, scan_id: str, config: CTPreprocessConfig, sal
     start, cpu = time.perf_counter(), time.process_time()
     row = identity_row(series, scan_id, salt)
     try:
-        row |= _process(series, scan_id, config, output)
+        row |= _process(series, row, config, output)
     except UnreadableSeries as error:
         row |= rejection(Exclusion.UNREADABLE, error.reason)
     except OSError:  # of writing: decoding errors are not of this kind
@@ -93,44 +93,48 @@ def process_series(series: Series, scan_id: str, config: CTPreprocessConfig, sal
     return {name: _plain(value) for name, value in row.items()}
 
 
-def _process(series: Series, scan_id: str, config: CTPreprocessConfig, output: Path) -> dict:
-    exclusion, detail, row = header_exclusion(series, config.merge_split)  # steps 1, 3, 4, 5
-    row |= _decision(exclusion, "header_decision", "header_reason") | _decision(exclusion) | {"detail": detail}
+def _process(series: Series, row: dict, config: CTPreprocessConfig, output: Path) -> dict:
+    """Write what is measured into `row` as it comes; returns what changes the header's decision, if anything."""
+    scan_id = row["scan_id"]
+    exclusion, detail, measures = header_exclusion(series, config.merge_split)  # steps 1, 3, 4, 5
+    row |= (
+        measures | _decision(exclusion, "header_decision", "header_reason") | _decision(exclusion) | {"detail": detail}
+    )
     if exclusion or config.headers_only:
         if not config.headers_only:
             _save_header_thumbnail(series, exclusion, output / "thumbnails" / f"{scan_id}.png")
-        return row
+        return {}
 
     clock = _Clock(row)
     volume = assemble(series)  # step 2
     volume, exclusion, measures = check_hounsfield(volume)
-    row |= {**volume.measures, **measures}
+    row |= volume.measures | measures | {"num_files": len(series.slices)}
     clock.lap("read")
     picture = partial(_save_thumbnail, volume, output / "thumbnails" / f"{scan_id}.png")
     if exclusion:
         picture()
-        return row | rejection(exclusion, exclusion.description)
+        return rejection(exclusion, exclusion.description)
 
     verdict, measures = kernel_from_image(volume.hounsfield, volume.spacing_mm)
     row |= {**measures, "kernel_image": verdict}
     clock.lap("kernel")
     if kernel_from_header(series) is None and verdict == "bone":
         picture()
-        return row | rejection(Exclusion.BONE_KERNEL, "no kernel in the header; the image is as sharp as bone kernels")
+        return rejection(Exclusion.BONE_KERNEL, "no kernel in the header; the image is as sharp as bone kernels")
 
-    path = choose_template(row.get("age_years"), config.template, config.template_old, config.age_border)
-    template = load_template(path)
+    old = config.template_old or config.template
+    template = load_template(choose_template(row["age_years"], config.template, old, config.age_border))
     registration = register(volume, template)  # step 6
     exclusion, detail = check_registration(registration)  # step 7
-    row |= {"template": template.name, **registration.measures}
+    row |= {"template": template.name} | _registration_row(registration)
     clock.lap("register")
     if exclusion:
         picture()
-        return row | rejection(exclusion, detail)
+        return rejection(exclusion, detail)
 
     row |= _write_scan(volume, registration, config, output, scan_id)  # step 8
     clock.lap("write")
-    return row
+    return {}
 
 
 def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, output: Path, scan_id: str) -> dict:
@@ -140,12 +144,12 @@ def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, outp
     images = window_hounsfield(volume.hounsfield[indices, rows, columns], *config.window_hu)
     between, *pixel = volume.spacing_mm
     images, scale, offset = pad_or_resize(images, config.image_size, pixel, config.pixel_mm)
-    pixel_mm = pixel[1] / scale
+    pixel_mm = pixel[1] / scale[1]
     slice_mm = between * (len(volume.hounsfield) - 1) / max(config.num_slices - 1, 1)
-    plane = midline_columns(registration, volume, indices)
+    plane = midline_column(registration, volume, indices)
     file = f"scans/{scan_id}.nii.gz"
-    image = nibabel.Nifti1Image(images.transpose(2, 1, 0), np.diag([-pixel_mm, -pixel_mm, slice_mm, 1]))
-    image.header.set_data_dtype(np.int16)
+    stored = np.rint(images.transpose(2, 1, 0) / INTENSITY_STEP).astype(np.int16)
+    image = nibabel.Nifti1Image(stored, np.diag([-pixel_mm, -pixel_mm, slice_mm, 1]))
     image.header.set_slope_inter(INTENSITY_STEP, 0)
     image.header.set_xyzt_units("mm")
     temporary = output / "scans" / f".{scan_id}.nii.gz"
@@ -162,8 +166,17 @@ def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, outp
         "slice_spacing_mm": slice_mm,
         "source_slices": [int(index) for index in indices],
         "midline_centre": (config.image_size[1] - 1) / 2,  # thesis: the centre of the crop
-        "midline_template": float(np.mean((plane - columns.start) * scale + offset[1])),
+        "midline_template": float(np.mean((plane - columns.start) * scale[1] + offset[1])),
     }
+
+
+def _registration_row(registration: Registration | None) -> dict:
+    if registration is None:
+        return {}
+    stretch = registration.singular_values
+    matrix = {f"matrix_{i}{j}": registration.matrix[i, j] for i in range(3) for j in range(3)}
+    measures = {name: getattr(registration, name) for name in ("brain_ml", "nmi", "dice", "rotation_deg")}
+    return measures | {"stretch_min": stretch.min(), "stretch_max": stretch.max()} | matrix
 
 
 class _Clock:
@@ -178,12 +191,14 @@ class _Clock:
 
 
 def identity_row(series: Series, scan_id: str, salt: bytes) -> dict:
-    age = series.slices[0].age_years
+    age, uids = series.slices[0].age_years, series.series_uids
+    if len(uids) == len(series.slices):  # some archives give every slice a series of its own
+        uids = uids[:1]
     return {
         "scan_id": scan_id,
         "patient": pseudonym(series.patient_id, salt),
         "study": pseudonym(series.study_uid, salt),
-        "series": [pseudonym(uid, salt) for uid in series.series_uids],
+        "series": [pseudonym(uid, salt) for uid in uids],
         "age_years": None if age is None else min(int(age), OLDEST_TOLD),
         "num_files": len(series.slices),
         "file": "",

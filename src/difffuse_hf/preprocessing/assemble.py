@@ -1,0 +1,210 @@
+"""From the slices of a series to one orthogonal, evenly spaced volume: the conversion step of thesis Sec. 3.4.4.
+
+Instead of converting the DICOM files and repairing the result, the geometry in the headers decides where each
+decoded slice goes. What that takes is linear and along one axis at a time: padding, gantry tilt, uneven steps.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.pixels import apply_rescale
+
+from ..errors import InputError
+from .dicom import Series, SliceHeader
+
+MAX_FAILED_FILES = 2  # as many as may be missing
+MIN_STEP_MM = 2.0  # of uneven series: eleven slices show nothing finer
+PADDING_BELOW_HU = -1100  # nothing in a patient is darker than air
+_WHOLE_PIXEL = 0.02  # shifts and steps this close to a whole one need no interpolation
+
+
+class UnreadableSeries(InputError):
+    """Files of a series cannot be decoded: made of the reason, which names no file, and the first such file."""
+
+    @property
+    def reason(self) -> str:
+        return self.args[0]
+
+    def __str__(self):
+        return f"{self.reason}, the first is {self.args[1]}; export the series again."
+
+
+@dataclass(frozen=True, eq=False)
+class CTVolume:
+    """A head on an orthogonal grid, oriented as radiologists look at it: the patient's right on the image's left."""
+
+    hounsfield: np.ndarray  # (S, H, W) int16; slices inferior to superior, rows to posterior, columns to the left
+    spacing_mm: tuple[float, float, float]  # between slices, rows, columns
+    origin_mm: np.ndarray  # (3,) centre of voxel [0, 0, 0], DICOM patient coordinates (LPS)
+    direction: np.ndarray  # (3, 3) LPS unit vectors of the column, row and slice axis as columns
+    measures: dict = field(default_factory=dict)  # what was repaired on the way
+
+    def to_sitk(self) -> sitk.Image:
+        """The same as a SimpleITK image, whose axes are (column, row, slice)."""
+        image = sitk.GetImageFromArray(self.hounsfield)
+        image.SetSpacing([float(mm) for mm in self.spacing_mm[::-1]])
+        image.SetOrigin([float(mm) for mm in self.origin_mm])
+        image.SetDirection([float(cosine) for cosine in self.direction.ravel()])
+        return image
+
+
+def assemble(series: Series) -> CTVolume:
+    """Decode the slices of a series and put them on one orthogonal grid with one spacing.
+
+    A gantry tilt shears the stack: the slices stay parallel but move in their own plane. Each is moved back, on a
+    canvas that holds all of them. Unevenly spaced slices are interpolated along the normal (see `regular_step`).
+    Both are linear, and copies where the positions fit the grid.
+
+    Raises:
+        UnreadableSeries: more than two of the files cannot be decoded.
+    """
+    slices, images, num_failed = _decode(series)
+    images, padding = remove_padding(images)
+    row_mm, column_mm = slices[0].pixel_spacing_mm  # between rows, between columns
+    orientation = slices[0].orientation
+    u, _, vt = np.linalg.svd(np.column_stack([orientation[:3], orientation[3:], series.normal]))
+    axes = u @ vt  # (3, 3) orthonormal, where headers round to a few digits
+    positions = np.array([header.position for header in slices]) @ axes  # (S, 3) mm along a row, a column, the normal
+
+    shifts = (positions[:, :2] - positions[0, :2]) / (column_mm, row_mm)  # (S, 2) pixels
+    images, first = _unshear(images, shifts)
+    images, step_mm = _even_steps(images, positions[:, 2])
+    origin = positions[0] + (first[0] * column_mm, first[1] * row_mm, 0)
+    measures = {
+        "files_failed": num_failed,
+        "padding": padding,
+        "unsheared_mm": round(float(np.ptp(positions[:, :2], axis=0).max()), 2),
+        "num_slices": len(images),
+    }
+    return _to_lps(images, (step_mm, row_mm, column_mm), axes @ origin, axes, measures)
+
+
+def decode_slice(header: SliceHeader) -> np.ndarray:
+    """Pixels (H, W) times slope plus intercept, as int16; raises `UnreadableSeries`.
+
+    GDCM decodes every transfer syntax in use. It would also invert MONOCHROME1, which says how to display the values
+    and not what they are: pydicom does not.
+    """
+    try:
+        if header.photometric == "MONOCHROME1":
+            dataset = pydicom.dcmread(header.path)
+            image = apply_rescale(dataset.pixel_array, dataset)
+        else:
+            image = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO"))[0]
+    except (RuntimeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise UnreadableSeries("a file cannot be decoded", header.path) from error
+    if image.shape != (header.rows, header.columns):
+        raise UnreadableSeries("a file has other pixels than its header says", header.path)
+    return image if image.dtype == np.int16 else np.rint(image).clip(-32768, 32767).astype(np.int16)
+
+
+def _decode(series):
+    """Headers and images (S, H, W) of the files that can be decoded, and how many cannot."""
+    slices, failed = [], []
+    images = np.empty((len(series.slices), series.slices[0].rows, series.slices[0].columns), np.int16)
+    for header in series.slices:
+        try:
+            images[len(slices)] = decode_slice(header)
+            slices.append(header)
+        except UnreadableSeries as error:
+            failed.append(error)
+    if len(failed) > MAX_FAILED_FILES or len(slices) < 2:
+        _, path = failed[0].args
+        raise UnreadableSeries(f"{len(failed)} of {len(series.slices)} slices cannot be decoded", path) from failed[0]
+    return slices, images[: len(slices)], len(failed)
+
+
+def remove_padding(images: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """Raise the constant that fills the corners outside the field of view to the darkest measured value, in place.
+
+    Scanners write -1500, -2000 or -32768 there, with or without saying so in the header. Air that a wrong intercept
+    has made as dark is noisy, so it is no constant and stays. Also returns the constant, None if there is none.
+    """
+    lowest = int(images.min())
+    sample = images[:, ::4, ::4]
+    dark = sample[sample < PADDING_BELOW_HU]
+    if lowest >= PADDING_BELOW_HU or (dark == lowest).sum() < 0.95 * dark.size or (sample == lowest).all():
+        return images, None
+    return np.maximum(images, sample[sample > lowest].min(), out=images), lowest
+
+
+def regular_step(positions_mm: np.ndarray) -> float | None:
+    """The step to interpolate unevenly spaced slices to, in mm; None if they are even to a twentieth.
+
+    The smallest step that is common (a tenth of all, and more than one), so that the thinner part of the series, often
+    the base, is copied and only the thicker part interpolated: a coarser grid would lose slices, a finer one only add
+    interpolated ones.
+    """
+    steps = np.diff(positions_mm)
+    if np.ptp(steps) <= 0.05 * np.median(steps):
+        return None
+    rounded = steps.round(1)
+    common = [step for step, count in Counter(rounded.tolist()).items() if count > 1 and count >= len(steps) / 10]
+    step = steps[rounded == min(common)].mean() if common else np.median(steps)
+    return max(MIN_STEP_MM, float(step))
+
+
+def _even_steps(images, positions_mm):
+    """The slices at even steps from the first position on, and the step."""
+    step_mm = regular_step(positions_mm)
+    length = positions_mm[-1] - positions_mm[0]
+    if step_mm is None:
+        return images, float(length / (len(images) - 1))
+    index = np.interp(
+        positions_mm[0] + step_mm * np.arange(int(length / step_mm + _WHOLE_PIXEL) + 1),
+        positions_mm,
+        np.arange(len(images)),
+    )
+    return np.stack([_between(images, i) for i in _snap(index)]), step_mm
+
+
+def _between(images, index):
+    lower = int(index)
+    if index == lower:
+        return images[lower]
+    fraction = np.float32(index - lower)
+    mixed = (1 - fraction) * images[lower] + fraction * images[lower + 1]
+    return np.rint(mixed, out=mixed).astype(np.int16)
+
+
+def _unshear(images, shifts):
+    """Move slice i by `shifts[i]` pixels (columns, rows); also where the canvas starts, seen from the first slice."""
+    shifts = _snap(shifts)
+    first = np.floor(shifts.min(axis=0))
+    shifts = shifts - first
+    if not shifts.any():
+        return images, first
+    num, height, width = images.shape
+    more_columns, more_rows = np.ceil(shifts.max(axis=0)).astype(int)
+    canvas = np.full((num, height + more_rows, width + more_columns), images.min(), np.int16)
+    for out, image, (column, row) in zip(canvas, images, shifts):
+        whole = out[int(row) :, int(column) :]
+        whole[:height, :width] = image
+        for axis, fraction in ((0, row % 1), (1, column % 1)):
+            if fraction > 0:
+                moved = np.swapaxes(out, 0, axis)
+                mixed = np.float32(1 - fraction) * moved[1:] + np.float32(fraction) * moved[:-1]
+                moved[1:] = np.rint(mixed, out=mixed)
+    return canvas, first
+
+
+def _snap(values):
+    return np.where(np.abs(values - np.rint(values)) < _WHOLE_PIXEL, np.rint(values), values)
+
+
+def _to_lps(images, spacing_mm, origin_mm, axes, measures):
+    """Swap and flip rows and columns so that they run to the patient's posterior and left."""
+    step_mm, row_mm, column_mm = spacing_mm
+    if abs(axes[0, 0]) < abs(axes[0, 1]):
+        images, axes = images.swapaxes(1, 2), axes[:, [1, 0, 2]]
+        row_mm, column_mm = column_mm, row_mm
+    axes = axes.copy()
+    for axis, component, mm in ((2, 0, column_mm), (1, 1, row_mm)):
+        if axes[component, component] < 0:
+            origin_mm = origin_mm + axes[:, component] * mm * (images.shape[axis] - 1)
+            axes[:, component] *= -1
+            images = np.flip(images, axis)
+    return CTVolume(np.ascontiguousarray(images), (step_mm, row_mm, column_mm), origin_mm, axes, measures)

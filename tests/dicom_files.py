@@ -1,0 +1,98 @@
+"""Synthetic CT series as DICOM files, for tests: axial, regular and soft-tissue unless tags say otherwise."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def tilted(degrees: float) -> tuple[float, ...]:
+    """Orientation of a gantry tilt: the table still moves along z, so the stack is sheared."""
+    angle = np.deg2rad(degrees)
+    return (1.0, 0.0, 0.0, 0.0, float(np.cos(angle)), float(-np.sin(angle)))
+
+
+def write_series(
+    folder: str | Path,
+    hounsfield: np.ndarray,
+    spacing_mm: Sequence[float] = (5.0, 0.5, 0.5),
+    origin_mm: Sequence[float] = (-20.0, -20.0, -60.0),
+    transfer_syntax: UID = ExplicitVRLittleEndian,
+    **tags,
+) -> list[Path]:
+    """Write `hounsfield` (S, H, W) as one slice per file and return the paths.
+
+    `tags` are DICOM keywords: a value for all slices, a function of the slice's index, or None to leave the tag out.
+    Slices follow each other along z from `origin_mm` (LPS, the centre of the first pixel); say
+    `ImagePositionPatient=lambda i: ...` for anything else. Stored values are `(hounsfield - intercept) / slope`,
+    with -1024 for an intercept that is left out.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    hounsfield = np.asarray(hounsfield)
+    step, *pixel_spacing = map(float, spacing_mm)
+    common = {
+        "SOPClassUID": CTImageStorage,
+        "StudyInstanceUID": generate_uid(),
+        "SeriesInstanceUID": generate_uid(),
+        "FrameOfReferenceUID": generate_uid(),
+        "SOPInstanceUID": lambda i: generate_uid(),
+        "PatientName": "SYNTHETIC^HEAD",
+        "PatientID": "SYNTHETIC-1",
+        "PatientAge": "070Y",
+        "StudyDate": "20050102",
+        "Modality": "CT",
+        "Manufacturer": "SYNTHETIC",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "ConvolutionKernel": "UB",
+        "SeriesDescription": "SYNTHETIC BRAIN",
+        "AcquisitionNumber": 1,
+        "InstanceNumber": lambda i: i + 1,
+        "PixelSpacing": pixel_spacing,
+        "SliceThickness": step,
+        "ImageOrientationPatient": AXIAL,
+        "ImagePositionPatient": lambda i: (origin_mm[0], origin_mm[1], origin_mm[2] + i * step),
+        "PhotometricInterpretation": "MONOCHROME2",
+        "SamplesPerPixel": 1,
+        "BitsAllocated": 16,
+        "PixelRepresentation": 1,
+        "RescaleSlope": 1,
+        "RescaleIntercept": -1024,
+        "WindowCenter": 40,
+        "WindowWidth": 80,
+    }
+    paths = []
+    for i, image in enumerate(hounsfield):
+        values = {tag: value(i) if callable(value) else value for tag, value in {**common, **tags}.items()}
+        values = {tag: value for tag, value in values.items() if value is not None}
+        values = {tag: list(value) if isinstance(value, tuple) else value for tag, value in values.items()}
+        paths.append(folder / f"{i:04d}.dcm")
+        write_slice(paths[-1], image, transfer_syntax, **values)
+    return paths
+
+
+def write_slice(path: Path, image: np.ndarray, transfer_syntax: UID = ExplicitVRLittleEndian, **tags) -> None:
+    """Write one image (H, W) in Hounsfield units with exactly these tags, and those that describe its pixels."""
+    dataset = Dataset()
+    for tag, value in tags.items():
+        setattr(dataset, tag, value)
+    stored = (image - float(tags.get("RescaleIntercept", -1024))) / float(tags.get("RescaleSlope", 1))
+    dtype = np.dtype(f"{'ui'[tags['PixelRepresentation']]}{tags['BitsAllocated'] // 8}")
+    dataset.Rows, dataset.Columns = image.shape
+    dataset.BitsStored = tags.get("BitsStored", tags["BitsAllocated"])
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelData = np.ascontiguousarray(stored.round().astype(dtype)).tobytes()
+    dataset["PixelData"].VR = "OW" if dtype.itemsize == 2 else "OB"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if transfer_syntax == DeflatedExplicitVRLittleEndian:
+        dataset.file_meta.TransferSyntaxUID = transfer_syntax
+    elif transfer_syntax != ExplicitVRLittleEndian:
+        dataset.compress(transfer_syntax, generate_instance_uid=False)
+    dataset.save_as(path, enforce_file_format=True)
