@@ -1,8 +1,8 @@
 """Is the head straight, and was the template registered at all (thesis Sec. 3.4.4)?
 
 Two answers. Scan by scan: how well the warped template fits, and how far it was turned. For a cohort, as in the
-thesis, the 3 x 3 matrices of all scans: three principal components, clustered by a Gaussian mixture. The mixture judges
-pose, not fit, and somebody has to say which clusters are bad; here that is a rule.
+thesis, the 3 x 3 matrices of all scans: three principal components, clustered by a Gaussian mixture. The mixture
+judges pose, not fit, and somebody has to say which clusters are bad; here that is a rule.
 """
 
 from dataclasses import dataclass
