@@ -1,0 +1,202 @@
+"""MosMedData (Morozov et al. 2020) as a `datasets` builder: lung CT with and without signs of viral pneumonia.
+
+The thesis takes 11 uniformly sampled slices of 128 x 128 and tells CT-0 from CT-2..CT-4. `data_dir` is the folder
+COVID19_1110 or the one that holds it: `studies/CT-0/study_0001.nii.gz` ... `studies/CT-4/study_1110.nii.gz`, and
+`masks/study_0255_mask.nii.gz` for 50 studies, all of CT-1. The folders say what `dataset_registry.xlsx` says, so that
+is not read. Licence CC BY-NC-ND 3.0: nothing of it is shipped, and what is made from it may not be passed on.
+
+    builder = MosMed("volumes", data_dir="COVID19_1110")
+    builder.download_and_prepare(num_proc=4)
+    train = builder.as_dataset(split="train")
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import nibabel
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..errors import InputError
+from ..preprocessing.volume import sample_slices, window_hounsfield
+from .builder import FolderBuilder, FolderConfig
+
+SEVERITIES = ("CT-0", "CT-1", "CT-2", "CT-3", "CT-4")  # share of the lungs involved: none, < 25, 25-50, 50-75, > 75 %
+_CT1 = ("left out", "healthy", "lesion")
+_UNREADABLE = (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error)
+_CITATION = """\
+@article{morozov2020mosmeddata,
+  title = {{MosMedData}: Chest {CT} Scans With {COVID-19} Related Findings Dataset},
+  author = {Morozov, S. P. and Andreychenko, A. E. and Pavlov, N. A. and Vladzymyrskyy, A. V. and Ledikhova, N. V. and
+            Gombolevskiy, V. A. and Blokhin, I. A. and Gelezhe, P. B. and Gonchar, A. V. and Chernina, V. Yu.},
+  journal = {arXiv:2005.06465},
+  year = {2020}
+}
+"""
+
+
+@dataclass
+class MosMedConfig(FolderConfig):
+    """What counts as lesion, and how a study is cut."""
+
+    num_slices: int = 11  # thesis
+    image_size: tuple[int, int] = (128, 128)  # thesis
+    window_hu: tuple[float, float] = (-1000.0, 400.0)  # air to soft tissue; our choice, the thesis gives no figures
+    ct1: str = "left out"  # as in the thesis; or "healthy", or "lesion"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.ct1 not in _CT1:
+            raise ValueError(f"`ct1` says what CT-1 counts as, one of {', '.join(map(repr, _CT1))}, got {self.ct1!r}.")
+        if self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"`window_hu` goes from the lower to the higher value, got {self.window_hu}.")
+
+
+class MosMed(FolderBuilder):
+    """Builder with the configurations "volumes" (a row per study), "slices" (a row per sampled slice), and "nifti"
+    (the files).
+
+    `label` is healthy (CT-0) or lesion (CT-2..CT-4) of the whole study, in "slices" too: a slice of a study with
+    opacities has the label "lesion" whether or not it shows one. `mask` is None where nobody drew one; CT-0 has an
+    empty mask by definition. Slices run from inferior to superior, rows to posterior, columns to the patient's left.
+    Splits are by patient, 70-15-15, without stratification: `severity` is there for those who want one.
+    """
+
+    BUILDER_CONFIG_CLASS = MosMedConfig
+    BUILDER_CONFIGS = [
+        MosMedConfig(name="volumes", version="1.0.0", description="One row per study: 11 slices, and their label."),
+        MosMedConfig(name="slices", version="1.0.0", description="One row per sampled slice, label of its study."),
+        MosMedConfig(name="nifti", version="1.0.0", description="One row per study, NIfTI files."),
+    ]
+    DEFAULT_CONFIG_NAME = "volumes"
+    DEFAULT_WRITER_BATCH_SIZE = 64
+    HOW_TO_GET_IT = (
+        "MosMedData is free for non-commercial use: get COVID19_1110 at https://mosmed.ai/datasets/covid19_1110, "
+        "unpack it and give its folder as `data_dir`; `difffuse phantom OUT --layout mosmed` makes a synthetic one in "
+        "this layout."
+    )
+    FILES = tuple(
+        prefix + pattern
+        for prefix in ("", "COVID19_1110/")
+        for pattern in ("studies/CT-*/study_*.nii*", "masks/study_*.nii*", "subjects.csv")
+    )
+
+    @property
+    def root(self) -> Path:
+        inner = super().root / "COVID19_1110"
+        return inner if inner.is_dir() else super().root
+
+    def _info(self):
+        config = self.config
+        if config.name == "nifti":
+            image = mask = datasets.Nifti()
+        elif config.name == "volumes":
+            shape = (config.num_slices, *config.image_size)
+            image, mask = datasets.Array3D(shape, "float32"), datasets.Array3D(shape, "uint8")
+        else:
+            image = datasets.Array3D((1, *config.image_size), "float32")
+            mask = datasets.Array2D(tuple(config.image_size), "uint8")
+        features = {
+            "image": image,  # [0, 1]
+            "label": datasets.ClassLabel(names=["healthy", "lesion"]),
+            "severity": datasets.ClassLabel(names=list(SEVERITIES)),
+            "mask": mask,
+            "subject": datasets.Value("string"),
+        }
+        if config.name == "slices":
+            features["slice"] = datasets.Value("int32")  # in the study, from inferior to superior
+        return datasets.DatasetInfo(
+            description="Chest CT of patients with and without signs of viral pneumonia; a slice every 8 mm.",
+            features=datasets.Features(features),
+            homepage="https://mosmed.ai/datasets/covid19_1110",
+            citation=_CITATION,
+            license="CC BY-NC-ND 3.0: with credit, not for commercial use, no distribution of modified material.",
+        )
+
+    def _split_generators(self, dl_manager):
+        studies = self._studies()
+        groups = self.groups([study.relative_to(self.root).as_posix() for study in studies])
+        return self.split_generators(groups, studies=[str(study) for study in studies])
+
+    def _generate_examples(self, studies):
+        for study in map(Path, studies):
+            yield from self._rows(study)
+
+    def _studies(self):
+        """Files of the studies that have a label, sorted by number; says what was looked for when there are none."""
+        found = sorted(self.root.glob("studies/CT-[0-4]/study_*.nii*"), key=lambda study: study.name)
+        studies = [study for study in found if self._label(study) is not None]
+        if not studies:
+            wanted = "CT-k/study_BBBB.nii.gz" if not found else "CT-0, CT-2, CT-3 or CT-4 (CT-1 is left out by `ct1`)"
+            raise FileNotFoundError(
+                f"{self.root} holds no study: no file studies/{wanted} was found. {self.HOW_TO_GET_IT}"
+            )
+        numbers = [_number(study) for study in studies]
+        for first, second, same in zip(studies, studies[1:], map(str.__eq__, numbers, numbers[1:])):
+            if same:
+                raise InputError(f"{first} and {second} are one study in two files; keep the one that is right.")
+        return studies
+
+    def _label(self, study):
+        severity = SEVERITIES.index(study.parent.name)
+        if severity == 1:
+            return {"left out": None, "healthy": 0, "lesion": 1}[self.config.ct1]
+        return int(severity > 1)
+
+    def _rows(self, study):
+        config, subject, mask_file = self.config, _number(study), _mask_file(study)
+        row = {"label": self._label(study), "severity": SEVERITIES.index(study.parent.name), "subject": subject}
+        if config.name == "nifti":
+            yield subject, {**row, "image": str(study), "mask": mask_file and str(mask_file)}
+            return
+        hounsfield = _read(study)
+        indices = sample_slices(len(hounsfield), config.num_slices)
+        images = _resize(window_hounsfield(hounsfield[indices], *config.window_hu), config.image_size)
+        masks = None
+        if mask_file is not None:
+            drawn = _read(mask_file)
+            if drawn.shape != hounsfield.shape:
+                raise InputError(
+                    f"{mask_file} is {drawn.shape} but {study.name} is {hounsfield.shape}; they must agree."
+                )
+            masks = (_resize((drawn[indices] > 0).astype(np.float32), config.image_size) >= 0.5).astype(np.uint8)
+        elif row["severity"] == 0:
+            masks = np.zeros(images.shape, np.uint8)
+        if config.name == "volumes":
+            yield subject, {**row, "image": images, "mask": masks}
+            return
+        for i, index in enumerate(indices.tolist()):
+            mask = None if masks is None else masks[i]
+            yield f"{subject}_{i:02d}", {**row, "image": images[i : i + 1], "mask": mask, "slice": index}
+
+
+def _number(study: Path) -> str:
+    return study.name.split(".")[0]
+
+
+def _mask_file(study):
+    folder = study.parents[2] / "masks"
+    files = (folder / f"{_number(study)}_mask{ending}" for ending in (".nii.gz", ".nii"))
+    return next((file for file in files if file.exists()), None)
+
+
+def _read(file) -> np.ndarray:
+    """Voxels (S, H, W), slices from inferior to superior, rows to posterior, columns to the patient's left."""
+    try:
+        image = nibabel.load(file)
+        voxels = np.asanyarray(image.dataobj)
+    except _UNREADABLE as error:
+        raise InputError(f"{file} cannot be read ({error}); fetch it again or move it elsewhere.") from error
+    if voxels.ndim != 3:
+        raise InputError(f"{file} has {voxels.ndim} dimensions, a study has three; move it elsewhere.")
+    axes = nibabel.orientations
+    turn = axes.ornt_transform(axes.io_orientation(image.affine), axes.axcodes2ornt("LPS"))
+    return axes.apply_orientation(voxels, turn).transpose(2, 1, 0)
+
+
+def _resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Whole slices (S, H, W) to `size` by averaging over area."""
+    return F.interpolate(torch.from_numpy(np.ascontiguousarray(images))[None], size=size, mode="area")[0].numpy()
