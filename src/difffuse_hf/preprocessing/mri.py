@@ -1,4 +1,4 @@
-"""Brain extraction for head MRI without network weights: a registered template, corrected by the scan's own intensities.
+"""Brain extraction for head MRI without network weights: a registered template, corrected by the intensities.
 
     T1 -> template (affine, mutual information) -> brain mask carried over -> tissue inside and near it, opened, closed
 
@@ -157,7 +157,7 @@ def _brain_centre(scan: sitk.Image) -> np.ndarray:
 
 
 def _refine(t1: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """Brain (Z, Y, X) near the mask `guess`: grey and white matter freed of thin bridges, with the fluid it encloses."""
+    """Brain (Z, Y, X) near the mask `guess`: grey and white matter without thin bridges, with the fluid in it."""
     core = _depth_mm(guess) > 8
     if not core.any():
         return core

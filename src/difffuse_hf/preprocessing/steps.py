@@ -25,7 +25,7 @@ from .identity import pseudonym
 from .kernel import kernel_from_header, kernel_from_image
 from .pictures import THUMBNAIL_HU, save_picture, thumbnail
 from .positioning import check_registration
-from .registration import Registration, choose_template, load_template, midline_column, register
+from .registration import Registration, choose_template, load_template, midline_plane, register
 from .rules import header_exclusion
 from .volume import crop_to_head, pad_or_resize, sample_slices, window_hounsfield
 
@@ -146,7 +146,6 @@ def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, outp
     images, scale, offset = pad_or_resize(images, config.image_size, pixel, config.pixel_mm)
     pixel_mm = pixel[1] / scale[1]
     slice_mm = between * (len(volume.hounsfield) - 1) / max(config.num_slices - 1, 1)
-    plane = midline_column(registration, volume, indices)
     file = f"scans/{scan_id}.nii.gz"
     stored = np.rint(images.transpose(2, 1, 0) / INTENSITY_STEP).astype(np.int16)
     image = nibabel.Nifti1Image(stored, np.diag([-pixel_mm, -pixel_mm, slice_mm, 1]))
@@ -166,7 +165,19 @@ def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, outp
         "slice_spacing_mm": slice_mm,
         "source_slices": [int(index) for index in indices],
         "midline_centre": (config.image_size[1] - 1) / 2,  # thesis: the centre of the crop
-        "midline_template": float(np.mean((plane - columns.start) * scale[1] + offset[1])),
+        **_midline(midline_plane(registration, volume), images.shape, indices, (rows, columns), scale, offset),
+    }
+
+
+def _midline(plane, shape, indices, crop, scale, offset) -> dict:
+    """The template's midline plane on the canvas: its column at the centre of the middle slice, and its slopes."""
+    start, per_slice, per_row = plane  # column = start + per_slice * slice + per_row * row of the assembled volume
+    middle_row = ((shape[1] - 1) / 2 - offset[0]) / scale[0] + crop[0].start
+    middle = start + per_slice * np.mean(indices[[0, -1]]) + per_row * middle_row
+    return {
+        "midline_template": (middle - crop[1].start) * scale[1] + offset[1],
+        "midline_per_slice": per_slice * scale[1] * (indices[-1] - indices[0]) / max(len(indices) - 1, 1),
+        "midline_per_row": per_row * scale[1] / scale[0],
     }
 
 
