@@ -38,9 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     for workers in (1, args.workers):
         target = args.output / f"workers{workers}"
         shutil.rmtree(target, ignore_errors=True)
-        command = [sys.executable, "-m", "difffuse_hf.cli", "preprocess", str(disk / "dicom"), str(target), "--linkage"]
+        command = [sys.executable, "-m", "difffuse_hf.cli", "preprocess", disk / "dicom", target]
         start = time.perf_counter()
-        subprocess.run([*command, "--workers", str(workers)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "--linkage", "--workers", str(workers)], check=True, stdout=subprocess.DEVNULL)
         timings[workers] = time.perf_counter() - start
         if workers == 1:
             peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # the process that does the work

@@ -222,9 +222,8 @@ def test_a_file_that_cannot_be_read_is_named(build, root, file):
     (root / file).write_bytes((root / file).read_bytes()[:200])
     with pytest.raises(DatasetGenerationError) as error:
         build()
-    assert isinstance(error.value.__cause__, InputError) and f"{root / file} cannot be read" in str(
-        error.value.__cause__
-    )
+    cause = error.value.__cause__
+    assert isinstance(cause, InputError) and f"{root / file} is not a readable NIfTI file" in str(cause)
 
 
 def test_a_mask_of_another_grid_is_refused(build, root):

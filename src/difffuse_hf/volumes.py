@@ -121,15 +121,15 @@ def read_case(path: str | os.PathLike, modalities: list[str] | tuple[str, ...]) 
 
     first, volumes = None, []
     for file in files.values():
-        image, volume = _read_volume(file)
+        image, volume = read_volume(file)
         check_intensities(volume, str(file))
         first = first or image
-        _check_same_grid(image, file, first, next(iter(files.values())))
+        check_same_grid(image, file, first, next(iter(files.values())))
         volumes.append(volume)
     reference = None
     if reference_file is not None:
-        image, reference = _read_volume(reference_file)
-        _check_same_grid(image, reference_file, first, next(iter(files.values())))
+        image, reference = read_volume(reference_file)
+        check_same_grid(image, reference_file, first, next(iter(files.values())))
         reference = reference.round().clip(0, 255).astype(np.uint8)
     return Case(name, np.stack(volumes), first.affine, first.header, reference, files)
 
@@ -142,8 +142,8 @@ def find_volume(folder: Path, suffix: str) -> Path | None:
     return found[0] if found else None
 
 
-def _read_volume(file):
-    """The image of a file and its voxels as float32 (X, Y, Z)."""
+def read_volume(file: Path) -> tuple[nibabel.Nifti1Image, np.ndarray]:
+    """The image of a file and its voxels as float32 (X, Y, Z); `InputError` if it is no readable NIfTI volume."""
     try:
         if file.suffix == ".gz":
             with gzip.open(file) as stream:  # to the end, where the checksum is: nibabel stops before it
@@ -161,7 +161,8 @@ def _read_volume(file):
         raise InputError(f"{file} is not a readable NIfTI file ({' '.join(str(error).split())}).") from error
 
 
-def _check_same_grid(image, file, first, first_file):
+def check_same_grid(image, file: Path, first, first_file: Path):
+    """`InputError` if two images differ in shape or affine."""
     if image.shape != first.shape:
         raise InputError(f"{file} has shape {image.shape} but {first_file} has {first.shape}; register them first.")
     if not np.allclose(image.affine, first.affine, atol=AFFINE_TOLERANCE_MM):

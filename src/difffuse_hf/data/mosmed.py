@@ -10,7 +10,6 @@ is not read. Licence CC BY-NC-ND 3.0: nothing of it is shipped, and what is made
     train = builder.as_dataset(split="train")
 """
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,11 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..preprocessing.volume import sample_slices, window_hounsfield
+from ..volumes import read_volume
 from .builder import FolderBuilder, FolderConfig
 
 SEVERITIES = ("CT-0", "CT-1", "CT-2", "CT-3", "CT-4")  # share of the lungs involved: none, < 25, 25-50, 50-75, > 75 %
 _CT1 = ("left out", "healthy", "lesion")
-_UNREADABLE = (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error)
 _CITATION = """\
 @article{morozov2020mosmeddata,
   title = {{MosMedData}: Chest {CT} Scans With {COVID-19} Related Findings Dataset},
@@ -183,15 +182,9 @@ def _mask_file(study):
     return next((file for file in files if file.exists()), None)
 
 
-def _read(file) -> np.ndarray:
+def _read(file: Path) -> np.ndarray:
     """Voxels (S, H, W), slices from inferior to superior, rows to posterior, columns to the patient's left."""
-    try:
-        image = nibabel.load(file)
-        voxels = np.asanyarray(image.dataobj)
-    except _UNREADABLE as error:
-        raise InputError(f"{file} cannot be read ({error}); fetch it again or move it elsewhere.") from error
-    if voxels.ndim != 3:
-        raise InputError(f"{file} has {voxels.ndim} dimensions, a study has three; move it elsewhere.")
+    image, voxels = read_volume(file)
     axes = nibabel.orientations
     turn = axes.ornt_transform(axes.io_orientation(image.affine), axes.axcodes2ornt("LPS"))
     return axes.apply_orientation(voxels, turn).transpose(2, 1, 0)

@@ -58,7 +58,7 @@ class BrainPhantom:
         root.mkdir(parents=True, exist_ok=True)
         rows = _read_rows(root / "subjects.csv")
         for index in range(start, start + count):
-            name = self._module.location(self.seed, index)
+            name = self._module.location(self.seed, index, len(self.anatomies))
             if (root / name).exists():
                 row = rows.get(name)
                 if row is None or (row["seed"], row["group"]) != (str(self.seed), self._group(index)):

@@ -25,7 +25,7 @@ CONTRAST = {
 }
 
 
-def location(seed: int, index: int) -> str:
+def location(seed: int, index: int, num_anatomies: int = 1) -> str:
     return f"BraTS2021_{index:05d}"
 
 

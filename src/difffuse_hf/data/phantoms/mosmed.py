@@ -33,7 +33,7 @@ class LungSubject(PhantomSubject):
     involvement: float
 
 
-def location(seed: int, index: int) -> str:
+def location(seed: int, index: int, num_anatomies: int = 1) -> str:
     return f"studies/CT-{_severity(seed, index)}/{group(seed, index)}.nii.gz"
 
 

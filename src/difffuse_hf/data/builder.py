@@ -1,0 +1,101 @@
+"""What the builders share: a folder of one's own as source, caches that notice changed files, splits by group.
+
+The data sets cannot be downloaded by a program: `data_dir` is a folder that the user has obtained, or one that
+`BrainPhantom` wrote. A phantom leaves `subjects.csv` there (subject, group, seed, lesion_ml): subjects of one group
+sit on the same anatomy and stay in the same split.
+"""
+
+import csv
+import hashlib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from ..errors import InputError
+from .splits import SPLITS, split_by_group
+
+
+@dataclass
+class FolderConfig(datasets.BuilderConfig):
+    """Options of every builder."""
+
+    split_seed: int = 0
+    split: str | None = None  # put all subjects into this one split (folders that are separated already)
+    fingerprint: str = ""  # filled in by the builder: files that change are prepared again
+
+
+class FolderBuilder(datasets.GeneratorBasedBuilder):
+    """A builder that reads the folder `data_dir`; subclasses say how to get it and which files count."""
+
+    BUILDER_CONFIG_CLASS = FolderConfig
+    HOW_TO_GET_IT = ""  # one sentence, the end of every message about a missing folder
+    FILES = ("*/*.nii*", "subjects.csv")  # patterns below `data_dir`: a change in these makes a new cache
+
+    def __init__(self, config_name: str | None = None, data_dir: str | Path | None = None, **kwargs):
+        if data_dir is not None:
+            data_dir = str(Path(data_dir).expanduser().resolve())  # the cache key is this string
+            kwargs["fingerprint"] = _fingerprint(self.source_files(Path(data_dir), **kwargs))
+        super().__init__(config_name=config_name, data_dir=data_dir, **kwargs)
+        self.config.__post_init__()  # `datasets` sets the options on a copy, which has not checked itself
+
+    @classmethod
+    def source_files(cls, root: Path, **options) -> list[Path]:
+        """Files whose change makes a prepared cache out of date."""
+        return [file for pattern in cls.FILES for file in sorted(root.glob(pattern))]
+
+    @property
+    def root(self) -> Path:
+        """The folder to read; an error that says how to get one if none was given."""
+        if self.config.data_dir is None:
+            raise FileNotFoundError(f"`data_dir` is missing. {self.HOW_TO_GET_IT}")
+        return Path(self.config.data_dir)
+
+    @property
+    def subjects_table(self) -> Path:
+        """Where a phantom's table of subjects would be."""
+        return self.root / "subjects.csv"
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the folder was written by `BrainPhantom`, whose table names the seed of every subject."""
+        if not self.subjects_table.exists():
+            return False
+        with self.subjects_table.open(newline="", encoding="utf-8") as file:
+            return "seed" in next(csv.reader(file), [])
+
+    def groups(self, subjects: Sequence[str], column: str = "subject") -> list[str]:
+        """The group of each subject: that of its row in `subjects.csv`, found by `column`, else the subject itself."""
+        if not self.subjects_table.exists():
+            return list(subjects)
+        with self.subjects_table.open(newline="", encoding="utf-8") as file:
+            group_of = {row[column]: row["group"] for row in csv.DictReader(file)}
+        missing = [subject for subject in subjects if subject not in group_of]
+        if missing:
+            raise InputError(
+                f"{self.subjects_table} has no row for {missing[0]}; splitting needs the group of every subject."
+            )
+        return [group_of[subject] for subject in subjects]
+
+    def split_generators(self, groups: Sequence[Hashable], **items: Sequence) -> list[datasets.SplitGenerator]:
+        """Deal `items` (keyword arguments of `_generate_examples`, one entry a group's member) to the splits.
+
+        70-15-15 by group with `split_seed`, or everything to the one `split` of the configuration.
+        """
+        if self.config.split is not None:
+            parts = {self.config.split: range(len(groups))}
+        else:
+            parts = split_by_group(groups, self.config.split_seed)
+        return [
+            datasets.SplitGenerator(
+                name=split, gen_kwargs={name: [values[i] for i in parts[split]] for name, values in items.items()}
+            )
+            for split in SPLITS
+            if len(parts.get(split, ()))
+        ]
+
+
+def _fingerprint(files):
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]

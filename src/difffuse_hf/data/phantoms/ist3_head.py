@@ -1,0 +1,93 @@
+"""The head of a synthetic stroke patient before the acute infarct: age, old lesions, clot, and the shift to come."""
+
+import numpy as np
+from scipy import ndimage
+
+from ..anatomy import Tissue
+from ..infarct import infarct_hounsfield
+from .common import Deformation
+from .ct_scanner import draw_head
+from .ist3_plan import PatientPlan
+
+SHAPE, ORIGIN = (190, 240, 206), (95.0, 112.0, 104.0)  # the head's own volume, 1 mm, and the MNI origin in it
+OLD_DROP_HU = 21.0  # of an old infarct: nearly fluid
+
+
+def mni_coordinates(head: Deformation) -> np.ndarray:
+    """MNI coordinates (3, x, y, z) of every second voxel: mm to the patient's left, to the front and up."""
+    to_mni = head.anatomy.pose.T @ head.to_anatomy
+    if np.linalg.det(to_mni) < 0:  # a mirrored anatomy: its left is the other side now
+        to_mni = np.diag([-1.0, 1, 1]) @ to_mni
+    grid = head.grid[:, ::2, ::2, ::2] - head.origin[:, None, None, None]
+    return np.einsum("ij,jxyz->ixyz", np.diag([1.0, -1, 1]) @ to_mni, grid).astype(np.float32)
+
+
+def to_full(extent: np.ndarray) -> np.ndarray:
+    """From every second voxel to every voxel, linearly."""
+    for axis in range(3):
+        between = (extent + np.concatenate([np.delete(extent, 0, axis), np.take(extent, [-1], axis)], axis)) / 2
+        extent = np.stack([extent, between], axis + 1).reshape(
+            *(n * (1 + (i == axis)) for i, n in enumerate(extent.shape))
+        )
+    return extent
+
+
+def mass_effect(shift_mm: float) -> np.ndarray:
+    """Displacement (3, X, Y, Z) in mm along x that is largest beside the midline and fades before the skull."""
+    x, y, z = (
+        np.exp(-((np.arange(n, dtype=np.float32) - at) ** 2) / (2 * width**2))
+        for n, at, width in zip(SHAPE, (ORIGIN[0], ORIGIN[1] + 8, ORIGIN[2] + 14), (20, 30, 20))
+    )
+    field = np.zeros((3, *SHAPE), np.float32)
+    field[0] = shift_mm * x[:, None, None] * y[:, None] * z
+    return field
+
+
+def background(
+    rng: np.random.Generator, plan: PatientPlan, tissue: np.ndarray, mni: np.ndarray, head: Deformation, old: list
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tissue and HU of the patient before the acute infarct, with the findings of age; `old`: infarcts' extents."""
+    if plan.findings["atrophy"]:
+        tissue = _atrophy(rng, tissue)
+    image = draw_head(rng, tissue, mni)
+    if plan.findings["leukoaraiosis"]:
+        half = tissue[::2, ::2, ::2]
+        far = 2 * ndimage.distance_transform_edt(half != Tissue.VENTRICLE).astype(np.float32)
+        pale = rng.uniform(5, 10) * np.exp(-((far / rng.uniform(6, 13)) ** 2)) * (half == Tissue.WHITE_MATTER)
+        image -= to_full(ndimage.gaussian_filter(pale, 0.7)) * (tissue == Tissue.WHITE_MATTER)
+    for extent in old:
+        image += infarct_hounsfield(tissue, extent, 1.0, OLD_DROP_HU, 0.0)[0]
+    if plan.findings["hyperdense_vessel"]:
+        side = next(infarct.side for infarct in plan.infarcts if infarct.territory.startswith("MCA"))
+        _paint_artery(image, tissue, head, 1 if side == "left" else -1, rng.uniform(52, 64))
+    return tissue, image
+
+
+def _atrophy(rng, tissue: np.ndarray) -> np.ndarray:
+    """Wider ventricles and sulci; the skull stays."""
+    tissue = tissue.copy()
+    solid = (tissue > 0) & (tissue <= max(Tissue)) & (tissue != Tissue.VESSEL)
+    deep = solid & np.isin(tissue, (Tissue.WHITE_MATTER, Tissue.THALAMUS, Tissue.CAUDATE))
+    ventricle = tissue == Tissue.VENTRICLE
+    for _ in range(int(rng.integers(1, 4))):
+        ventricle = ndimage.binary_dilation(ventricle, mask=deep | ventricle)
+    tissue[ventricle] = Tissue.VENTRICLE
+    fluid = ndimage.gaussian_filter((tissue == Tissue.SULCAL_CSF).astype(np.float32), 1.0, truncate=2.5)
+    tissue[(tissue == Tissue.CORTEX) & (fluid > rng.uniform(0.35, 0.45))] = Tissue.SULCAL_CSF
+    return tissue
+
+
+def _paint_artery(image, tissue, head, side: int, hounsfield: float):
+    """The first part of the middle cerebral artery, full of clot: a tube of 3 mm from the carotid to the insula."""
+    to_anatomy = head.to_anatomy
+    inverse = np.linalg.inv(head.anatomy.pose.T @ to_anatomy)
+    mirrored = np.linalg.det(inverse) < 0
+    turns = np.array([[11, 0, -12], [20, 4, -13], [30, 2, -12], [36, -2, -8]], float)  # |x|, y to the front, z: MNI mm
+    for (x, y, z), (x1, y1, z1) in zip(turns[:-1], turns[1:]):
+        for t in np.linspace(0, 1, 12):
+            point = np.array([side * (x + t * (x1 - x)), -(y + t * (y1 - y)), z + t * (z1 - z)])
+            point[0] *= -1 if mirrored else 1
+            low = np.rint(inverse @ point + head.origin).astype(int) - 1
+            box = tuple(slice(n, n + 3) for n in low)
+            inside = (tissue[box] > 0) & (tissue[box] <= max(Tissue))
+            image[box] = np.where(inside, hounsfield, image[box])

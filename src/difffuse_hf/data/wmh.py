@@ -1,0 +1,275 @@
+"""The WMH Segmentation Challenge (MICCAI 2017) as a `datasets` builder: whole volumes, or axial slices with labels.
+
+The folder is that of the release at DataverseNL (https://doi.org/10.34894/AECRSD), as it is unpacked:
+
+    training/{Utrecht,Singapore,Amsterdam/GE3T}/<number>/                       60 cases, 20 of each
+    test/{Utrecht,Singapore,Amsterdam/{GE3T,GE1T5,Philips_VU .PETMR_01.}}/<number>/   30, 30, 30, 10, 10 cases
+        pre/{FLAIR,T1,3DT1}.nii.gz   bias-corrected; T1 resampled to the FLAIR, whose slices are 3 mm apart
+        orig/...                     the same as acquired
+        wmh.nii.gz                   0 background, 1 white-matter hyperintensity, 2 other pathology
+
+The older download with Utrecht/, Singapore/ and GE3T/ at the top is read too, and counts as training. Scans have faces
+removed but are not skull-stripped: the model's input needs a brain mask, see `WMHConfig.brain_mask`.
+
+    builder = WMH("slices", data_dir="dataverse_files")
+    builder.download_and_prepare(num_proc=4)
+    test = builder.as_dataset(split="test")  # thesis Sec. 6.6: the BraTS model without fine-tuning on these 110 scans
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from ..errors import InputError
+from ..models.processing_difffuse import DifFuseProcessor
+from ..volumes import check_same_grid, read_volume
+from .builder import FolderBuilder, FolderConfig
+from .splits import SPLITS
+
+WMH_LABEL, OTHER_LABEL = 1, 2
+FILE_OF = {"flair": "FLAIR", "t1": "T1"}  # in the folders pre/ and orig/
+OFFICIAL_SPLITS = {"training": "train", "test": "test"}
+SITES = ("Utrecht", "Singapore", "Amsterdam")
+SCANNERS = {  # folder above the case number -> (site, scanner)
+    "Utrecht": ("Utrecht", "Philips Achieva 3T"),
+    "Singapore": ("Singapore", "Siemens TrioTim 3T"),
+    "GE3T": ("Amsterdam", "GE Signa HDxt 3T"),
+    "GE1T5": ("Amsterdam", "GE Signa HDxt 1.5T"),
+    "Philips_VU": ("Amsterdam", "Philips Ingenuity 3T"),  # "Philips_VU .PETMR_01.", which Windows cannot store as is
+}
+
+_CITATION = """\
+@article{kuijf2019standardized,
+  title = {Standardized Assessment of Automatic Segmentation of White Matter Hyperintensities and Results of the
+           {WMH} Segmentation Challenge},
+  author = {Kuijf, Hugo J. and Biesbroek, J. Matthijs and de Bresser, Jeroen and Heinen, Rutger and others},
+  journal = {IEEE Transactions on Medical Imaging},
+  volume = {38},
+  number = {11},
+  pages = {2556--2568},
+  year = {2019},
+  doi = {10.1109/TMI.2019.2905770}
+}
+@data{AECRSD_2022,
+  title = {Data of the White Matter Hyperintensity ({WMH}) Segmentation Challenge},
+  author = {Kuijf, Hugo and Biesbroek, Matthijs and de Bresser, Jeroen and Heinen, Rutger and Chen, Christopher and
+            van der Flier, Wiesje and Barkhof, Frederik and Viergever, Max and Biessels, Geert Jan},
+  publisher = {DataverseNL},
+  year = {2022},
+  doi = {10.34894/AECRSD}
+}
+"""
+
+
+@dataclass
+class WMHConfig(FolderConfig):
+    """What to read and how to cut it; the slice fields are those of `DifFuseProcessor`.
+
+    `brain_mask` says where the brain is: `"template"` registers a template (`preprocessing.mri`, no weights needed);
+    `"none"` takes the scans as skull-stripped already; any other word is a mask file in every case folder, for example
+    `"pre/brain_mask.nii.gz"` on the grid of the FLAIR. Real work should use the last, with masks from HD-BET or
+    SynthStrip: the template's mask has been measured on synthetic heads only.
+    """
+
+    modalities: tuple[str, ...] = ("flair", "t1")
+    images: str = "pre"  # or "orig": without the organisers' bias correction
+    division: str = "official"  # training -> train, test -> test; or "patient": 70-15-15 over all cases
+    brain_mask: str = "template"
+    image_size: tuple[int, int] = (256, 256)
+    pixel_spacing_mm: float = 1.0
+    reference_intensity: float = 0.35
+    slice_margin: int = 25
+    min_foreground: float = 0.02
+    min_lesion_pixels: int = 10  # a slice is "lesion" from here on; one with fewer, but not none, is left out
+
+    def check(self):
+        """Raise `ValueError` for an option that does not exist."""
+        if self.division not in ("official", "patient"):
+            raise ValueError(f'`division` is "official" or "patient", got {self.division!r}.')
+        if self.images not in ("pre", "orig"):
+            raise ValueError(f'`images` is the folder "pre" or "orig", got {self.images!r}.')
+        if not set(self.modalities) <= set(FILE_OF):
+            raise ValueError(f"`modalities` are among {', '.join(FILE_OF)}, got {self.modalities}.")
+
+    def processor(self) -> DifFuseProcessor:
+        """The preprocessing that makes the slices, and that a model trained on them must be saved with."""
+        return DifFuseProcessor(
+            modalities=self.modalities,
+            image_size=self.image_size,
+            pixel_spacing_mm=self.pixel_spacing_mm,
+            reference_intensity=self.reference_intensity,
+            slice_margin=self.slice_margin,
+            min_foreground=self.min_foreground,
+        )
+
+
+class WMH(FolderBuilder):
+    """Builder with the configurations "volumes" (NIfTI files) and "slices" (model images, labels, masks).
+
+    Splits are the official ones (train and test, no validation), or by patient (`division`); a phantom's subjects on
+    one anatomy stay together either way. Other pathology (label 2) is neither lesion nor healthy, as in the challenge,
+    which ignores it: its pixels are 0 in `mask` and 1 in `ignore`, to be left out of every score, and a slice that
+    shows it and no hyperintensity is left out altogether.
+    """
+
+    BUILDER_CONFIG_CLASS = WMHConfig
+    BUILDER_CONFIGS = [
+        WMHConfig(name="volumes", version="1.0.0", description="One row per patient, NIfTI files."),
+        WMHConfig(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
+    ]
+    DEFAULT_CONFIG_NAME = "slices"
+    DEFAULT_WRITER_BATCH_SIZE = 64  # slices are large
+    FILES = ("**/*.nii*", "subjects.csv")
+    HOW_TO_GET_IT = (
+        "The WMH challenge data are free for non-commercial use: download all files of "
+        "https://doi.org/10.34894/AECRSD with their folders and give the folder that holds training/ and test/ as "
+        "`data_dir`; `difffuse phantom OUT --layout wmh` makes a synthetic one in this layout."
+    )
+
+    def _info(self):
+        config = self.config
+        config.check()  # here, since `datasets` sets the options of a named configuration after making it
+        origin = {
+            "subject": datasets.Value("string"),  # the case folder below `data_dir`
+            "site": datasets.ClassLabel(names=list(SITES)),
+            "scanner": datasets.ClassLabel(names=[scanner for _, scanner in SCANNERS.values()]),
+        }
+        if config.name == "volumes":
+            features = origin | {name: datasets.Nifti() for name in ("FLAIR", "T1", "wmh")}
+        else:
+            height, width = config.image_size
+            features = {
+                "image": datasets.Array3D((len(config.modalities), height, width), "float32"),  # [0, 1]
+                "label": datasets.ClassLabel(names=["healthy", "lesion"]),
+                "mask": datasets.Array2D((height, width), "uint8"),
+                "ignore": datasets.Array2D((height, width), "uint8"),  # 1 = other pathology
+                "lesion_area": datasets.Value("float32"),  # fraction of the brain in the slice
+                **origin,
+                "slice": datasets.Value("int32"),  # from inferior to superior
+            }
+        return datasets.DatasetInfo(
+            description="FLAIR and T1 MRI of memory-clinic patients from five scanners, with manual segmentations of "
+            "white-matter hyperintensities of presumed vascular origin.",
+            features=datasets.Features(features),
+            homepage="https://wmh.isi.uu.nl",
+            citation=_CITATION,
+            license="CC BY-NC 4.0 (DataverseNL, doi:10.34894/AECRSD)",
+        )
+
+    def _split_generators(self, dl_manager):
+        folders = self._case_folders()
+        subjects = [folder.relative_to(self.root).as_posix() for folder in folders]
+        items = {"folders": [str(folder) for folder in folders], "subjects": subjects}
+        if self.config.split is not None or self.config.division == "patient":
+            return self.split_generators(self.groups(subjects), **items)
+        splits = [_official_split((self.root.name, *Path(subject).parts)) for subject in subjects]
+        return [
+            datasets.SplitGenerator(
+                name=split,
+                gen_kwargs={key: [v for v, s in zip(values, splits) if s == split] for key, values in items.items()},
+            )
+            for split in SPLITS
+            if split in splits
+        ]
+
+    def _generate_examples(self, folders, subjects):
+        examples = self._volumes if self.config.name == "volumes" else self._slices
+        for folder, subject in zip(map(Path, folders), subjects):
+            site, scanner = _scanner(folder)
+            yield from examples(folder, {"subject": subject, "site": site, "scanner": scanner})
+
+    def _case_folders(self):
+        """Folders of the cases, sorted; says what was looked for when there are none, or what one of them lacks."""
+        images = self.config.images
+        found = {file.parent.parent for file in self.root.glob(f"**/{images}/FLAIR.nii*")}
+        folders = sorted(f for f in found if not any(p.startswith(".") for p in f.relative_to(self.root).parts))
+        if not folders:
+            raise FileNotFoundError(
+                f"{self.root} holds no case: no file training/Utrecht/<number>/{images}/FLAIR.nii.gz or the like was "
+                f"found. {self.HOW_TO_GET_IT}"
+            )
+        needed = [f"{images}/{FILE_OF[name]}.nii.gz" for name in self.config.modalities]
+        if self.config.name == "slices":
+            needed.append("wmh.nii.gz")
+            if self.config.brain_mask not in ("template", "none"):
+                needed.append(self.config.brain_mask)
+        for folder in folders:
+            _scanner(folder)
+            missing = [name for name in needed if _find(folder, name) is None]
+            if missing:
+                raise FileNotFoundError(f"{folder} lacks {missing[0]}; complete the case or move it elsewhere.")
+        return folders
+
+    def _volumes(self, folder, origin):
+        names = {"FLAIR": f"{self.config.images}/FLAIR", "T1": f"{self.config.images}/T1", "wmh": "wmh"}
+        files = {name: _find(folder, f"{file}.nii.gz") for name, file in names.items()}
+        yield origin["subject"], {**origin, **{name: file and str(file) for name, file in files.items()}}
+
+    def _slices(self, folder, origin):
+        processor = self.config.processor()
+        volumes, labels, affine = self._read(folder)
+        slices, geometry = processor.preprocess_volume(volumes, affine)
+        masks = processor.preprocess_labels(labels == WMH_LABEL, geometry)
+        ignore = processor.preprocess_labels(labels == OTHER_LABEL, geometry)
+        for index in processor.usable_slices(slices).tolist():
+            pixels = int(masks[index].sum())
+            if 0 < pixels < self.config.min_lesion_pixels or (pixels == 0 and ignore[index].any()):
+                continue
+            brain_pixels = int((slices[index] > 0).any(dim=0).sum())
+            yield (
+                f"{origin['subject']}/{index:03d}",
+                {
+                    "image": slices[index].numpy(),
+                    "label": int(pixels > 0),
+                    "mask": masks[index].numpy(),
+                    "ignore": ignore[index].numpy(),
+                    "lesion_area": np.float32(pixels / brain_pixels),
+                    **origin,
+                    "slice": index,
+                },
+            )
+
+    def _read(self, folder):
+        """Skull-stripped volumes (C, X, Y, Z) float32, labels (X, Y, Z) and affine of a case, all on one grid."""
+        files = [_find(folder, f"{self.config.images}/{FILE_OF[name]}.nii.gz") for name in self.config.modalities]
+        by_file = self.config.brain_mask not in ("template", "none")
+        masks = [_find(folder, name) for name in ("wmh.nii.gz", *([self.config.brain_mask] if by_file else []))]
+        images, arrays = zip(*(read_volume(file) for file in (*files, *masks)))
+        for image, file in zip(images, (*files, *masks)):
+            check_same_grid(image, file, images[0], files[0])
+        volumes, labels = np.stack(arrays[: len(files)]), np.rint(arrays[len(files)])
+        if by_file:
+            volumes = volumes * (arrays[-1] > 0.5)
+        elif self.config.brain_mask == "template":
+            from ..preprocessing.mri import extract_brain  # needs SimpleITK, the extra `preprocess`
+
+            t1 = _find(folder, f"{self.config.images}/T1.nii.gz")
+            if t1 is None:
+                raise InputError(
+                    f"{folder} lacks T1.nii.gz, on which the brain is found; give a mask by `brain_mask`."
+                )
+            image, values = read_volume(t1)
+            volumes = volumes * extract_brain(values, image.affine)
+        return volumes, labels, images[0].affine
+
+
+def _official_split(parts: tuple[str, ...]) -> str:
+    """train or test, by the folder training/ or test/ that a case lies in; train in the older layout, without them."""
+    return next((OFFICIAL_SPLITS[part] for part in reversed(parts) if part in OFFICIAL_SPLITS), "train")
+
+
+def _scanner(folder: Path) -> tuple[str, str]:
+    """Site and scanner of a case, by the folder above its number."""
+    name = folder.parent.name.split(" ")[0].split(".")[0].removesuffix("_")
+    if name not in SCANNERS:
+        raise FileNotFoundError(
+            f"{folder} lies in no folder of a scanner ({', '.join(SCANNERS)}); keep the folders of the release."
+        )
+    return SCANNERS[name]
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """`name` in a case folder, gzipped or not."""
+    return next((path for path in (folder / name, folder / name.removesuffix(".gz")) if path.is_file()), None)
