@@ -6,6 +6,7 @@ Exit codes: 0, 1 for work that failed, 2 for bad usage, 130 when interrupted. An
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -91,6 +92,12 @@ def phantom(
         Path | None,
         typer.Option(help="Folder of label maps in FreeSurfer numbering.", show_default="the built-in ICBM152 maps"),
     ] = None,
+    incidence: Annotated[
+        Path | None,
+        typer.Option(
+            help="For ist3: NIfTI map in MNI space of how often lesions lie where.", show_default="even in a territory"
+        ),
+    ] = None,
 ):
     """Write synthetic subjects with exactly known lesions, in the folders of a real data set.
 
@@ -100,7 +107,10 @@ def phantom(
 
     from .data.phantom import BrainPhantom
 
-    cohort = BrainPhantom(layout=layout.value, anatomies=anatomies, seed=seed)
+    if incidence is not None and layout is not Layout.ist3:
+        raise typer.BadParameter("is for --layout ist3", param_hint="--incidence")
+    with _extra("preprocess"):
+        cohort = BrainPhantom(layout.value, anatomies, seed, incidence)
     console = Console()
     for _ in track(cohort.write(out, subjects), "Drawing subjects", total=subjects, console=console):
         pass
@@ -148,13 +158,9 @@ def preprocess(
 
     Running the same command again continues where it was stopped.
     """
-    try:
+    with _extra("preprocess"):
         from .preprocessing.ct import preprocess_ct
         from .preprocessing.steps import CTPreprocessConfig
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{error.name} is missing; install it with `pip install 'difffuse_hf[preprocess]'`."
-        ) from error
 
     config = CTPreprocessConfig(
         merge_split=merge_split,
@@ -255,6 +261,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == 130:  # newer versions of typer turn the interrupt into this code themselves
         _complain("Interrupted; what was finished is kept and nothing half-written is left.")
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _extra(name: str):
+    """Imports that need an extra: says which one to install where a module is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is missing; install it: pip install 'difffuse_hf[{name}]'.") from error
 
 
 def _check_device(name: str | None) -> str:

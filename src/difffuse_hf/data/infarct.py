@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
+from ..errors import InputError
 from .anatomy import Tissue
 from .fields import smooth_field
 
@@ -139,7 +140,10 @@ def infarct_hounsfield(tissue: np.ndarray, extent: np.ndarray, stage: float, dro
 
 
 def _incidence(path: str | Path, mni: np.ndarray) -> np.ndarray:
-    image = nibabel.as_closest_canonical(nibabel.load(path))
+    try:
+        image = nibabel.as_closest_canonical(nibabel.load(path))
+    except (OSError, nibabel.filebasedimages.ImageFileError) as error:
+        raise InputError(f"{path} cannot be read as a NIfTI map of lesion incidence ({error}).") from error
     ras = mni * np.array([[-1], [1], [1]])
     voxels = np.linalg.inv(image.affine) @ np.vstack([ras, np.ones(ras.shape[1])])
     return ndimage.map_coordinates(image.get_fdata(dtype=np.float32), voxels[:3], order=1) + 1e-6

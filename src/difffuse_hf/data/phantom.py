@@ -25,21 +25,32 @@ class BrainPhantom:
         anatomies (`str` or `Path`, *optional*): folder of label maps in FreeSurfer numbering;
             the built-in ICBM152 maps by default. The lungs of `"mosmed"` are computed and need none.
         seed (`int`): same seed and index, same subject.
+        incidence (`str` or `Path`, *optional*): for `"ist3"`, a NIfTI map in MNI space of how often lesions lie where;
+            by default infarcts start anywhere in their arterial territory.
     """
 
     LAYOUTS = ("brats2021", "wmh", "ist3", "mosmed")
 
-    def __init__(self, layout: str = "brats2021", anatomies: str | Path | None = None, seed: int = 0):
+    def __init__(
+        self,
+        layout: str = "brats2021",
+        anatomies: str | Path | None = None,
+        seed: int = 0,
+        incidence: str | Path | None = None,
+    ):
         if layout not in self.LAYOUTS:
             raise ValueError(f"`layout` is one of {', '.join(self.LAYOUTS)}, got {layout!r}.")
+        if incidence is not None and layout != "ist3":
+            raise ValueError(f"`incidence` places infarcts, which the layout {layout!r} has none of.")
         self.layout, self.seed = layout, seed
+        self._options = {} if incidence is None else {"incidence": Path(incidence)}
         self.anatomies = list_anatomies(anatomies)
         self._module = importlib.import_module(f".phantoms.{layout}", __package__)
 
     def subject(self, index: int, lesion: bool = True) -> PhantomSubject:
         """Subject `index`; with `lesion=False` the same subject before the lesion was painted in: the exact healthy
         counterfactual (displacement by a tumour included), equal to the first outside the segmentation."""
-        return self._module.draw(self.seed, index, self._anatomy(index), lesion)
+        return self._module.draw(self.seed, index, self._anatomy(index), lesion, **self._options)
 
     def subjects(self, count: int, start: int = 0) -> Iterator[PhantomSubject]:
         """One subject at a time; memory does not grow with `count`."""

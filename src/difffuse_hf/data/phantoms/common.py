@@ -150,4 +150,3 @@ def save_nifti(data: np.ndarray, affine: np.ndarray, path: Path, description: by
     image.header["descrip"] = description
     image.header.set_xyzt_units("mm")
     nibabel.save(image, path)
-
