@@ -9,11 +9,10 @@ added one at a time with `--split`. The output folder is what `--dataset` of the
 """
 
 import argparse
-import shutil
-import tempfile
 from pathlib import Path
 
 from difffuse_hf import BraTS2021
+from difffuse_hf.data.prepare import add_arguments, prepare
 from difffuse_hf.training import run_script
 
 
@@ -25,34 +24,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pixel_spacing_mm", type=float, default=1.0)
     parser.add_argument("--slice_margin", type=int, default=25, help="slices dropped at each end (thesis: 25)")
     parser.add_argument("--min_foreground", type=float, default=0.02, help="least brain in a slice, as a fraction")
-    parser.add_argument("--split", choices=["train", "validation", "test"], help="put every case into this split")
-    parser.add_argument("--split_seed", type=int, default=0)
-    parser.add_argument("--num_proc", type=int, help="processes; one by default")
+    add_arguments(parser)
     args = parser.parse_args(argv)
 
-    with tempfile.TemporaryDirectory() as cache:
-        builder = BraTS2021(
-            "slices",
-            data_dir=args.data_dir,
-            cache_dir=cache,
-            image_size=(args.image_size, args.image_size),
-            pixel_spacing_mm=args.pixel_spacing_mm,
-            slice_margin=args.slice_margin,
-            min_foreground=args.min_foreground,
-            split=args.split,
-            split_seed=args.split_seed,
-        )
-        prepared = Path(cache, "parquet")
-        builder.download_and_prepare(str(prepared), file_format="parquet", num_proc=args.num_proc)
-        args.output.mkdir(parents=True, exist_ok=True)
-        for split, info in builder.info.splits.items():
-            for old in args.output.glob(f"{split}-*.parquet"):
-                old.unlink()
-            shards = sorted(prepared.glob(f"*{split}*.parquet"))
-            for number, shard in enumerate(shards):
-                shutil.move(shard, args.output / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
-            print(f"{split}: {info.num_examples} slices in {args.output}")
-        builder.config.processor().save_pretrained(args.output)
+    builder = BraTS2021(
+        "slices",
+        data_dir=args.data_dir,
+        image_size=(args.image_size, args.image_size),
+        pixel_spacing_mm=args.pixel_spacing_mm,
+        slice_margin=args.slice_margin,
+        min_foreground=args.min_foreground,
+        split=args.split,
+        split_seed=args.split_seed,
+    )
+    prepare(builder, args.output, args.num_proc, args.push_to_hub, args.private)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub in memory, on 127.0.0.1: just enough to create, fill, list and download model repositories.
+"""A Hugging Face Hub in memory, on 127.0.0.1: just enough to create, fill, list and download repositories.
 
 The client reads its environment when it is imported, so run it in a process of its own with `StubHub.environment`.
 """
@@ -13,14 +13,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
+API = rf"/api/(?:models|datasets)/{REPO}"
+FILES = rf"/(?:datasets/)?{REPO}"
+LARGE = (".parquet",)  # uploaded by Git LFS; the rest comes with the commit
 
 
 class StubHub:
-    """`repos` maps a name to its commits, oldest first; a commit is (hash, {path: content})."""
+    """`repos` maps a name to its commits, oldest first; a commit is (hash, {path: content}); `private` holds names."""
 
     def __init__(self, user="tester"):
         self.user = user
         self.repos = {}
+        self.private = set()
+        self.blobs = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -55,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return answer(self, **match.groupdict())
         self.fail("NotImplemented")
 
-    do_GET = do_HEAD = do_POST = handle_request
+    do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
     def log_message(self, *arguments):
         pass
@@ -87,18 +92,37 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self.body)
         name = f"{wanted.get('organization') or self.hub.user}/{wanted['name']}"
         status = 409 if name in self.hub.repos else 200
+        if status == 200 and wanted.get("visibility") == "private":
+            self.hub.private.add(name)
         self.hub.repos.setdefault(name, [("0" * 40, {})])
         self.send({"url": f"{self.hub.url}/{name}", "name": name, "id": name}, status=status)
 
     def preupload(self, repo, revision):
-        paths = [file["path"] for file in json.loads(self.body)["files"]]
-        self.send({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]})
+        modes = {
+            file["path"]: "lfs" if file["path"].endswith(LARGE) else "regular"
+            for file in json.loads(self.body)["files"]
+        }
+        self.send({"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]})
+
+    def lfs_batch(self, repo):
+        objects = json.loads(self.body)["objects"]
+        for item in objects:
+            item["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}
+        self.send({"transfer": "basic", "objects": objects}, Content_Type="application/vnd.git-lfs+json")
+
+    def lfs_upload(self, blob):
+        self.hub.blobs[blob] = self.body
+        self.send({})
 
     def commit(self, repo, revision):
         files = dict(self.hub.files(repo))
         for operation in map(json.loads, self.body.splitlines()):
             if operation["key"] == "file":
                 files[operation["value"]["path"]] = base64.b64decode(operation["value"]["content"])
+            elif operation["key"] == "lfsFile":
+                files[operation["value"]["path"]] = self.hub.blobs[operation["value"]["oid"]]
+            elif operation["key"] == "deletedFile":
+                files.pop(operation["value"]["path"])
         sha = hashlib.sha1(self.body).hexdigest()
         self.hub.repos[repo].append((sha, files))
         url = f"{self.hub.url}/{repo}/commit/{sha}"
@@ -107,7 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, repo, revision=None):
         if commit := self.commit_at(repo, revision):
             siblings = [{"rfilename": path} for path in commit[1]]
-            self.send({"_id": "0", "id": repo, "sha": commit[0], "private": False, "tags": [], "siblings": siblings})
+            about = {"private": repo in self.hub.private, "tags": [], "siblings": siblings}
+            self.send({"_id": "0", "id": repo, "sha": commit[0], **about})
 
     def tree(self, repo, revision):
         if commit := self.commit_at(repo, revision):
@@ -131,9 +156,11 @@ def oid(content):
 ROUTES = [
     (["POST"], "/api/validate-yaml", _Handler.validate),
     (["POST"], "/api/repos/create", _Handler.create),
-    (["POST"], rf"/api/models/{REPO}/preupload/(?P<revision>[^/]+)", _Handler.preupload),
-    (["POST"], rf"/api/models/{REPO}/commit/(?P<revision>[^/]+)", _Handler.commit),
-    (["GET"], rf"/api/models/{REPO}/tree/(?P<revision>[^/]+)", _Handler.tree),
-    (["GET"], rf"/api/models/{REPO}(?:/revision/(?P<revision>[^/]+))?", _Handler.info),
-    (["GET", "HEAD"], rf"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
+    (["POST"], rf"{API}/preupload/(?P<revision>[^/]+)", _Handler.preupload),
+    (["POST"], rf"{FILES}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
+    (["PUT"], r"/lfs/(?P<blob>[^/]+)", _Handler.lfs_upload),
+    (["POST"], rf"{API}/commit/(?P<revision>[^/]+)", _Handler.commit),
+    (["GET"], rf"{API}/tree/(?P<revision>[^/]+)", _Handler.tree),
+    (["GET"], rf"{API}(?:/revision/(?P<revision>[^/]+))?", _Handler.info),
+    (["GET", "HEAD"], rf"{FILES}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
 ]

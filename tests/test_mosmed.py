@@ -8,8 +8,6 @@ import pytest
 
 datasets = pytest.importorskip("datasets", reason="needs the extra `train`")
 
-from datasets.exceptions import DatasetGenerationError  # noqa: E402
-
 from difffuse_hf import BrainPhantom  # noqa: E402
 from difffuse_hf.data.mosmed import MosMed  # noqa: E402
 from difffuse_hf.data.phantoms import mosmed  # noqa: E402
@@ -220,17 +218,15 @@ def test_a_study_that_is_there_twice_is_named(build, root):
 @pytest.mark.parametrize("file", ["studies/CT-2/study_0005.nii.gz", "masks/study_0008_mask.nii.gz"])
 def test_a_file_that_cannot_be_read_is_named(build, root, file):
     (root / file).write_bytes((root / file).read_bytes()[:200])
-    with pytest.raises(DatasetGenerationError) as error:
+    with pytest.raises(InputError, match=f"{root / file} is not a readable NIfTI file"):
         build()
-    cause = error.value.__cause__
-    assert isinstance(cause, InputError) and f"{root / file} is not a readable NIfTI file" in str(cause)
 
 
 def test_a_mask_of_another_grid_is_refused(build, root):
     other = write_study(root, 8, severity=4, shape=(32, 32, 20))
-    with pytest.raises(DatasetGenerationError) as error:
+    with pytest.raises(InputError, match=r"\(20, 32, 32\)") as error:
         build()
-    assert "(20, 32, 32)" in str(error.value.__cause__) and other.name in str(error.value.__cause__)
+    assert other.name in str(error.value)
 
 
 @pytest.mark.parametrize("option", [{"ct1": "mild"}, {"window_hu": (400.0, -1000.0)}])

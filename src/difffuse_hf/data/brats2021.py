@@ -8,18 +8,15 @@ for research after registration (https://www.synapse.org/brats2021) and may not 
     train = builder.as_dataset(split="train")
 """
 
-import csv
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-from ..errors import InputError
 from ..models.processing_difffuse import DifFuseProcessor
 from ..volumes import find_volume, read_case
-from .splits import SPLITS, split_by_group
+from .builder import FolderBuilder, FolderConfig
 
 _CITATION = """\
 @article{baid2021rsna,
@@ -38,14 +35,10 @@ _CITATION = """\
   year = {2015}
 }
 """
-_HOW_TO_GET_IT = (
-    "BraTS 2021 is free for research: register at https://www.synapse.org/brats2021, unpack the training data and "
-    "give its folder as `data_dir`; `difffuse phantom OUT --layout brats2021` makes a synthetic one in this layout."
-)
 
 
 @dataclass
-class BraTS2021Config(datasets.BuilderConfig):
+class BraTS2021Config(FolderConfig):
     """What to read and how to cut it; the slice fields are those of `DifFuseProcessor`."""
 
     modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")
@@ -55,9 +48,6 @@ class BraTS2021Config(datasets.BuilderConfig):
     slice_margin: int = 25
     min_foreground: float = 0.02
     min_lesion_pixels: int = 10  # a slice is "lesion" from here on; one with fewer, but not none, is left out
-    split_seed: int = 0
-    split: str | None = None  # put all subjects into this one split (folders that are separated already)
-    fingerprint: str = ""  # filled in by the builder: files that change are prepared again
 
     def processor(self) -> DifFuseProcessor:
         """The preprocessing that makes the slices, and that a model trained on them must be saved with."""
@@ -71,7 +61,7 @@ class BraTS2021Config(datasets.BuilderConfig):
         )
 
 
-class BraTS2021(datasets.GeneratorBasedBuilder):
+class BraTS2021(FolderBuilder):
     """Builder with the configurations "volumes" (NIfTI per modality) and "slices" (model images, labels, masks).
 
     Splits are by patient, 70-15-15, or by the column `group` of `subjects.csv` where `data_dir` has one.
@@ -85,12 +75,11 @@ class BraTS2021(datasets.GeneratorBasedBuilder):
     ]
     DEFAULT_CONFIG_NAME = "slices"
     DEFAULT_WRITER_BATCH_SIZE = 64  # slices are large
-
-    def __init__(self, config_name: str = "slices", data_dir=None, **kwargs):
-        if data_dir is not None:
-            data_dir = str(Path(data_dir).expanduser().resolve())  # the cache key is this string
-            kwargs["fingerprint"] = _fingerprint(Path(data_dir))
-        super().__init__(config_name=config_name, data_dir=data_dir, **kwargs)
+    HOW_TO_GET_IT = (
+        "BraTS 2021 is free for research: register at https://www.synapse.org/brats2021, unpack the training data "
+        "and give its folder as `data_dir`; `difffuse phantom OUT --layout brats2021` makes a synthetic one in this "
+        "layout."
+    )
 
     def _info(self):
         config = self.config
@@ -117,16 +106,8 @@ class BraTS2021(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         folders = self._case_folders()
-        if self.config.split is not None:
-            parts = {self.config.split: range(len(folders))}
-        else:
-            groups = _read_groups(Path(self.config.data_dir), [folder.name for folder in folders])
-            parts = split_by_group(groups, self.config.split_seed)
-        return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"folders": [str(folders[i]) for i in parts[split]]})
-            for split in (parts if self.config.split else SPLITS)
-            if len(parts[split])
-        ]
+        groups = self.groups([folder.name for folder in folders])
+        return self.split_generators(groups, folders=[str(folder) for folder in folders])
 
     def _generate_examples(self, folders):
         examples = self._volumes if self.config.name == "volumes" else self._slices
@@ -135,13 +116,11 @@ class BraTS2021(datasets.GeneratorBasedBuilder):
 
     def _case_folders(self):
         """Folders of the cases, sorted; says what was looked for when there are none."""
-        if self.config.data_dir is None:
-            raise FileNotFoundError(f"`data_dir` is missing. {_HOW_TO_GET_IT}")
-        root, first = Path(self.config.data_dir), self.config.modalities[0]
+        root, first = self.root, self.config.modalities[0]
         folders = sorted({file.parent for file in root.glob(f"*/*_{first}.nii*")})
         if not folders:
             raise FileNotFoundError(
-                f"{root} holds no case: no file <case>/<case>_{first}.nii.gz was found. {_HOW_TO_GET_IT}"
+                f"{root} holds no case: no file <case>/<case>_{first}.nii.gz was found. {self.HOW_TO_GET_IT}"
             )
         for folder in folders:
             for name in (*self.config.modalities, "seg"):
@@ -177,23 +156,3 @@ class BraTS2021(datasets.GeneratorBasedBuilder):
                     "slice": index,
                 },
             )
-
-
-def _read_groups(root, subjects):
-    """The group of each subject: the column of `subjects.csv`, else the subject itself."""
-    table = root / "subjects.csv"
-    if not table.exists():
-        return subjects
-    with table.open(newline="", encoding="utf-8") as file:
-        group_of = {row["subject"]: row["group"] for row in csv.DictReader(file)}
-    missing = [subject for subject in subjects if subject not in group_of]
-    if missing:
-        raise InputError(f"{table} has no row for {missing[0]}; splitting needs the group of every subject.")
-    return [group_of[subject] for subject in subjects]
-
-
-def _fingerprint(root):
-    """Changes when a file of the folder does, so that a cache made from other files is not taken for this one."""
-    files = sorted(root.glob("*/*.nii*")) + sorted(root.glob("subjects.csv"))
-    stats = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]

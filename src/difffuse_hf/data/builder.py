@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import torch
+from datasets.exceptions import DatasetGenerationError
 
 from ..errors import InputError
 from .splits import SPLITS, split_by_group
@@ -44,6 +46,24 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
     def source_files(cls, root: Path, **options) -> list[Path]:
         """Files whose change makes a prepared cache out of date."""
         return [file for pattern in cls.FILES for file in sorted(root.glob(pattern))]
+
+    def download_and_prepare(self, *args, num_proc: int | None = None, **kwargs):
+        """As in `datasets`; several processes compute with one thread each, or OpenMP would hang in forked ones."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if (num_proc or 1) > 1 else threads)
+        try:
+            super().download_and_prepare(*args, num_proc=num_proc, **kwargs)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _prepare_split_single(self, *args, **kwargs):
+        """As in `datasets`, but an unusable file stays the one sentence that it was, in other processes too."""
+        try:
+            yield from super()._prepare_split_single(*args, **kwargs)
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, (InputError, FileNotFoundError)):
+                raise error.__cause__ from None
+            raise
 
     @property
     def root(self) -> Path:

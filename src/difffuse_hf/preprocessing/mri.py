@@ -4,6 +4,7 @@
 
 For scans that are not skull-stripped, such as those of the WMH challenge. A trained tool (HD-BET, SynthStrip) follows
 the brain's surface better and should be used for real work; this one is there so that nothing has to be downloaded.
+Measured on 17 synthetic heads of 15 anatomies only: Dice 0.95 to 0.99, mean 0.975, no hyperintensity lost.
 """
 
 from itertools import product
@@ -30,7 +31,7 @@ def extract_brain(t1: np.ndarray, affine: np.ndarray, template: Template | None 
 
     Args:
         t1 (`np.ndarray` of shape `(X, Y, Z)`): non-negative intensities, any units; a face that was removed may be 0.
-        affine (`np.ndarray` of shape `(4, 4)`): voxel to RAS+ millimetres; the head upright to about 20 degrees.
+        affine (`np.ndarray` of shape `(4, 4)`): voxel to RAS+ millimetres. The head is about upright.
         template (`Template`, *optional*): skull-stripped T1; ICBM152 by default.
 
     Returns:

@@ -1,0 +1,225 @@
+"""IST-3 head CT (thesis Chs. 3-5) as a `datasets` builder: scans that `difffuse preprocess` made, and a labels table.
+
+The scans of the third International Stroke Trial are not public; none of them is shipped. `BrainPhantom` with the
+layout "ist3" writes synthetic ones, as DICOM, with their table. The columns of a table are listed in `ist3_labels.py`.
+
+    difffuse preprocess DICOM_DIR ist3/preprocessed --linkage
+    sides = {"0": "none", "1": "left", "2": "right", "3": "both"}
+    builder = IST3("volumes", data_dir="ist3/preprocessed", labels="ist3/reads.csv",
+                   columns={"lesion": "side"}, values={"lesion": sides})
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import nibabel
+import numpy as np
+import pandas
+import torch
+from torch.nn import functional as F
+
+from ..errors import InputError
+from .builder import FolderBuilder, FolderConfig
+from .ist3_labels import CHRONIC, SIDES, TIMES, find_labels, join_labels, read_labels, read_table
+
+_CITATION = """\
+@article{ist32012,
+  title = {The benefits and harms of intravenous thrombolysis with recombinant tissue plasminogen activator within 6 h
+           of acute ischaemic stroke (the third international stroke trial [{IST-3}]): a randomised controlled trial},
+  author = {{The IST-3 collaborative group}},
+  journal = {The Lancet},
+  volume = {379},
+  number = {9834},
+  pages = {2352--2363},
+  year = {2012},
+  doi = {10.1016/S0140-6736(12)60768-5}
+}
+"""
+
+
+@dataclass
+class IST3Config(FolderConfig):
+    """Where the labels are, how the table says them, and the size of the images."""
+
+    labels: str | None = None  # path; labels.csv in `data_dir` or in the folder above by default
+    key: str | None = None  # scan_id, series_uid, study_uid or patient_id; the first that the table has by default
+    columns: dict[str, str] = field(default_factory=dict)  # our name -> name in the table
+    values: dict[str, dict[str, str]] = field(default_factory=dict)  # our name -> {value in the table: our value}
+    midline: str = "centre"  # of the crop, as in the thesis; or "template", the fitted plane
+    image_size: tuple[int, int] = (256, 256)  # of "slices", height and width: shrunk to fit, and padded
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.midline not in ("centre", "template"):
+            raise ValueError(f'`midline` is "centre" or "template", got {self.midline!r}.')
+
+
+class IST3(FolderBuilder):
+    """Builder with the configurations "volumes" (a row per scan) and "slices" (a row per slice, for diffusion).
+
+    `data_dir` is the output folder of `difffuse preprocess`; what its manifest rejects is not read. Intensities are
+    0-100 HU as [0, 1]; slices run from inferior to superior, rows to posterior, columns to the patient's left.
+    `label` is the side of the lesion in "volumes", and healthy or lesion in "slices", where every slice has its scan's
+    label whether or not it shows the lesion. Splits are by patient, 70-15-15, or by the `group` of a phantom.
+    """
+
+    BUILDER_CONFIG_CLASS = IST3Config
+    BUILDER_CONFIGS = [
+        IST3Config(name="volumes", version="1.0.0", description="One row per scan, side of the lesion."),
+        IST3Config(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
+    ]
+    DEFAULT_CONFIG_NAME = "volumes"
+    DEFAULT_WRITER_BATCH_SIZE = 16  # a volume is 9 MB
+    HOW_TO_GET_IT = (
+        "The scans of IST-3 are not public: apply to the trial's investigators (University of Edinburgh), run "
+        "`difffuse preprocess DICOM_DIR OUT --linkage` and give OUT as `data_dir`; `difffuse phantom DICOM_DIR "
+        "--layout ist3` writes a synthetic hospital disk."
+    )
+
+    @classmethod
+    def source_files(cls, root, labels=None, **options):
+        files = [root / "manifest.parquet", root / "config.json", root / "private" / "linkage.csv"]
+        folders = [Path(labels).expanduser().resolve().parent] if labels else [root, root.parent]
+        files += [Path(labels).expanduser().resolve()] if labels else [folder / "labels.csv" for folder in folders]
+        files += [folder / "subjects.csv" for folder in folders]
+        return [file for file in files if file.exists()]
+
+    @property
+    def labels_table(self) -> Path:
+        return find_labels(self.root, self.config.labels)
+
+    @property
+    def subjects_table(self) -> Path:
+        return self.labels_table.with_name("subjects.csv")
+
+    @property
+    def scan_shape(self) -> tuple[int, int, int]:
+        """Slices, height and width, as `difffuse preprocess` was told; the thesis's (Sec. 3.4.4) where it was not."""
+        settings = self.config.data_dir and Path(self.config.data_dir, "config.json")
+        if not settings or not settings.exists():
+            return (11, 500, 400)
+        preprocessing = json.loads(settings.read_text(encoding="utf-8"))
+        return (preprocessing["num_slices"], *preprocessing["image_size"])
+
+    def _info(self):
+        config = self.config
+        side, presence = datasets.ClassLabel(names=SIDES), datasets.ClassLabel(names=["healthy", "lesion"])
+        if config.name == "volumes":
+            features = {
+                "image": datasets.Array3D(self.scan_shape, "float32"),  # [0, 1]
+                "label": side,
+                "presence": presence,
+            }
+        else:
+            features = {
+                "image": datasets.Array3D((1, *config.image_size), "float32"),  # [0, 1]
+                "label": presence,
+                "side": side,
+                "slice": datasets.Value("int32"),
+            }
+        features |= {
+            "time": datasets.ClassLabel(names=TIMES),
+            "infarct_size": datasets.Value("int32"),  # 0 (none) to 4
+            "territory": datasets.Value("string"),
+            **{name: datasets.Value("bool") for name in CHRONIC},
+            "patient": datasets.Value("string"),  # salted hash; of the study where the patient's id is blank
+            "scan_id": datasets.Value("string"),  # salted hash
+            "midline": datasets.Value("float32"),  # column of `image`
+            "pixel_mm": datasets.Value("float32"),
+            "age": datasets.Value("float32"),  # years
+        }
+        return datasets.DatasetInfo(
+            description="CT of the head in acute ischaemic stroke, at baseline and follow-up, with expert readings.",
+            features=datasets.Features(features),
+            homepage="https://doi.org/10.1016/S0140-6736(12)60768-5",
+            citation=_CITATION,
+            license="Not public; for those to whom the trial's investigators have given the scans, on their terms.",
+        )
+
+    def _split_generators(self, dl_manager):
+        scans = self._labelled_scans()
+        patients = scans["patient_hash"].tolist()
+        groups = self.groups(scans["patient"].tolist(), column="patient") if self.synthetic else patients
+        group_of = dict(zip(patients, groups))  # whatever the table says, a patient is in one split
+        return self.split_generators([group_of[patient] for patient in patients], scans=scans.to_dict("records"))
+
+    def _generate_examples(self, scans):
+        for scan in scans:
+            image, scale, left = self._read(Path(self.config.data_dir, scan["file"])), 1.0, 0
+            if self.config.name == "slices":
+                image, scale, left = _fit(image, self.config.image_size)
+            side = SIDES.index(scan["lesion"])
+            midline = scan[f"midline_{self.config.midline}"]
+            row = {
+                "time": scan["time"] or None,
+                "infarct_size": int(scan["infarct_size"]) if scan["infarct_size"] else None,
+                "territory": scan["territory"],
+                **{name: scan[name] == "1" if scan[name] else None for name in CHRONIC},
+                "patient": scan["patient_hash"],
+                "scan_id": scan["scan_id"],
+                "midline": None if midline is None else (midline + 0.5) * scale - 0.5 + left,
+                "pixel_mm": scan["pixel_mm"] / scale,
+                "age": scan["age_years"],
+            }
+            if self.config.name == "volumes":
+                yield scan["scan_id"], {"image": image, "label": side, "presence": int(side > 0), **row}
+            else:
+                for index, plane in enumerate(image):
+                    labels = {"label": int(side > 0), "side": side, "slice": index}
+                    yield f"{scan['scan_id']}_{index:02d}", {"image": plane[None], **labels, **row}
+
+    def _labelled_scans(self):
+        """Rows of the manifest that are kept and have a label, with its columns; what is left out is counted aloud."""
+        path = self.root / "manifest.parquet"
+        if not path.exists():
+            raise FileNotFoundError(f"{self.root} holds no manifest.parquet. {self.HOW_TO_GET_IT}")
+        manifest = pandas.read_parquet(path)
+        kept = manifest[(manifest["decision"] == "keep") & (manifest["file"] != "")]  # a joined series has no file
+        kept = kept.astype(object).where(kept.notna(), None)
+        kept["patient_hash"] = kept.pop("patient").where(lambda patient: patient != "", kept["study"])
+        labels, key = read_labels(self.labels_table, self.config.columns, self.config.values, self.config.key)
+        keyed = kept if key == "scan_id" else kept.merge(self._linkage(key), on="scan_id")
+        scans, unused = join_labels(keyed, labels, key)
+        if scans.empty:
+            raise InputError(
+                f"No `{key}` in {self.labels_table} is that of a kept scan in {self.root}; check the options `labels` "
+                "and `key`."
+            )
+        unlabelled = len(kept) - len(scans)
+        if unlabelled or unused:
+            print(f"IST3: {unlabelled} kept scans have no label and {unused} labels no kept scan; both are left out.")
+        return scans
+
+    def _linkage(self, key):
+        path = self.root / "private" / "linkage.csv"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"There is no {path}, which leads from `{key}` to the scans; run `difffuse preprocess` with "
+                "--linkage, or give a table with the column `scan_id`."
+            )
+        return read_table(path)[["scan_id", key]]
+
+    def _read(self, path):
+        """The scan as (S, H, W) float32 in [0, 1]."""
+        image = np.asarray(nibabel.load(path).dataobj, np.float32).transpose(2, 1, 0)
+        if image.shape != self.scan_shape:
+            raise InputError(
+                f"{path} has {image.shape} slices, rows and columns and not {self.scan_shape}; preprocess it again."
+            )
+        return image
+
+
+def _fit(image, size):
+    """Shrink the planes (S, H, W) by one factor until they fit `size`, and pad evenly with 0.
+
+    Returns the planes, the factor (of the width, which is a whole number of pixels), and the padding on the left.
+    """
+    height, width = image.shape[1:]
+    scale = min(size[0] / height, size[1] / width, 1.0)
+    small = (round(height * scale), round(width * scale))
+    planes = F.interpolate(torch.from_numpy(image)[None], small, mode="bilinear", antialias=True)[0]
+    top, left = (size[0] - small[0]) // 2, (size[1] - small[1]) // 2
+    padding = (left, size[1] - small[1] - left, top, size[0] - small[0] - top)
+    return F.pad(planes.clamp(0, 1), padding).numpy(), small[1] / width, left
