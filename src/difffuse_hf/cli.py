@@ -143,6 +143,10 @@ def preprocess(
         float | None,
         typer.Option(min=0.1, help="Resample to this pixel size.", show_default="pad or shrink to 500 x 400 pixels"),
     ] = None,
+    min_nmi: Annotated[
+        float, typer.Option(min=1, max=2, help="Mutual information below which registration has failed.")
+    ] = 1.187,
+    max_rotation: Annotated[float, typer.Option(min=0, max=180, help="Degrees a head may be turned by.")] = 30.0,
     registration_qc: Annotated[
         RegistrationQuality,
         typer.Option(help="scan: each fit by itself. mixture: clusters of the whole cohort as well."),
@@ -167,6 +171,8 @@ def preprocess(
         template=None if template is None else str(template.resolve()),
         template_old=None if template_old is None else str(template_old.resolve()),
         pixel_mm=pixel_mm,
+        min_nmi=min_nmi,
+        max_rotation_deg=max_rotation,
         registration_qc=registration_qc.value,
         headers_only=headers_only,
     )

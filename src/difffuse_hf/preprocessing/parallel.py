@@ -14,6 +14,17 @@ from ..errors import InputError
 
 _PER_WORKER = 8  # tasks in flight for each worker: enough to keep it busy, few enough to hold in memory
 
+# One thread a process; and the C library keeps the memory of one volume for the next instead of handing it back page
+# by page (Dask's default does the opposite), which makes the workers of one machine a third faster.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": 1,
+    "MKL_NUM_THREADS": 1,
+    "OPENBLAS_NUM_THREADS": 1,
+    "MALLOC_MMAP_THRESHOLD_": 2**30,
+    "MALLOC_TRIM_THRESHOLD_": 2**31 - 1,
+    "MALLOC_TOP_PAD_": 2**26,
+}
+
 
 class Workers(AbstractContextManager):
     """Where tasks run: in this process (one worker), in processes of this machine, or on a running Dask cluster.
@@ -32,6 +43,7 @@ class Workers(AbstractContextManager):
 
     def __enter__(self):
         if self.dask_address or self.workers > 1:
+            import dask
             from dask.distributed import Client, LocalCluster
 
             if self.dask_address:
@@ -40,7 +52,7 @@ class Workers(AbstractContextManager):
                 except (OSError, ValueError) as error:  # a refused connection, an unknown host, a malformed address
                     raise InputError(f"No Dask scheduler answers at {self.dask_address} ({error}).") from error
             else:
-                with _deaf_to_interrupts():
+                with _deaf_to_interrupts(), dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}):
                     options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
                     cluster = self._stack.enter_context(LocalCluster(n_workers=self.workers, **options))
                 self._client = self._stack.enter_context(Client(cluster))

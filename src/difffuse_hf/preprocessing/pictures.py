@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    import pandas  # not for the workers
 
 TILE = (150, 180)  # pixels, width and height, of one thumbnail
 THUMBNAIL_HU = (-20, 100)  # a soft-tissue window in which bone is white and air black; our choice
@@ -36,7 +39,7 @@ def save_picture(image: Image.Image, path: Path):
         temporary.unlink(missing_ok=True)
 
 
-def contact_sheet(rows: pandas.DataFrame, folder: Path, title: str) -> Image.Image:
+def contact_sheet(rows: "pandas.DataFrame", folder: Path, title: str) -> Image.Image:
     """One tile for each row, with its scan and reason; a grey tile where no picture may be made."""
     shown = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SHEET_TILES)).round().astype(int))]
     columns = min(COLUMNS, max(len(shown), 4))

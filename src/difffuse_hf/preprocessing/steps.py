@@ -24,7 +24,7 @@ from .hounsfield import check_hounsfield
 from .identity import pseudonym
 from .kernel import kernel_from_header, kernel_from_image
 from .pictures import THUMBNAIL_HU, save_picture, thumbnail
-from .positioning import check_registration
+from .positioning import MAX_ROTATION_DEG, MIN_DICE, MIN_NMI, check_registration
 from .registration import Registration, choose_template, load_template, midline_plane, register
 from .rules import header_exclusion
 from .volume import crop_to_head, pad_or_resize, sample_slices, window_hounsfield
@@ -46,6 +46,9 @@ class CTPreprocessConfig:
         template, template_old (`str`, *optional*): NIfTI files of a skull-stripped head in MNI space, for patients up
             to and above `age_border` years; one alone serves everybody. Default: the ICBM152 template.
         merge_split (`bool`): join base and vault that were scanned apart, instead of leaving them out.
+        min_nmi, min_dice (`float`): normalised mutual information with the warped template and overlap with its brain,
+            below which the registration has failed. They depend on the template; fit them on your own scans.
+        max_rotation_deg (`float`): a head turned by more is ill-positioned.
         registration_qc (`str`): "scan" judges every fit by itself; "mixture" also rejects the scans of clusters that
             the Gaussian mixture finds ill-positioned (cohorts of at least 100).
         headers_only (`bool`): take the decisions that headers allow, read no pixels, make no scans.
@@ -59,6 +62,9 @@ class CTPreprocessConfig:
     template_old: str | None = None
     age_border: float = 72.0  # Sec. 3.4.4, step 6
     merge_split: bool = False
+    min_nmi: float = MIN_NMI
+    min_dice: float = MIN_DICE
+    max_rotation_deg: float = MAX_ROTATION_DEG
     registration_qc: str = "scan"
     headers_only: bool = False
 
@@ -125,7 +131,9 @@ def _process(series: Series, row: dict, config: CTPreprocessConfig, output: Path
     old = config.template_old or config.template
     template = load_template(choose_template(row["age_years"], config.template, old, config.age_border))
     registration = register(volume, template)  # step 6
-    exclusion, detail = check_registration(registration)  # step 7
+    exclusion, detail = check_registration(  # step 7
+        registration, config.min_nmi, config.min_dice, config.max_rotation_deg
+    )
     row |= {"template": template.name} | _registration_row(registration)
     clock.lap("register")
     if exclusion:
