@@ -44,6 +44,8 @@ def write_preprocessed(root, patients, shape=(40, 50, 3)):
                 "pixel_mm": 0.5,
                 "midline_centre": 19.5,
                 "midline_template": 21.0 if i else None,
+                "midline_per_slice": 0.5 if i else None,
+                "midline_per_row": -0.1 if i else None,
                 "study_day": 2 if patient in patients[:i] else 0,
                 "age_years": 70.0 + i if i else None,
             }
@@ -132,7 +134,9 @@ def test_a_slice_is_shrunk_to_fit_padded_and_labelled_like_its_scan(build, root)
 
 def test_the_midline_is_that_of_the_crop_or_of_the_template(build):
     assert build()["midline"][:2] == [19.5, 19.5]
-    assert build(midline="template")["midline"][:2] == [None, 21.0]
+    template = build(midline="template")
+    assert template["midline"][:2] == [None, 21.0]
+    assert build()["midline_slopes"][1] == [0, 0] and template["midline_slopes"][1] == pytest.approx([0.5, -0.1])
     with pytest.raises(ValueError, match='"centre" or "template"'):
         build(midline="middle")
 

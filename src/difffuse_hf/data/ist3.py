@@ -126,7 +126,8 @@ class IST3(FolderBuilder):
             **{name: datasets.Value("bool") for name in CHRONIC},
             "patient": datasets.Value("string"),  # salted hash; of the study where the patient's id is blank
             "scan_id": datasets.Value("string"),  # salted hash
-            "midline": datasets.Value("float32"),  # column of `image`
+            "midline": datasets.Value("float32"),  # column of `image`, at the centre of the middle slice
+            "midline_slopes": datasets.List(datasets.Value("float32"), length=2),  # columns per slice, per row
             "pixel_mm": datasets.Value("float32"),
             "age": datasets.Value("float32"),  # years
         }
@@ -152,6 +153,9 @@ class IST3(FolderBuilder):
                 image, scale, left = _fit(image, self.config.image_size)
             side = SIDES.index(scan["lesion"])
             midline = scan[f"midline_{self.config.midline}"]
+            slopes = [0.0, 0.0]
+            if self.config.midline == "template" and midline is not None:
+                slopes = [scan["midline_per_slice"] * scale, scan["midline_per_row"]]
             row = {
                 "time": scan["time"] or None,
                 "infarct_size": int(scan["infarct_size"]) if scan["infarct_size"] else None,
@@ -160,6 +164,7 @@ class IST3(FolderBuilder):
                 "patient": scan["patient_hash"],
                 "scan_id": scan["scan_id"],
                 "midline": None if midline is None else (midline + 0.5) * scale - 0.5 + left,
+                "midline_slopes": slopes,
                 "pixel_mm": scan["pixel_mm"] / scale,
                 "age": scan["age_years"],
             }
