@@ -18,6 +18,8 @@ from datasets.exceptions import DatasetGenerationError
 from ..errors import InputError
 from .splits import SPLITS, split_by_group
 
+_UNUSABLE = "unusable input"  # marks the errors that are for the user
+
 
 @dataclass
 class FolderConfig(datasets.BuilderConfig):
@@ -53,16 +55,23 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
         torch.set_num_threads(1 if (num_proc or 1) > 1 else threads)
         try:
             super().download_and_prepare(*args, num_proc=num_proc, **kwargs)
+        except ValueError as error:
+            if error.args[:1] == (_UNUSABLE,):
+                raise InputError(error.args[1]) from None
+            raise
         finally:
             torch.set_num_threads(threads)
 
     def _prepare_split_single(self, *args, **kwargs):
-        """As in `datasets`, but an unusable file stays the one sentence that it was, in other processes too."""
+        """As in `datasets`, but an unusable file stays the one sentence that it was, in other processes too.
+
+        It travels as a plain `ValueError`: exceptions of one's own cannot be relied on to pass between processes.
+        """
         try:
             yield from super()._prepare_split_single(*args, **kwargs)
         except DatasetGenerationError as error:
             if isinstance(error.__cause__, (InputError, FileNotFoundError)):
-                raise error.__cause__ from None
+                raise ValueError(_UNUSABLE, str(error.__cause__)) from None
             raise
 
     @property
