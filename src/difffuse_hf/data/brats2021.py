@@ -14,9 +14,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..models.processing_difffuse import DifFuseProcessor
 from ..volumes import find_volume, read_case
-from .builder import FolderBuilder, FolderConfig
+from .builder import FolderBuilder, SliceConfig
 
 _CITATION = """\
 @article{baid2021rsna,
@@ -38,27 +37,10 @@ _CITATION = """\
 
 
 @dataclass
-class BraTS2021Config(FolderConfig):
-    """What to read and how to cut it; the slice fields are those of `DifFuseProcessor`."""
+class BraTS2021Config(SliceConfig):
+    """What to read and how to cut it."""
 
     modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")
-    image_size: tuple[int, int] = (256, 256)
-    pixel_spacing_mm: float = 1.0
-    reference_intensity: float = 0.35
-    slice_margin: int = 25
-    min_foreground: float = 0.02
-    min_lesion_pixels: int = 10  # a slice is "lesion" from here on; one with fewer, but not none, is left out
-
-    def processor(self) -> DifFuseProcessor:
-        """The preprocessing that makes the slices, and that a model trained on them must be saved with."""
-        return DifFuseProcessor(
-            modalities=self.modalities,
-            image_size=self.image_size,
-            pixel_spacing_mm=self.pixel_spacing_mm,
-            reference_intensity=self.reference_intensity,
-            slice_margin=self.slice_margin,
-            min_foreground=self.min_foreground,
-        )
 
 
 class BraTS2021(FolderBuilder):

@@ -16,6 +16,7 @@ import torch
 from datasets.exceptions import DatasetGenerationError
 
 from ..errors import InputError
+from ..models.processing_difffuse import DifFuseProcessor
 from .splits import SPLITS, split_by_group
 
 _UNUSABLE = "unusable input"  # marks the errors that are for the user
@@ -28,6 +29,30 @@ class FolderConfig(datasets.BuilderConfig):
     split_seed: int = 0
     split: str | None = None  # put all subjects into this one split (folders that are separated already)
     fingerprint: str = ""  # filled in by the builder: files that change are prepared again
+
+
+@dataclass
+class SliceConfig(FolderConfig):
+    """Options of the MRI builders, whose slice fields are those of `DifFuseProcessor`."""
+
+    modalities: tuple[str, ...] = ()
+    image_size: tuple[int, int] = (256, 256)
+    pixel_spacing_mm: float = 1.0
+    reference_intensity: float = 0.35
+    slice_margin: int = 25
+    min_foreground: float = 0.02
+    min_lesion_pixels: int = 10  # a slice is "lesion" from here on; one with fewer, but not none, is left out
+
+    def processor(self) -> DifFuseProcessor:
+        """The preprocessing that makes the slices, and that a model trained on them must be saved with."""
+        return DifFuseProcessor(
+            modalities=self.modalities,
+            image_size=self.image_size,
+            pixel_spacing_mm=self.pixel_spacing_mm,
+            reference_intensity=self.reference_intensity,
+            slice_margin=self.slice_margin,
+            min_foreground=self.min_foreground,
+        )
 
 
 class FolderBuilder(datasets.GeneratorBasedBuilder):

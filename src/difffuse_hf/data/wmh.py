@@ -23,9 +23,8 @@ import datasets
 import numpy as np
 
 from ..errors import InputError
-from ..models.processing_difffuse import DifFuseProcessor
 from ..volumes import check_same_grid, read_volume
-from .builder import FolderBuilder, FolderConfig
+from .builder import FolderBuilder, SliceConfig
 from .splits import SPLITS
 
 WMH_LABEL, OTHER_LABEL = 1, 2
@@ -64,7 +63,7 @@ _CITATION = """\
 
 
 @dataclass
-class WMHConfig(FolderConfig):
+class WMHConfig(SliceConfig):
     """What to read and how to cut it; the slice fields are those of `DifFuseProcessor`.
 
     `brain_mask` says where the brain is: `"template"` registers a template (`preprocessing.mri`, no weights needed);
@@ -77,12 +76,6 @@ class WMHConfig(FolderConfig):
     images: str = "pre"  # or "orig": without the organisers' bias correction
     division: str = "official"  # training -> train, test -> test; or "patient": 70-15-15 over all cases
     brain_mask: str = "template"
-    image_size: tuple[int, int] = (256, 256)
-    pixel_spacing_mm: float = 1.0
-    reference_intensity: float = 0.35
-    slice_margin: int = 25
-    min_foreground: float = 0.02
-    min_lesion_pixels: int = 10  # a slice is "lesion" from here on; one with fewer, but not none, is left out
 
     def check(self):
         """Raise `ValueError` for an option that does not exist."""
@@ -92,17 +85,6 @@ class WMHConfig(FolderConfig):
             raise ValueError(f'`images` is the folder "pre" or "orig", got {self.images!r}.')
         if not set(self.modalities) <= set(FILE_OF):
             raise ValueError(f"`modalities` are among {', '.join(FILE_OF)}, got {self.modalities}.")
-
-    def processor(self) -> DifFuseProcessor:
-        """The preprocessing that makes the slices, and that a model trained on them must be saved with."""
-        return DifFuseProcessor(
-            modalities=self.modalities,
-            image_size=self.image_size,
-            pixel_spacing_mm=self.pixel_spacing_mm,
-            reference_intensity=self.reference_intensity,
-            slice_margin=self.slice_margin,
-            min_foreground=self.min_foreground,
-        )
 
 
 class WMH(FolderBuilder):
