@@ -128,8 +128,8 @@ def _process(series: Series, row: dict, config: CTPreprocessConfig, output: Path
         picture()
         return rejection(Exclusion.BONE_KERNEL, "no kernel in the header; the image is as sharp as bone kernels")
 
-    old = config.template_old or config.template
-    template = load_template(choose_template(row["age_years"], config.template, old, config.age_border))
+    young, old = config.template or config.template_old, config.template_old or config.template
+    template = load_template(choose_template(row["age_years"], young, old, config.age_border))
     registration = register(volume, template)  # step 6
     exclusion, detail = check_registration(  # step 7
         registration, config.min_nmi, config.min_dice, config.max_rotation_deg
