@@ -3,7 +3,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "train": ["datasets>=5.0", "tensorboard>=2.15"],
+    "train": [
+        "datasets>=5.0",
+        "tensorboard>=2.15",
+        "captum>=0.8",
+        "krippendorff>=0.8",
+        "scikit-learn>=1.4",
+        "scikit-image>=0.23",
+        "pandas>=2.0",
+        "pyarrow>=14",
+    ],
     "preprocess": [
         "pydicom>=3.0",
         "SimpleITK>=2.3",

@@ -12,9 +12,17 @@ from dataclasses import dataclass
 import torch
 
 from difffuse_hf import ResNetAutoencoder
-from difffuse_hf.data.slices import augment, load_slices
+from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.losses import reconstruction_loss
-from difffuse_hf.training import LoopArguments, fit, option, parse_arguments, run_script, write_model
+from difffuse_hf.training import (
+    LoopArguments,
+    fit,
+    option,
+    parse_arguments,
+    run_script,
+    sample_uniform,
+    write_model,
+)
 
 DEMO = {
     "channels": [16, 32, 64],
@@ -52,19 +60,26 @@ def main(argv: list[str] | None = None) -> None:
     train = load_slices(args.dataset, "train", healthy_only=args.healthy_only, **options)
     validation = load_slices(args.dataset, "validation", **options)
 
+    channels = train.features["image"].shape[-3]
+
     model = ResNetAutoencoder(
-        in_channels=train.features["image"].shape[0],
+        in_channels=channels,
         channels=tuple(args.channels),
         strides=tuple(args.strides),
         latent_channels=args.latent_channels,
     )
 
+    def single_slices(images):
+        """The slices (N, C, H, W) of a batch of slices or of scans (B, S, C, H, W)."""
+        return images.flatten(0, 1) if images.ndim == 5 else images
+
     def compute_loss(model, batch, generator):
-        image = augment(batch["image"], generator, flip=args.flip, intensity=args.intensity_augmentation)
-        return reconstruction_loss(model, image)
+        uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(channels))
+        image = augment(batch["image"], flip=args.flip, intensity=args.intensity_augmentation, uniforms=uniforms)
+        return reconstruction_loss(model, single_slices(image))
 
     def validate(model, batches):
-        losses = [reconstruction_loss(model, batch["image"]) for batch in batches]
+        losses = [reconstruction_loss(model, single_slices(batch["image"])) for batch in batches]
         return {"loss": torch.stack(losses).mean().item()}
 
     fit(

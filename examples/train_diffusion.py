@@ -12,9 +12,17 @@ from pathlib import Path
 import torch
 
 from difffuse_hf import DifFuseScheduler, make_healthy_unet
-from difffuse_hf.data.slices import augment, load_slices
+from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.losses import diffusion_loss
-from difffuse_hf.training import LoopArguments, fit, option, parse_arguments, run_script, write_model
+from difffuse_hf.training import (
+    LoopArguments,
+    fit,
+    option,
+    parse_arguments,
+    run_script,
+    sample_uniform,
+    write_model,
+)
 
 DEMO = {
     "block_out_channels": [32, 48, 96, 128],
@@ -70,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     scheduler = DifFuseScheduler()  # linear betas 1e-4 to 0.02, T = 1000
 
     def compute_loss(unet, batch, generator):
-        image = augment(batch["image"], generator, flip=args.flip, intensity=args.intensity_augmentation)
+        uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(batch["image"].shape[1]))
+        image = augment(batch["image"], flip=args.flip, intensity=args.intensity_augmentation, uniforms=uniforms)
         return diffusion_loss(unet, image, scheduler.alphas_cumprod, generator, args.max_timestep)
 
     def validate(unet, batches):

@@ -42,6 +42,9 @@ def write_preprocessed(root, patients, shape=(40, 50, 3)):
                 "merged_into": "",
                 "file": f"scans/{scan_id}.nii.gz",
                 "pixel_mm": 0.5,
+                "source_slices": [0, 4, 9][: shape[2]],
+                "to_mni_mm": [-0.5, 0, 0, 100, 0, -0.5, 0, 12, 0, 0, 3, -40] if i else None,
+                "to_patient_mm": [-0.5, 0, 0, 10, 0, -0.5, 0, 20, 0, 0, 3, -30],
                 "midline_centre": 19.5,
                 "midline_template": 21.0 if i else None,
                 "midline_per_slice": 0.5 if i else None,
@@ -84,10 +87,12 @@ def test_a_scan_has_the_label_of_its_study_and_rejected_scans_are_not_read(build
     assert len(rows) == 6 and "0 kept scans have no label and 1 labels no kept scan" in capsys.readouterr().out
     for i, row in enumerate(rows):
         assert row["scan_id"] == f"{i:016x}"
-        np.testing.assert_allclose(row["image"], np.full((3, 50, 40), (i + 1) / 100), atol=1e-6)
+        np.testing.assert_allclose(row["image"], np.full((3, 1, 50, 40), (i + 1) / 100), atol=1e-6)
         assert rows.features["label"].int2str(int(row["label"])) == SIDES[i % 4]
         assert row["presence"] == (i % 4 > 0) and row["infarct_size"] == i % 5
         assert row["territory"] == ("MCA left" if i % 4 else "")
+        assert row["source_slices"].tolist() == [0, 4, 9]
+    assert build()[0]["to_mni_mm"] is None and build()[1]["to_mni_mm"][3] == 100
     assert build()["old_infarct"][:] == build()["time"][:] == [None] * 6  # the table does not say
 
 
@@ -95,7 +100,88 @@ def test_a_scan_is_read_as_slice_row_column(build, root):
     planes = np.arange(40 * 50 * 3).reshape(40, 50, 3).astype(np.int16)
     image = nibabel.Nifti1Image(planes, np.diag([-0.5, -0.5, 14, 1]))
     nibabel.save(image, root / "scans" / f"{0:016x}.nii.gz")
-    np.testing.assert_array_equal(build().with_format("numpy")[0]["image"], planes.transpose(2, 1, 0))
+    np.testing.assert_array_equal(build().with_format("numpy")[0]["image"][:, 0], planes.transpose(2, 1, 0))
+
+
+def write_mask(path, lesion, affine):
+    path.parent.mkdir(exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(lesion.astype(np.uint8), affine), path)
+
+
+# Of a mask with voxels (column, row, slice) where the scans of `write_preprocessed` have (column, row, source slice).
+SAME_GRID = np.array([[-0.5, 0, 0, 10], [0, -0.5, 0, 20], [0, 0, 3, -30], [0, 0, 0, 1.0]])
+
+
+def test_a_mask_on_the_grid_of_the_files_is_copied_at_the_slices_that_were_sampled(build, root):
+    lesion = np.random.default_rng(0).random((40, 50, 10)) > 0.5
+    write_mask(root.parent / "masks" / "1.2.1.nii.gz", lesion, SAME_GRID)
+    write_mask(root.parent / "masks" / f"{2:016x}.nii", lesion[::-1], SAME_GRID)
+    rows = build(masks=str(root.parent / "masks"))
+    np.testing.assert_array_equal(rows[1]["mask"], lesion.transpose(2, 1, 0)[[0, 4, 9]])
+    np.testing.assert_array_equal(rows[2]["mask"], lesion[::-1].transpose(2, 1, 0)[[0, 4, 9]])
+    assert not np.any(rows[0]["mask"])  # no mask file, label none
+    assert rows[3]["mask"] is None and rows.with_format("torch")[3]["mask"].isnan().all()  # lesion, no mask file
+
+
+def test_a_mask_in_a_sheared_frame_of_other_voxels_is_interpolated(build, root):
+    """A block in a mask of half the resolution whose slices slide along the rows, as under a tilted gantry."""
+    shear = SAME_GRID @ np.array([[2, 0, 0, 0.5], [0, 2, 3, 0.5], [0, 0, 1, 0], [0, 0, 0, 1]])  # 3 rows a slice
+    lesion = np.zeros((20, 25, 10))
+    lesion[5:10, 2:6, 4] = 1  # columns 10 to 19, rows 4 + 12 to 11 + 12 of slice 4
+    write_mask(root.parent / "masks" / "1.2.1.nii.gz", lesion, shear)
+    expected = np.zeros((3, 50, 40))
+    expected[1, 16:24, 10:20] = 1
+    np.testing.assert_array_equal(build(masks=str(root.parent / "masks"))[1]["mask"], expected)
+
+
+def test_a_lesion_between_the_sampled_slices_is_not_in_the_mask(build, root):
+    lesion = np.zeros((40, 50, 10))
+    lesion[10:20, 10:20, 6] = 1
+    write_mask(root.parent / "masks" / "1.2.1.nii.gz", lesion, SAME_GRID)
+    assert not np.any(build(masks=str(root.parent / "masks"))[1]["mask"])
+
+
+def test_the_masks_of_a_phantom_are_found_by_themselves_where_the_linkage_leads_to_them(build, root):
+    write_mask(root.parent / "truth" / "1.2.1.nii.gz", np.ones((40, 50, 10)), SAME_GRID)
+    assert build()[1]["mask"] is None  # a folder of that name beside real labels is not taken for masks
+    subjects = [(f"dicom/{i}", f"S{i}", f"anatomy{i}", 0, 1.0) for i in range(6)]
+    write_csv(root.parent / "subjects.csv", ["subject", "patient", "group", "seed", "lesion_ml"], subjects)
+    labels = [(f"{i:016x}", "left", f"S{i}") for i in range(6)]
+    write_csv(root.parent / "labels.csv", ["scan_id", "lesion", "patient"], labels)
+    assert np.all(build()[1]["mask"])
+    (root / "private" / "linkage.csv").unlink()
+    assert build()[1]["mask"] is None
+
+
+def test_masks_that_change_are_prepared_again(build, root):
+    write_mask(root.parent / "masks" / "1.2.1.nii.gz", np.zeros((40, 50, 10)), SAME_GRID)
+    before = build(masks=str(root.parent / "masks"))[1]["mask"]
+    write_mask(root.parent / "masks" / "1.2.1.nii.gz", np.ones((40, 50, 10)), SAME_GRID)
+    assert not np.any(before) and np.all(build(masks=str(root.parent / "masks"))[1]["mask"])
+
+
+def test_masks_that_do_not_fit_are_named(build, root, tmp_path):
+    masks = root.parent / "masks"
+    with pytest.raises(FileNotFoundError, match="masks is not a folder; `masks` holds"):
+        build(masks=str(masks))
+    write_mask(masks / "someone.nii.gz", np.ones((40, 50, 10)), SAME_GRID)
+    with pytest.raises(InputError, match="No mask in .*masks is named by the scan_id"):
+        build(masks=str(masks))
+    write_mask(masks / "1.2.1.nii.gz", np.ones((40, 50, 10)), np.eye(4) + 500 * np.eye(4, k=3))
+    with pytest.raises(InputError, match="1.2.1.nii.gz lies outside its scan; the mask's affine"):
+        build(masks=str(masks))
+    write_mask(masks / "1.2.1.nii.gz", np.ones((40, 50, 10, 2)), SAME_GRID)
+    with pytest.raises(InputError, match="has the shape .*40, 50, 10, 2.* a mask is one volume"):
+        build(masks=str(masks))
+    (masks / "1.2.1.nii.gz").write_bytes(b"no NIfTI")
+    with pytest.raises(InputError, match="1.2.1.nii.gz cannot be read as a mask"):
+        build(masks=str(masks))
+    with pytest.raises(ValueError, match="the slices carry no mask"):
+        build("slices", masks=str(masks))
+    manifest = pandas.read_parquet(root / "manifest.parquet")
+    manifest.drop(columns="to_patient_mm").to_parquet(root / "manifest.parquet")
+    with pytest.raises(InputError, match="older version and does not say where its scans lie"):
+        build(masks=str(masks))
 
 
 def test_no_patient_is_in_two_splits(build):
@@ -128,7 +214,7 @@ def test_a_slice_is_shrunk_to_fit_padded_and_labelled_like_its_scan(build, root)
     assert row["image"][0, :, :3].max() == row["image"][0, :, 29:].max() == 0
     assert row["midline"] == pytest.approx(15.5) and row["pixel_mm"] == pytest.approx(0.5 * 40 / 26)
     whole = build("slices", image_size=(50, 40)).with_format("numpy")
-    np.testing.assert_array_equal(whole[5]["image"][0], build().with_format("numpy")[1]["image"][2])
+    np.testing.assert_array_equal(whole[5]["image"][0], build().with_format("numpy")[1]["image"][2, 0])
     assert whole[5]["midline"] == 19.5
 
 
@@ -229,6 +315,6 @@ def test_the_size_of_the_thesis_streams(tmp_path):
     write_preprocessed(tmp_path / "preprocessed", [0, 1, 2, 3], shape=(400, 500, 11))
     write_csv(tmp_path / "labels.csv", ["scan_id", "lesion"], [(f"{i:016x}", "left") for i in range(4)])
     builder = IST3(data_dir=tmp_path / "preprocessed", cache_dir=str(tmp_path / "cache"))
-    assert next(iter(builder.as_streaming_dataset(split="test")))["image"].shape == (11, 500, 400)
+    assert next(iter(builder.as_streaming_dataset(split="test")))["image"].shape == (11, 1, 500, 400)
     slices = IST3("slices", data_dir=tmp_path / "preprocessed", cache_dir=str(tmp_path / "cache"))
     assert next(iter(slices.as_streaming_dataset(split="test")))["image"].shape == (1, 256, 256)

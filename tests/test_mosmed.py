@@ -137,9 +137,9 @@ def test_a_study_is_eleven_slices_from_bottom_to_top_however_it_is_stored(build)
     rows = build(split="train")["train"].with_format("numpy")
     indices = np.linspace(0, 23, 11).round()
     for row in rows:
-        assert row["image"].shape == (11, 16, 16) and row["image"].dtype == np.float32
-        np.testing.assert_allclose(row["image"][:, 8, 2], (10 * indices / 200).clip(0, 1), rtol=1e-6)
-        assert not row["image"][:, :, 8:].any()  # the patient's left, on the right of the picture
+        assert row["image"].shape == (11, 1, 16, 16) and row["image"].dtype == np.float32
+        np.testing.assert_allclose(row["image"][:, 0, 8, 2], (10 * indices / 200).clip(0, 1), rtol=1e-6)
+        assert not row["image"][:, :, :, 8:].any()  # the patient's left, on the right of the picture
 
 
 def test_a_mask_is_drawn_empty_or_unknown(build):

@@ -131,6 +131,61 @@ def test_the_midline_leans_as_the_head_does(finished):
     assert (kept["midline_template"] - 199.5).abs().max() < 5 and (kept["midline_centre"] == 199.5).all()
 
 
+def test_a_scan_says_where_its_pixels_lie_in_the_patient_and_in_mni_space(finished):
+    """The head of study 1 rolls by 4 degrees about y, that of study 2 by -6 degrees and is smaller; both are known."""
+    kept = finished[1][finished[1]["decision"] == "keep"].sort_values("study_day")
+    for row, (_, matrix, offset) in zip(
+        kept.itertuples(), (turned_head(turn("y", 4)), turned_head(turn("y", -6), 0.95))
+    ):
+        to_patient, to_mni = (np.reshape(numbers, (3, 4)) for numbers in (row.to_patient_mm, row.to_mni_mm))
+        corner = np.array([-20.0, -20, -60])  # of the first pixel of the files, LPS
+        pixels = np.array([[190.0, 240, 20, 1], [230, 250, 30, 1], [200, 290, 15, 1]])
+        patient, mni = (points * (-1, -1, 1) for points in (pixels @ to_patient.T, pixels @ to_mni.T))  # RAS to LPS
+        in_template = (patient - corner - offset) @ np.linalg.inv(matrix).T
+        assert np.linalg.norm(mni - in_template, axis=1).max() < 5
+        np.testing.assert_allclose(patient[:, 2], -60 + 4 * pixels[:, 2])
+        middle = np.mean([row.source_slices[0], row.source_slices[-1]])
+        assert to_mni[0] @ [row.midline_template, 249.5, middle, 1] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("pixel_mm, overlap", [(None, 1.0), (1.3, 0.85)], ids=["copied", "enlarged"])
+def test_the_mask_of_a_bright_cube_lands_on_the_cube_though_the_gantry_is_tilted(tmp_path, pixel_mm, overlap):
+    """A stack that is sheared by one pixel a slice; its mask has the sheared affine of the files."""
+    ist3 = pytest.importorskip("difffuse_hf.data.ist3", reason="needs the extra `train`")
+    head = turned_head(np.eye(3))[0].hounsfield
+    cube = np.zeros(head.shape, bool)
+    cube[18:29, 40:52, 66:80] = True
+    angle = np.arctan2(2, 4)  # a row of 2 mm for a slice of 4 mm
+    sheared, mask = (
+        np.stack([np.pad(plane, ((i, len(head) - i), (0, 0)), constant_values=fill) for i, plane in enumerate(stack)])
+        for stack, fill in ((np.where(cube, 90, head), -1000), (cube, False))
+    )
+    step, corner = 4 / np.cos(angle), np.array([-120.0, -90, -400])
+    where = {"ImagePositionPatient": lambda i: (corner[0], corner[1], corner[2] + i * step)}
+    orientation = (1.0, 0.0, 0.0, 0.0, np.cos(angle), -np.sin(angle))
+    write_series(tmp_path / "disk", sheared, SPACING, ImageOrientationPatient=orientation, **study(1), **where)
+    axes = np.column_stack([[2, 0, 0], 2 * np.array(orientation[3:]), [0, 0, step], corner])
+    affine = np.diag([-1.0, -1, 1, 1]) @ np.vstack([axes, [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(mask.transpose(2, 1, 0).astype(np.uint8), affine), tmp_path / "mask.nii.gz")
+
+    row = preprocess_ct(
+        tmp_path / "disk", tmp_path / "out", CTPreprocessConfig(pixel_mm=pixel_mm), progress=False
+    ).iloc[0]
+    assert row["decision"] == "keep" and row["unsheared_mm"] == pytest.approx(94, abs=0.1)
+    scan = np.asarray(nibabel.load(tmp_path / "out" / row["file"]).dataobj).transpose(2, 1, 0)
+    to_patient_mm = np.reshape(row["to_patient_mm"], (3, 4))
+    found = ist3.resample_mask(tmp_path / "mask.nii.gz", to_patient_mm, row["source_slices"], scan.shape) > 0
+    inside = [i for i, source in enumerate(row["source_slices"]) if 18 <= source < 29]
+    assert len(inside) == 3 and np.flatnonzero(found.any((1, 2))).tolist() == inside
+    box = (
+        slice(min(np.nonzero(found)[1]) - 5, max(np.nonzero(found)[1]) + 6),
+        slice(min(np.nonzero(found)[2]) - 5, max(np.nonzero(found)[2]) + 6),
+    )
+    for index in inside:
+        bright = scan[index][box] > 0.65  # half way from 40 to 90 HU
+        assert (bright & found[index][box]).sum() >= overlap * (bright | found[index][box]).sum()
+
+
 def test_the_days_between_studies_are_told_and_the_dates_are_not(finished):
     output, manifest = finished
     kept = manifest[manifest["decision"] == "keep"]

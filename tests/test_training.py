@@ -14,11 +14,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.stats import chisquare, kstest
+from torch.testing import assert_close
 
-from difffuse_hf.data.slices import augment, load_slices
+from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, load_slices, mirrored
 from difffuse_hf.errors import InputError
 from difffuse_hf.losses import balanced_class_weights, classification_loss, diffusion_loss
-from difffuse_hf.training import LoopArguments, StepBatches, learning_rate_factor, parse_arguments, write_model
+from difffuse_hf.training import (
+    LoopArguments,
+    StepBatches,
+    _mix,
+    fit,
+    learning_rate_factor,
+    parse_arguments,
+    sample_uniform,
+    write_model,
+)
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = {
@@ -74,6 +85,10 @@ def train(script, slices, output, *flags):
     return weights(output)
 
 
+def history(output):
+    return [json.loads(line) for line in (Path(output) / "history.jsonl").read_text().splitlines()]
+
+
 def weights(output):
     (file,) = [file for file in Path(output).rglob("*model.safetensors") if "checkpoint-" not in str(file)]
     return load_file(file)
@@ -87,7 +102,7 @@ def same(one, other):
 def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_uninterrupted_one(
     script, slices, tmp_path
 ):
-    options = ["--checkpointing_steps", "4", "--validation_steps", "3"]
+    options = ["--checkpointing_steps", "4", "--validation_steps", "3", "--log_every", "3"]
     whole = train(script, slices, tmp_path / "whole", "--max_steps", "9", *options)
     cut = train(script, slices, tmp_path / "cut", "--max_steps", "5", *options)
     (checkpoint,) = (tmp_path / "cut").glob("checkpoint-*")
@@ -97,17 +112,43 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_uni
     )
     assert same(whole, resumed)
     assert not same(whole, cut)
+    assert [line["step"] for line in history(tmp_path / "cut")] == [3, 3, 6, 6, 9, 9]  # a loss and a validation each
+    assert history(tmp_path / "cut") == history(tmp_path / "whole")
 
 
-def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_cannot_be_told_from_an_uninterrupted_one(slices, tmp_path):
-    script, constant = "train_autoencoder", ["--lr_scheduler", "constant"]
-    process = subprocess.Popen(
-        [sys.executable, EXAMPLES / f"{script}.py", *command(script, slices, tmp_path / "cut"), *constant]
-        + ["--max_steps", "100000", "--log_every", "1", "--validation_steps", "0"],
+def start(script, slices, output, *flags):
+    return subprocess.Popen(
+        [sys.executable, EXAMPLES / f"{script}.py", *command(script, slices, output)]
+        + ["--max_steps", "100000", "--log_every", "1", "--validation_steps", "0", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONUNBUFFERED": "1"},
     )
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_as_if_it_had_not_been(slices, tmp_path):
+    script = "train_autoencoder"
+    process = start(script, slices, tmp_path / "cut", "--checkpointing_steps", "3")
+    while not (tmp_path / "cut" / "checkpoint-6").exists():
+        process.stderr.read1()
+        assert process.poll() is None
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+    last = max(int(path.name.removeprefix("checkpoint-")) for path in (tmp_path / "cut").glob("checkpoint-*"))
+    rest = ["--max_steps", str(last + 4), "--checkpointing_steps", "0", "--validation_steps", "0", "--log_every", "1"]
+    resumed = train(script, slices, tmp_path / "cut", "--resume_from_checkpoint", "latest", *rest)
+    assert same(resumed, train(script, slices, tmp_path / "whole", *rest))
+    assert [line["step"] for line in history(tmp_path / "cut")] == list(range(1, last + 5))
+    assert history(tmp_path / "cut") == history(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_cannot_be_told_from_an_uninterrupted_one(slices, tmp_path):
+    script = "train_autoencoder"
+    process = start(script, slices, tmp_path / "cut")
     shown = b""
     while b"loss=" not in shown:
         shown += process.stderr.read1()
@@ -161,6 +202,70 @@ def test_a_model_that_fails_to_save_leaves_the_old_one_alone(tmp_path):
     assert [(file.name, file.read_text()) for file in (tmp_path / "model").iterdir()] == [("config.json", "old")]
 
 
+def test_half_a_line_of_the_history_is_dropped_with_what_comes_after_the_checkpoint(slices, tmp_path):
+    options = ["--checkpointing_steps", "2", "--validation_steps", "0", "--log_every", "1"]
+    train("train_autoencoder", slices, tmp_path, "--max_steps", "3", *options)
+    whole = (tmp_path / "history.jsonl").read_text()
+    (tmp_path / "history.jsonl").write_text(whole + '{"step": 4, "lo')
+    train("train_autoencoder", slices, tmp_path, "--max_steps", "4", "--resume_from_checkpoint", "latest", *options)
+    assert (tmp_path / "history.jsonl").read_text().startswith(whole)
+    assert [sorted(line) for line in history(tmp_path)] == [["learning_rate", "loss", "step"]] * 4
+
+
+def fit_tiny(model, dataset, output, compute_loss, **options):
+    args = LoopArguments(
+        dataset="slices", output_dir=str(output), batch_size=4, max_steps=3, cpu=True, report_to="none"
+    )
+    fit(model, dataset, compute_loss, args, **options)
+
+
+def test_a_batch_holds_the_columns_asked_for_and_the_positions_in_the_stream(tmp_path):
+    scans = {"image": np.random.rand(6, 3, 2, 4, 4), "saliency": np.random.rand(6, 3, 1, 4, 4), "side": np.arange(6)}
+    features = {
+        "image": datasets.Array4D((3, 2, 4, 4), "float32"),
+        "saliency": datasets.Array4D((3, 1, 4, 4), "float32"),
+        "side": datasets.Value("int64"),
+    }
+    dataset = datasets.Dataset.from_dict(
+        {name: list(value) for name, value in scans.items()}, features=datasets.Features(features)
+    )
+    model, seen = torch.nn.Linear(4, 1), []
+
+    def compute_loss(model, batch, generator):
+        seen.append(batch)
+        return model(batch["image"]).mean()
+
+    fit_tiny(model, dataset, tmp_path / "out", compute_loss, columns=("image", "saliency", "side"))
+    assert set(seen[0]) == {"image", "saliency", "side", "position"}
+    assert torch.cat([batch["position"] for batch in seen]).tolist() == list(range(12))
+    order = torch.cat([batch["side"] for batch in seen])
+    assert sorted(order[:6].tolist()) == list(range(6))
+    assert_close(torch.cat([batch["image"] for batch in seen]), torch.tensor(scans["image"]).float()[order])
+    assert_close(torch.cat([batch["saliency"] for batch in seen]), torch.tensor(scans["saliency"]).float()[order])
+
+    with pytest.raises(InputError, match="slices has no column label, .* it has image, saliency, side"):
+        fit_tiny(model, dataset, tmp_path / "other", compute_loss)
+    ragged = datasets.Dataset.from_dict({"image": [[0.0] * n for n in (1, 2, 3, 4)]})
+    with pytest.raises(InputError, match="column 'image' are no numbers of one shape"):
+        fit_tiny(model, ragged, tmp_path / "ragged", compute_loss, columns=["image"])
+
+
+def test_frozen_parameters_stay_and_a_model_without_others_is_refused(slices, tmp_path):
+    dataset = load_slices(str(slices), "train")
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3), torch.nn.Conv2d(2, 1, 3))
+    model[0].requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def compute_loss(model, batch, generator):
+        return model(batch["image"]).square().mean()
+
+    fit_tiny(model, dataset, tmp_path / "half", compute_loss)
+    kept = [torch.equal(value, before[name]) for name, value in model.state_dict().items()]
+    assert kept == [True, True, False, False]
+    with pytest.raises(ValueError, match="nothing to train"):
+        fit_tiny(model.requires_grad_(False), dataset, tmp_path / "none", compute_loss)
+
+
 def test_the_averaged_weights_are_the_ones_saved(slices, tmp_path):
     options = ["--max_steps", "2", "--validation_steps", "0", "--warmup_steps", "0"]
     averaged = train("train_diffusion", slices, tmp_path / "ema", "--checkpointing_steps", "2", *options)
@@ -201,6 +306,45 @@ def test_every_epoch_shows_every_slice_once_whatever_the_start_and_the_processes
     assert list(StepBatches(10, 4, seed=1, first=7, last=10)) == whole[7:]
     ranks = [list(StepBatches(10, 4, seed=1, first=0, last=5, rank=rank, world=2)) for rank in (0, 1)]
     assert [batch for step in zip(*ranks) for batch in step] == whole
+
+
+def test_the_positions_of_several_processes_are_those_of_one_with_the_whole_batch():
+    whole = StepBatches(10, 4, seed=1, first=0, last=5)
+    for step in range(5):
+        parts = [StepBatches(10, 2, seed=1, first=3, last=5, rank=rank, world=2).positions(step) for rank in (0, 1)]
+        assert [*parts[0], *parts[1]] == list(whole.positions(step))
+
+
+def test_the_numbers_of_a_sample_are_uniform_and_independent_of_each_other():
+    numbers = sample_uniform(seed=5, positions=torch.arange(20_000), count=4)
+    assert numbers.shape == (20_000, 4) and numbers.dtype == torch.float32
+    assert 0 <= numbers.min() and numbers.max() < 1
+    for column in numbers.T:
+        assert kstest(column.numpy(), "uniform").pvalue > 0.01
+    neighbours = torch.cat([numbers[1:], numbers[:-1]], dim=1)  # a sample beside the next one
+    another_seed = sample_uniform(seed=6, positions=torch.arange(20_000), count=4)
+    for table in (neighbours, torch.cat([numbers, another_seed], dim=1)):
+        correlation = torch.corrcoef(table.T) - torch.eye(8)
+        assert correlation.abs().max() < 4 / 20_000**0.5  # four standard deviations
+    pairs = (numbers[:, 0] * 10).long() * 10 + (numbers[:, 1] * 10).long()
+    assert chisquare(torch.bincount(pairs, minlength=100).numpy()).pvalue > 0.01
+
+
+def test_the_numbers_of_a_sample_do_not_depend_on_its_batch_or_on_how_many_are_asked_for():
+    positions = torch.tensor([0, 7, 2**40, 3])
+    together = sample_uniform(0, positions, 5)
+    for position, row in zip(positions, together):
+        assert torch.equal(sample_uniform(0, position[None], 3)[0], row[:3])
+    assert not torch.equal(together, sample_uniform(1, positions, 5))
+    assert len(together.unique()) == 20
+
+
+def test_the_hash_of_the_positions_is_splitmix64():
+    state, outputs = 1234567, []
+    for _ in range(3):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        outputs.append(int(_mix(torch.tensor([state - 2**64 if state >= 2**63 else state]))[0]) % 2**64)
+    assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]  # the algorithm's published ones
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine():
@@ -254,6 +398,57 @@ def test_random_changes_keep_the_range_and_the_black_background_and_repeat_with_
     assert any(mirrored) and any(kept) and all(m or k for m, k in zip(mirrored, kept))
 
 
+EVERYTHING = {"intensity": 0.3, "noise": 0.1, "shift": 2}
+
+
+def numbers_for(batch, channels):
+    return sample_uniform(0, torch.arange(batch), augment_uniforms(channels))
+
+
+def test_changes_decided_by_uniforms_are_the_same_in_any_batch():
+    image, uniforms = torch.rand(8, 2, 12, 12), numbers_for(8, 2)
+    whole = augment(image, uniforms=uniforms, **EVERYTHING)
+    parts = [augment(image[i : i + 2], uniforms=uniforms[i : i + 2], **EVERYTHING) for i in (0, 2, 4, 6)]
+    assert torch.equal(whole, torch.cat(parts))
+    assert not torch.equal(whole, image) and 0 <= whole.min() and whole.max() <= 1
+    flipped = augment(image, uniforms=uniforms)
+    for i, mirror in enumerate(mirrored(uniforms)):
+        assert torch.equal(flipped[i], image[i].flip(-1) if mirror else image[i])
+    assert 0 < mirrored(uniforms).sum() < 8
+    added = augment(torch.full((8, 1, 64, 64), 0.5), flip=False, noise=0.1, uniforms=uniforms) - 0.5
+    assert_close(added.std((1, 2, 3)), 0.1 * uniforms[:, 3], rtol=0.05, atol=0)
+    assert torch.corrcoef(added.flatten(1)).sub(torch.eye(8)).abs().max() < 5 / 64  # each slice its own noise
+    with pytest.raises(ValueError, match=r"shape \(8, 9\), but 8 samples with 3 channels take \(8, 11\)"):
+        augment(torch.rand(8, 3, 4, 4), uniforms=uniforms)
+
+
+def test_a_scan_is_changed_as_a_whole_and_its_saliency_moves_with_it():
+    scans = torch.rand(6, 1, 2, 12, 12).repeat(1, 3, 1, 1, 1)  # three slices alike
+    saliency = scans[:, :, :1].clone()
+    for uniforms in (numbers_for(6, 2), None):
+        options = {"generator": torch.Generator().manual_seed(0), "uniforms": uniforms}
+        image, moved = augment(scans, intensity=0.3, shift=2, saliency=saliency, **options)
+        assert image.shape == scans.shape and moved.shape == saliency.shape
+        assert torch.equal(image[:, 0], image[:, 2]) and not torch.equal(image, scans)
+        unchanged_intensity, moved_alone = augment(
+            scans, shift=2, saliency=saliency, generator=torch.Generator().manual_seed(0), uniforms=uniforms
+        )
+        assert torch.equal(unchanged_intensity[:, :, :1], moved) and torch.equal(moved_alone, moved)
+    slices = augment(scans[:, 0], intensity=0.3, shift=2, uniforms=numbers_for(6, 2))
+    assert torch.equal(augment(scans, intensity=0.3, shift=2, uniforms=numbers_for(6, 2))[:, 0], slices)
+
+
+def test_left_and_right_change_places_where_a_scan_was_mirrored():
+    names, labels = ["none", "left", "right", "both"], torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    flipped = torch.tensor([True] * 4 + [False] * 4)
+    once = flip_labels(labels, flipped, names)
+    assert once.tolist() == [0, 2, 1, 3, 0, 1, 2, 3]
+    assert torch.equal(flip_labels(once, flipped, names), labels)
+    assert torch.equal(flip_labels(labels % 2, flipped, ["healthy", "lesion"]), labels % 2)
+    with pytest.raises(ValueError, match="only one of the classes 'left' and 'right'"):
+        flip_labels(labels, flipped, ["none", "left"])
+
+
 def test_the_true_noise_has_no_loss_and_timesteps_stay_below_the_bound():
     image, seen = torch.rand(64, 1, 4, 4, dtype=torch.float64), []
     alphas_cumprod = torch.linspace(0.99, 0.01, 1000, dtype=torch.float64)
@@ -277,4 +472,15 @@ def test_balanced_weights_make_every_class_count_the_same():
     logits = torch.randn(10, 2)
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     expected = (each[:9].mean() + each[9]) / 2
-    torch.testing.assert_close(classification_loss(logits, labels, weights), expected)
+    assert_close(classification_loss(logits, labels, weights), expected)
+
+
+def test_the_weighted_loss_of_a_batch_is_the_mean_over_its_parts():
+    logits, labels = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) // 3 % 3
+    weights = torch.tensor([0.2, 1.0, 3.0])
+    whole = classification_loss(logits, labels, weights)
+    parts = [classification_loss(logits[i : i + 4], labels[i : i + 4], weights) for i in (0, 4, 8)]
+    assert_close(sum(parts) / 3, whole)
+    log_probability = logits.log_softmax(1)[torch.arange(12), labels]
+    assert_close(whole, -(weights.double()[labels] * log_probability).mean())
+    assert_close(classification_loss(logits, labels, torch.ones(3)), classification_loss(logits, labels))

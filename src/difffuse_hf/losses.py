@@ -40,9 +40,16 @@ def reconstruction_loss(autoencoder: torch.nn.Module, image: torch.Tensor) -> to
 def classification_loss(
     logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Cross-entropy of logits (B, classes) against labels (B,), each class counted with its weight."""
-    weights = None if class_weights is None else class_weights.to(logits)
-    return F.cross_entropy(logits, labels, weight=weights)
+    """Cross-entropy of logits (B, classes) against labels (B,), each slice counted with the weight of its class.
+
+        loss = (1/B) Σ_i w[y_i] · (−log softmax(logits_i)[y_i])
+
+    Divided by B and not by Σ_i w[y_i] as PyTorch does: so the mean over equal parts of a batch, on several processes
+    or in several passes, is the loss of the batch. With `balanced_class_weights` both agree over the whole set.
+    """
+    if class_weights is None:
+        return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, weight=class_weights.to(logits), reduction="sum") / len(labels)
 
 
 def balanced_class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

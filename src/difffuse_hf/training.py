@@ -1,8 +1,9 @@
 """One training loop for every network of the package, on accelerate: one process or many, any device.
 
-Everything random in step n, on process p, is drawn from generators seeded with (seed, n, p), and the order of the
-slices in an epoch is a function of (seed, epoch). A run that was stopped anywhere therefore continues bit by bit
-as if it had not been.
+The order of the slices in an epoch is a function of (seed, epoch), and what happens to a slice may be one of (seed,
+position of the slice in the stream of all epochs), see `sample_uniform`; P processes with batches of B then do what
+one process with batches of P·B does. All else that is random in step n, on process p, is drawn from generators seeded
+with (seed, n, p). A run that was stopped anywhere therefore continues bit by bit as if it had not been.
 """
 
 import json
@@ -11,7 +12,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
@@ -27,7 +28,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
+from .distributed import restore_batch_norm, synchronise_batch_norm
 from .errors import InputError
+
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64  # SplitMix64's increment, as an int64
 
 
 def option(default, text: str):
@@ -97,9 +101,8 @@ class StepBatches:
     def __iter__(self) -> Iterator[list[int]]:
         epoch, order = -1, None
         for step in range(self.first, self.last):
-            start = (step * self.world + self.rank) * self.batch_size
             indices = []
-            for position in range(start, start + self.batch_size):
+            for position in self.positions(step):
                 if position // self.length != epoch:
                     epoch = position // self.length
                     order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
@@ -108,6 +111,40 @@ class StepBatches:
 
     def __len__(self) -> int:
         return self.last - self.first
+
+    def positions(self, step: int) -> range:
+        """Where the slices of forward pass `step` stand in the stream of all epochs and processes."""
+        start = (step * self.world + self.rank) * self.batch_size
+        return range(start, start + self.batch_size)
+
+
+def sample_uniform(seed: int, positions: torch.Tensor, count: int) -> torch.Tensor:
+    """Random numbers that belong to a sample: the same in whatever batch and on whatever process it is.
+
+    Number j of a sample is a hash of (seed, position, j): SplitMix64 (Steele, Lea and Flood 2014), whose state starts
+    at the hash of seed and position; its upper 24 bits are kept. Integer arithmetic only, so that all devices agree,
+    and the first numbers do not depend on `count`.
+
+    Args:
+        seed (`int`): the run's.
+        positions (`torch.Tensor` of shape `(B,)`, int64): `batch["position"]`, counted over all epochs.
+        count (`int`): numbers for each sample.
+
+    Returns:
+        `torch.Tensor` of shape `(B, count)`: float32 in [0, 1), on the positions' device.
+    """
+    mixed_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64).view(np.int64)[0])
+    state = _mix(positions[:, None] * _GOLDEN_GAMMA + mixed_seed)
+    numbers = torch.arange(1, count + 1, device=positions.device)
+    bits = _mix(state + numbers * _GOLDEN_GAMMA)  # [B,count]
+    return (bits >> 40 & 0xFFFFFF).float() / 2**24
+
+
+def _mix(bits: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's bijection of 64 bits; int64 wraps around, and the masks make its right shifts logical."""
+    bits = (bits ^ (bits >> 30 & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - 2**64)
+    bits = (bits ^ (bits >> 27 & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - 2**64)
+    return bits ^ (bits >> 31 & 0x1FFFFFFFF)
 
 
 def step_generator(device: torch.device, seed: int, step: int, process: int) -> torch.Generator:
@@ -155,6 +192,7 @@ class Progress:
     best_loss: float = math.inf
     validations_without_improvement: int = 0
     ema_steps: int = 0
+    pending_losses: list[float] = field(default_factory=list)  # of the forward passes since the last line of the log
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:
@@ -213,9 +251,40 @@ def _load_checkpoint(accelerator: Accelerator, args: LoopArguments, ema: EMAMode
     return progress
 
 
+def _keep_history(output_dir: str, last_step: int) -> Path:
+    """Cut history.jsonl off after `last_step`, and half a line that a killed run may have left; its path."""
+    path = Path(output_dir) / "history.jsonl"
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        if not line.endswith("\n") or json.loads(line)["step"] > last_step:
+            break
+        kept.append(line)
+    temporary = path.with_name(".writing-history.jsonl")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+    return path
+
+
+def _require_columns(dataset, columns: Sequence[str], name: str) -> None:
+    missing = [column for column in columns if column not in dataset.column_names]
+    if missing:
+        raise InputError(
+            f"{name} has no column {' and no column '.join(missing)}, which this training needs; "
+            f"it has {', '.join(dataset.column_names)}."
+        )
+
+
 def _to_device(batch: dict, device: torch.device) -> dict:
+    for name, value in batch.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"The entries of the column '{name}' are no numbers of one shape, so they make no batch; "
+                "bring all slices or scans to one size, or train with --batch_size 1."
+            )
     batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)  # the faster layout for convolutions
+    for name in {"image", "pixel_values"} & batch.keys():
+        if batch[name].ndim == 4:
+            batch[name] = batch[name].contiguous(memory_format=torch.channels_last)  # the faster layout to convolve
     return batch
 
 
@@ -254,25 +323,47 @@ def fit(
     validation_dataset=None,
     validate: Callable[[torch.nn.Module, Iterator[dict]], dict[str, float]] | None = None,
     save: Callable[[torch.nn.Module], None] | None = None,
+    columns: Sequence[str] = ("image", "label"),
+    find_unused_parameters: bool = False,
 ) -> dict[str, float]:
     """Train `model` for `args.max_steps` steps, and return the last validation's metrics.
+
+    Several processes (`torchrun --nproc_per_node 2 script.py ...`, with `--cpu` where there is no GPU) follow the loss
+    curve of one process with their batches put together: the batches are parts of that one, batch norm sees all of
+    them, and the gradient and the logged loss are means over the processes. `compute_loss` has to do its part: be a
+    mean over the batch, and decide what happens to a sample with `sample_uniform(seed, batch["position"], ...)`;
+    dropout, and what is drawn from the generator, differ.
+
+    `history.jsonl` in the output folder has a line {"step", "loss", "learning_rate"} for every line of the log, the
+    loss being the mean since the line before, and a line {"step", "validation": metrics} for every validation.
 
     Ctrl-C (SIGTERM) finishes the step, writes a checkpoint and exits with code 130 (143); a second one ends at once.
 
     Args:
-        dataset (`datasets.Dataset`): slices with the columns `image` and `label`.
-        compute_loss: `(model, batch, generator) -> loss`; takes all its randomness from the generator.
+        model (`torch.nn.Module`): parameters with `requires_grad=False` stay as they are.
+        dataset (`datasets.Dataset`): slices or scans with the columns named in `columns`.
+        compute_loss: `(model, batch, generator) -> loss`, a mean over the batch; `batch` holds the columns and
+            `position` (B,) int64, the samples' places in the stream. Takes all its randomness from the positions or
+            from the generator, which differs between processes, and calls the model as a function only: on several
+            processes it is wrapped and has no other methods.
         args (`LoopArguments`): see there.
         validation_dataset (`datasets.Dataset`, *optional*): slices for `validate`.
         validate: `(model, batches) -> metrics`, in eval mode, with the averaged weights if there are any; lower
             `metrics["loss"]` is better. Takes no randomness but from generators of its own.
         save: `(model) -> None`, called on the main process with the weights to keep: the last ones, or each best ones
             when `args.patience` is on.
+        columns (sequence of `str`): the columns a batch holds, each numbers of one shape.
+        find_unused_parameters (`bool`): needed on several processes, and slower, where a trainable parameter may get
+            no gradient in a step.
     """
     if len(dataset) == 0:
         raise InputError(f"{args.dataset} has no slices to train on in its training split.")
     if validate is not None and (validation_dataset is None or len(validation_dataset) == 0):
         validate = None
+    columns = list(columns)
+    _require_columns(dataset, columns, args.dataset)
+    if validate is not None:
+        _require_columns(validation_dataset, columns, f"The validation split of {args.dataset}")
     if args.patience and (validate is None or not args.validation_steps):
         raise InputError("`--patience` needs a validation split with slices in it and `--validation_steps` above 0.")
     _prepare_output(args.output_dir)
@@ -284,13 +375,29 @@ def fit(
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=trackers,
         project_config=ProjectConfiguration(args.output_dir, os.path.join(args.output_dir, "logs")),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
     )
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started > 1 and accelerator.num_processes == 1:  # accelerate looks for GPUs only, unless told
+        raise InputError(
+            f"{started} processes were started, but without a GPU each of them would train a model of its own; "
+            "add --cpu to let them train one on the CPU."
+        )
+    model.to(accelerator.device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError("`model` has no parameter with requires_grad=True, so there is nothing to train.")
+    several = accelerator.num_processes > 1
+    if several:
+        synchronise_batch_norm(model)
     optimizer_class = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
-    optimizer = optimizer_class(model.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    optimizer = optimizer_class(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
     model, optimizer = accelerator.prepare(model, optimizer)
     bare_model = accelerator.unwrap_model(model)
     ema = EMAModel(bare_model.parameters(), decay=args.ema_decay, foreach=True) if args.ema_decay else None
     progress = _load_checkpoint(accelerator, args, ema)
+    if accelerator.is_main_process:
+        history = _keep_history(args.output_dir, progress.step)
     if trackers and accelerator.is_main_process:
         settings = {
             name: value if isinstance(value, (int, float)) else str(value) for name, value in asdict(args).items()
@@ -298,7 +405,6 @@ def fit(
         accelerator.init_trackers("difffuse_hf", config=settings)
 
     passes = args.gradient_accumulation_steps
-    columns = ["image", "label"]
     batches = StepBatches(
         len(dataset),
         args.batch_size,
@@ -321,6 +427,8 @@ def fit(
 
     def with_kept_weights(action):
         """Run `action(model)` in eval mode, with the averaged weights in place of the trained ones."""
+        if several:
+            restore_batch_norm(bare_model)
         bare_model.eval()
         if ema is not None:
             ema.store(bare_model.parameters())
@@ -330,6 +438,8 @@ def fit(
         if ema is not None:
             ema.restore(bare_model.parameters())
         bare_model.train()
+        if several:
+            synchronise_batch_norm(bare_model)
         return result
 
     def validation_batches():
@@ -338,6 +448,18 @@ def fit(
         slices = validation_dataset.select(chosen).with_format("torch", columns=columns)
         for start in range(0, count, args.batch_size):
             yield _to_device(slices[start : start + args.batch_size], accelerator.device)
+
+    def over_processes(losses):
+        return accelerator.reduce(torch.stack(losses), "mean")
+
+    def record(**line):
+        if accelerator.is_main_process:
+            with history.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def save_checkpoint():
+        progress.pending_losses = over_processes(losses).tolist() if losses else []
+        _save_checkpoint(accelerator, args, progress, ema)
 
     received = []
 
@@ -350,7 +472,7 @@ def fit(
     bar = tqdm(
         initial=progress.step, total=args.max_steps, unit="step", disable=not accelerator.is_main_process, desc="train"
     )
-    metrics, losses = {}, []
+    metrics, losses = {}, [torch.tensor(loss, device=accelerator.device) for loss in progress.pending_losses]
     model.train()
     try:
         while progress.step < args.max_steps:
@@ -360,8 +482,9 @@ def fit(
             learning_rate = args.learning_rate * learning_rate_factor(progress.step, args)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
-            for _ in range(passes):
-                batch = _to_device(next(loader), accelerator.device)
+            for pass_number in range(progress.step * passes, (progress.step + 1) * passes):
+                batch = next(loader) | {"position": torch.tensor(batches.positions(pass_number))}
+                batch = _to_device(batch, accelerator.device)
                 with accelerator.accumulate(model):
                     loss = compute_loss(model, batch, generator)
                     accelerator.backward(loss)
@@ -369,14 +492,14 @@ def fit(
                         accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
                     optimizer.step()
                     optimizer.zero_grad()
-                losses.append(loss.detach())
+                losses.append(loss.detach().float())
             if ema is not None:
                 ema.step(bare_model.parameters())
             progress.step += 1
             bar.update()
 
             if progress.step % args.log_every == 0 or progress.step == args.max_steps:
-                mean_loss = torch.stack(losses).mean().item()
+                mean_loss = over_processes(losses).mean().item()
                 losses.clear()
                 if not math.isfinite(mean_loss):
                     raise InputError(
@@ -385,11 +508,13 @@ def fit(
                 validated = {f"validation {name}": f"{value:.4f}" for name, value in metrics.items()}
                 bar.set_postfix({"loss": f"{mean_loss:.4f}", **validated})
                 accelerator.log({"train/loss": mean_loss, "train/learning_rate": learning_rate}, step=progress.step)
+                record(step=progress.step, loss=mean_loss, learning_rate=learning_rate)
 
             if validate is not None and args.validation_steps and progress.step % args.validation_steps == 0:
                 # every process validates the same slices, so that all come to the same decision
                 metrics = with_kept_weights(lambda kept: validate(kept, validation_batches()))
                 accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=progress.step)
+                record(step=progress.step, validation=metrics)
                 if metrics["loss"] < progress.best_loss:
                     progress.best_loss, progress.validations_without_improvement = metrics["loss"], 0
                     if args.patience and save is not None and accelerator.is_main_process:
@@ -398,10 +523,10 @@ def fit(
                     progress.validations_without_improvement += 1
 
             stop = bool(received)
-            if accelerator.num_processes > 1:  # a signal may reach only one of the processes
+            if several:  # a signal may reach only one of the processes
                 stop = accelerator.reduce(torch.tensor(float(stop), device=accelerator.device)).item() > 0
             if stop:
-                _save_checkpoint(accelerator, args, progress, ema)
+                save_checkpoint()
                 accelerator.end_training()
                 bar.close()
                 accelerator.print(
@@ -410,7 +535,7 @@ def fit(
                 )
                 raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
             if args.checkpointing_steps and progress.step % args.checkpointing_steps == 0:
-                _save_checkpoint(accelerator, args, progress, ema)
+                save_checkpoint()
     finally:
         bar.close()
         for name, handler in previous.items():
@@ -418,6 +543,7 @@ def fit(
     nothing_kept_yet = progress.best_loss == math.inf
     if save is not None and (not args.patience or nothing_kept_yet) and accelerator.is_main_process:
         with_kept_weights(save)
+    restore_batch_norm(bare_model)
     if args.push_to_hub and accelerator.is_main_process:
         _push(args)
     accelerator.wait_for_everyone()

@@ -99,6 +99,10 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
                 raise ValueError(_UNUSABLE, str(error.__cause__)) from None
             raise
 
+    def processor(self):
+        """What the rows have gone through, to be saved beside them and with a model; None for files as they are."""
+        return self.config.processor() if hasattr(self.config, "processor") and self.config.name == "slices" else None
+
     @property
     def root(self) -> Path:
         """The folder to read; an error that says how to get one if none was given."""

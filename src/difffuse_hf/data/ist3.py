@@ -10,6 +10,8 @@ layout "ist3" writes synthetic ones, as DICOM, with their table. The columns of 
 """
 
 import json
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +20,11 @@ import nibabel
 import numpy as np
 import pandas
 import torch
+from scipy import ndimage
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..models.processing_acat import ACATProcessor
 from .builder import FolderBuilder, FolderConfig
 from .ist3_labels import CHRONIC, SIDES, TIMES, find_labels, join_labels, read_labels, read_table
 
@@ -44,6 +48,7 @@ class IST3Config(FolderConfig):
     """Where the labels are, how the table says them, and the size of the images."""
 
     labels: str | None = None  # path; labels.csv in `data_dir` or in the folder above by default
+    masks: str | None = None  # folder of <study_uid or scan_id>.nii.gz; truth/ beside a phantom's labels by default
     key: str | None = None  # scan_id, series_uid, study_uid or patient_id; the first that the table has by default
     columns: dict[str, str] = field(default_factory=dict)  # our name -> name in the table
     values: dict[str, dict[str, str]] = field(default_factory=dict)  # our name -> {value in the table: our value}
@@ -54,6 +59,8 @@ class IST3Config(FolderConfig):
         super().__post_init__()
         if self.midline not in ("centre", "template"):
             raise ValueError(f'`midline` is "centre" or "template", got {self.midline!r}.')
+        if self.masks and self.name == "slices":
+            raise ValueError('`masks` is an option of "volumes": the slices carry no mask.')
 
 
 class IST3(FolderBuilder):
@@ -63,11 +70,17 @@ class IST3(FolderBuilder):
     0-100 HU as [0, 1]; slices run from inferior to superior, rows to posterior, columns to the patient's left.
     `label` is the side of the lesion in "volumes", and healthy or lesion in "slices", where every slice has its scan's
     label whether or not it shows the lesion. Splits are by patient, 70-15-15, or by the `group` of a phantom.
+
+    `image` of "volumes" is (S, 1, H, W), as classifiers take it. `mask` is (S, H, W) uint8, 1 in the lesion, from a
+    NIfTI mask that lies as the DICOM files say: a pixel is lesion where the mask (voxels of 0.5 or more are 1),
+    linearly interpolated at the pixel's centre, is 0.5 or more. Lesions between the sampled slices are not in it.
+    Without a mask file it is empty where the label is "none" and None elsewhere, which the formats of NumPy and
+    PyTorch give as an array of not-a-numbers. `to_mni_mm` and `source_slices` are those of the manifest.
     """
 
     BUILDER_CONFIG_CLASS = IST3Config
     BUILDER_CONFIGS = [
-        IST3Config(name="volumes", version="1.0.0", description="One row per scan, side of the lesion."),
+        IST3Config(name="volumes", version="1.1.0", description="One row per scan, side of the lesion, its mask."),
         IST3Config(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
     ]
     DEFAULT_CONFIG_NAME = "volumes"
@@ -79,11 +92,13 @@ class IST3(FolderBuilder):
     )
 
     @classmethod
-    def source_files(cls, root, labels=None, **options):
+    def source_files(cls, root, labels=None, masks=None, **options):
         files = [root / "manifest.parquet", root / "config.json", root / "private" / "linkage.csv"]
         folders = [Path(labels).expanduser().resolve().parent] if labels else [root, root.parent]
         files += [Path(labels).expanduser().resolve()] if labels else [folder / "labels.csv" for folder in folders]
         files += [folder / "subjects.csv" for folder in folders]
+        for folder in [Path(masks).expanduser()] if masks else [folder / "truth" for folder in folders]:
+            files += sorted(folder.glob("*.nii*"))
         return [file for file in files if file.exists()]
 
     @property
@@ -95,6 +110,21 @@ class IST3(FolderBuilder):
         return self.labels_table.with_name("subjects.csv")
 
     @property
+    def masks_folder(self) -> Path | None:
+        """`masks`, or else `truth/` beside the labels of a phantom if the linkage leads to its files' names."""
+        if self.config.masks:
+            folder = Path(self.config.masks).expanduser().resolve()
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{folder} is not a folder; `masks` holds a <study_uid>.nii.gz for each scan.")
+            return folder
+        folder = self.labels_table.with_name("truth")
+        return folder if self.synthetic and folder.is_dir() and self.linkage_table.exists() else None
+
+    @property
+    def linkage_table(self) -> Path:
+        return self.root / "private" / "linkage.csv"
+
+    @property
     def scan_shape(self) -> tuple[int, int, int]:
         """Slices, height and width, as `difffuse preprocess` was told; the thesis's (Sec. 3.4.4) where it was not."""
         settings = self.config.data_dir and Path(self.config.data_dir, "config.json")
@@ -103,12 +133,21 @@ class IST3(FolderBuilder):
         preprocessing = json.loads(settings.read_text(encoding="utf-8"))
         return (preprocessing["num_slices"], *preprocessing["image_size"])
 
+    def processor(self) -> ACATProcessor:
+        if self.config.name == "slices":
+            return ACATProcessor(image_size=self.config.image_size)
+        num_slices, *image_size = self.scan_shape
+        return ACATProcessor(image_size=image_size, num_slices=num_slices)
+
     def _info(self):
         config = self.config
         side, presence = datasets.ClassLabel(names=SIDES), datasets.ClassLabel(names=["healthy", "lesion"])
         if config.name == "volumes":
             features = {
-                "image": datasets.Array3D(self.scan_shape, "float32"),  # [0, 1]
+                "image": datasets.Array4D((self.scan_shape[0], 1, *self.scan_shape[1:]), "float32"),  # [0, 1]
+                "mask": datasets.Array3D(self.scan_shape, "uint8"),  # 1: lesion; None: not known
+                "to_mni_mm": datasets.List(datasets.Value("float32"), length=12),  # (3, 4): column, row, source slice
+                "source_slices": datasets.List(datasets.Value("int32")),  # of the volume before sampling
                 "label": side,
                 "presence": presence,
             }
@@ -169,7 +208,12 @@ class IST3(FolderBuilder):
                 "age": scan["age_years"],
             }
             if self.config.name == "volumes":
-                yield scan["scan_id"], {"image": image, "label": side, "presence": int(side > 0), **row}
+                mask = np.zeros(image.shape, np.uint8) if side == 0 else None
+                if scan["mask_file"]:
+                    mask = self._read_mask(scan)
+                place = {name: scan.get(name) for name in ("to_mni_mm", "source_slices")}
+                labels = {"label": side, "presence": int(side > 0)}
+                yield scan["scan_id"], {"image": image[:, None], "mask": mask, **place, **labels, **row}
             else:
                 for index, plane in enumerate(image):
                     labels = {"label": int(side > 0), "side": side, "slice": index}
@@ -195,16 +239,39 @@ class IST3(FolderBuilder):
         unlabelled = len(kept) - len(scans)
         if unlabelled or unused:
             print(f"IST3: {unlabelled} kept scans have no label and {unused} labels no kept scan; both are left out.")
-        return scans
+        return scans.assign(mask_file=self._mask_files(scans))
+
+    def _mask_files(self, scans) -> list[str]:
+        """The mask of each scan, by its own name or by its study's; "" where there is none."""
+        scan_ids, placed = scans["scan_id"], "to_patient_mm" in scans and scans["to_patient_mm"].notna().all()
+        folder = self.masks_folder if self.config.name == "volumes" else None
+        if self.config.masks and not placed:
+            raise InputError(
+                f"{self.root} was written by an older version and does not say where its scans lie, which `masks` "
+                "needs; run `difffuse preprocess` into a new folder."
+            )
+        if folder is None or not placed:
+            return [""] * len(scan_ids)
+        files = {path.name.removesuffix(".gz").removesuffix(".nii"): str(path) for path in folder.glob("*.nii*")}
+        study_of = {}
+        if self.linkage_table.exists():
+            linkage = read_table(self.linkage_table)
+            study_of = dict(zip(linkage["scan_id"], linkage["study_uid"]))
+        found = [files.get(scan_id) or files.get(study_of.get(scan_id), "") for scan_id in scan_ids]
+        if self.config.masks and not any(found):
+            raise InputError(
+                f"No mask in {folder} is named by the scan_id of a kept scan, or by its study_uid in "
+                f"{self.linkage_table}; name them so, or run `difffuse preprocess` with --linkage."
+            )
+        return found
 
     def _linkage(self, key):
-        path = self.root / "private" / "linkage.csv"
-        if not path.exists():
+        if not self.linkage_table.exists():
             raise FileNotFoundError(
-                f"There is no {path}, which leads from `{key}` to the scans; run `difffuse preprocess` with "
-                "--linkage, or give a table with the column `scan_id`."
+                f"There is no {self.linkage_table}, which leads from `{key}` to the scans; run `difffuse preprocess` "
+                "with --linkage, or give a table with the column `scan_id`."
             )
-        return read_table(path)[["scan_id", key]]
+        return read_table(self.linkage_table)[["scan_id", key]]
 
     def _read(self, path):
         """The scan as (S, H, W) float32 in [0, 1]."""
@@ -214,6 +281,55 @@ class IST3(FolderBuilder):
                 f"{path} has {image.shape} slices, rows and columns and not {self.scan_shape}; preprocess it again."
             )
         return image
+
+    def _read_mask(self, scan):
+        """The lesion on the scan's slices, (S, H, W) uint8."""
+        to_patient_mm = np.reshape(scan["to_patient_mm"], (3, 4)).astype(float)
+        return resample_mask(scan["mask_file"], to_patient_mm, scan["source_slices"], self.scan_shape)
+
+
+def resample_mask(path: str | Path, to_patient_mm: np.ndarray, source_slices: Sequence[int], shape) -> np.ndarray:
+    """A NIfTI mask on the slices of a preprocessed scan, linearly interpolated and cut at 0.5.
+
+    Args:
+        path: one volume; voxels of 0.5 or more are lesion; its affine leads to the patient's mm, sheared or not.
+        to_patient_mm: (3, 4) from column, row and source slice to mm (RAS), of the manifest.
+        source_slices: (S,) the assembled volume's slices that were sampled.
+        shape (`tuple[int, int, int]`): slices, rows and columns of the scan.
+
+    Returns:
+        (S, H, W) uint8.
+
+    Raises:
+        InputError: the file cannot be read, or nothing of its lesion lies within the scan's edges.
+    """
+    try:
+        file = nibabel.load(path)
+        lesion = np.asarray(file.dataobj) >= 0.5
+    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read as a mask; give a NIfTI volume.") from error
+    if lesion.ndim != 3:
+        raise InputError(f"{path} has the shape {lesion.shape}; a mask is one volume of columns, rows and slices.")
+    mask = np.zeros(shape, np.uint8)
+    if not lesion.any():
+        return mask
+    to_voxel = np.linalg.inv(file.affine) @ np.vstack([to_patient_mm, [0, 0, 0, 1]])
+    to_scan = np.linalg.inv(to_voxel)
+    on_scan = np.argwhere(lesion) @ to_scan[:3, :3].T + to_scan[:3, 3]  # (voxels, 3) column, row, source slice
+    edges = np.array([shape[2], shape[1], max(source_slices) + 1]) - 0.5
+    if not ((on_scan > -0.5) & (on_scan < edges)).all(axis=1).any():
+        raise InputError(
+            f"The lesion of {path} lies outside its scan; the mask's affine must lead to the patient's millimetres, "
+            "as the DICOM files give them."
+        )
+    reach = 1 + np.abs(to_scan[2, :3]).sum()  # of a voxel, in slices
+    rows, columns = np.indices(shape[1:], np.float32)
+    lesion = lesion.astype(np.float32)
+    for plane, source in zip(mask, source_slices):
+        if on_scan[:, 2].min() - reach < source < on_scan[:, 2].max() + reach:
+            where = [a * columns + b * rows + (c * source + d) for a, b, c, d in to_voxel[:3]]
+            plane[:] = ndimage.map_coordinates(lesion, where, order=1, mode="grid-constant") >= 0.5
+    return mask
 
 
 def _fit(image, size):

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..models.processing_acat import ACATProcessor
 from ..preprocessing.volume import sample_slices, window_hounsfield
 from ..volumes import read_volume
 from .builder import FolderBuilder, FolderConfig
@@ -66,7 +67,7 @@ class MosMed(FolderBuilder):
 
     BUILDER_CONFIG_CLASS = MosMedConfig
     BUILDER_CONFIGS = [
-        MosMedConfig(name="volumes", version="1.0.0", description="One row per study: 11 slices, and their label."),
+        MosMedConfig(name="volumes", version="1.1.0", description="One row per study: 11 slices, and their label."),
         MosMedConfig(name="slices", version="1.0.0", description="One row per sampled slice, label of its study."),
         MosMedConfig(name="nifti", version="1.0.0", description="One row per study, NIfTI files."),
     ]
@@ -88,13 +89,19 @@ class MosMed(FolderBuilder):
         inner = super().root / "COVID19_1110"
         return inner if inner.is_dir() else super().root
 
+    def processor(self) -> ACATProcessor | None:
+        if self.config.name == "nifti":
+            return None
+        num_slices = self.config.num_slices if self.config.name == "volumes" else None
+        return ACATProcessor(image_size=self.config.image_size, num_slices=num_slices)
+
     def _info(self):
         config = self.config
         if config.name == "nifti":
             image = mask = datasets.Nifti()
         elif config.name == "volumes":
-            shape = (config.num_slices, *config.image_size)
-            image, mask = datasets.Array3D(shape, "float32"), datasets.Array3D(shape, "uint8")
+            slices, size = config.num_slices, tuple(config.image_size)
+            image, mask = datasets.Array4D((slices, 1, *size), "float32"), datasets.Array3D((slices, *size), "uint8")
         else:
             image = datasets.Array3D((1, *config.image_size), "float32")
             mask = datasets.Array2D(tuple(config.image_size), "uint8")
@@ -165,7 +172,7 @@ class MosMed(FolderBuilder):
         elif row["severity"] == 0:
             masks = np.zeros(images.shape, np.uint8)
         if config.name == "volumes":
-            yield subject, {**row, "image": images, "mask": masks}
+            yield subject, {**row, "image": images[:, None], "mask": masks}
             return
         for i, index in enumerate(indices.tolist()):
             mask = None if masks is None else masks[i]

@@ -108,8 +108,9 @@ def prepare(
         _check_other_splits(builder, output)
         for split in builder.info.splits:
             _replace_split(output, split, sorted(prepared.glob(f"{builder.dataset_name}-{split}*.parquet")))
-    if hasattr(builder.config, "processor"):
-        builder.config.processor().save_pretrained(output)
+    processor = builder.processor()
+    if processor is not None:
+        processor.save_pretrained(output)
     counts = {split: _count(builder.info.features, output, split) for split in SPLITS if _shards(output, split)}
     (output / "README.md").write_text(_card(builder, counts, push_to_hub or str(output)), encoding="utf-8")
     for split in builder.info.splits:

@@ -4,6 +4,8 @@ A set of slices has the columns `image` (C, H, W) float32 in [0, 1] and `label` 
 disk as memory-mapped Arrow whatever its size.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +70,12 @@ def augment(
     intensity: float = 0.0,
     noise: float = 0.0,
     shift: int = 0,
-) -> torch.Tensor:
-    """Random changes to a batch of slices (B, C, H, W) in [0, 1], different for every slice; black stays black.
+    uniforms: torch.Tensor | None = None,
+    saliency: torch.Tensor | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Random changes to a batch of slices (B, C, H, W) or scans (B, S, C, H, W) in [0, 1]; black stays black.
+
+    Every slice, or every scan as a whole, is changed in its own way.
 
     Args:
         generator (`torch.Generator`, *optional*): source of all randomness, on the image's device.
@@ -77,22 +83,91 @@ def augment(
         intensity (`float`): x → s·x^γ for each channel, with log γ and log s uniform in [-intensity, intensity].
         noise (`float`): adds Gaussian noise with a standard deviation uniform in [0, noise], over the background too.
         shift (`int`): moves a slice by up to this many pixels in both directions.
-    """
-    batch, channels, height, width = image.shape
+        uniforms (`torch.Tensor` of shape `(B, augment_uniforms(C))`, *optional*): numbers in [0, 1) that decide
+            everything in place of the generator, row i for sample i: `sample_uniform(seed, batch["position"], ...)`
+            makes the changes the same on any number of processes. Which change is on moves no other one's numbers.
+        saliency (`torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)`, *optional*): map to mirror and to shift
+            with the image.
 
-    def uniform(*shape):
-        return torch.rand(shape, generator=generator, device=image.device)
+    Returns:
+        `torch.Tensor` of the image's shape, or with `saliency` the pair of both.
+    """
+    batch, channels, (height, width) = len(image), image.shape[-3], image.shape[-2:]
+    single = (1,) * (image.ndim - 1)
+    needed = augment_uniforms(channels)
+    if uniforms is not None and (uniforms.ndim != 2 or len(uniforms) != batch or uniforms.shape[1] < needed):
+        raise ValueError(
+            f"`uniforms` has the shape {tuple(uniforms.shape)}, but {batch} samples with {channels} channels take "
+            f"({batch}, {needed}): `sample_uniform(seed, batch['position'], augment_uniforms({channels}))`."
+        )
+
+    def uniform(first, *shape):
+        if uniforms is None:
+            return torch.rand((batch, *shape), generator=generator, device=image.device)
+        return uniforms[:, first : first + math.prod(shape)].reshape(batch, *shape)
 
     if flip:
-        image = torch.where(uniform(batch, 1, 1, 1) < 0.5, image.flip(-1), image)
+        mirror = (uniform(0) < 0.5).view(batch, *single)
+        image = torch.where(mirror, image.flip(-1), image)
+        if saliency is not None:
+            saliency = torch.where(mirror, saliency.flip(-1), saliency)
     if shift:
-        offsets = (uniform(batch, 2) * (2 * shift + 1)).long().tolist()
-        padded = F.pad(image, [shift] * 4)
-        image = torch.stack([padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(offsets)])
+        offsets = (uniform(1, 2) * (2 * shift + 1)).long().tolist()
+
+        def moved(stack):
+            padded = F.pad(stack, [shift] * 4)
+            return torch.stack([padded[i, ..., y : y + height, x : x + width] for i, (y, x) in enumerate(offsets)])
+
+        image = moved(image)
+        saliency = None if saliency is None else moved(saliency)
     if intensity:
-        gamma, scale = ((2 * uniform(2, batch, channels, 1, 1) - 1) * intensity).exp()
-        image = scale * image**gamma
+        gamma, scale = ((2 * uniform(5, 2, channels) - 1) * intensity).exp().unbind(1)  # [B,C] each
+        each = (batch, *single[:-3], channels, 1, 1)
+        image = scale.view(each) * image ** gamma.view(each)
     if noise:
-        strength = noise * uniform(batch, 1, 1, 1)
-        image = image + strength * torch.randn(image.shape, generator=generator, device=image.device)
-    return image.clamp(0, 1)
+        strength = noise * uniform(3).view(batch, *single)
+        if uniforms is None:
+            normal = torch.randn(image.shape, generator=generator, device=image.device)
+        else:
+            seeds = (uniforms[:, 4].double() * 2**24).long().tolist()
+            normal = torch.stack(
+                [
+                    torch.randn(
+                        image.shape[1:],
+                        generator=torch.Generator(image.device).manual_seed(seed),
+                        device=image.device,
+                    )
+                    for seed in seeds
+                ]
+            )
+        image = image + strength * normal
+    image = image.clamp(0, 1)
+    return image if saliency is None else (image, saliency)
+
+
+def augment_uniforms(channels: int) -> int:
+    """How many numbers `augment` takes for a sample: 1 flip, 2 shift, 2 noise (strength, seed), 2 for each channel."""
+    return 5 + 2 * channels
+
+
+def mirrored(uniforms: torch.Tensor) -> torch.Tensor:
+    """Which samples (B,) `augment(..., flip=True, uniforms=uniforms)` mirrors."""
+    return uniforms[:, 0] < 0.5
+
+
+def flip_labels(labels: torch.Tensor, flipped: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """Labels (B,) after a flip: where `flipped` (B,) is true, the classes named "left" and "right" change places.
+
+    Args:
+        labels (`torch.Tensor` of shape `(B,)`): class indices.
+        flipped (`torch.Tensor` of shape `(B,)`): which samples were mirrored, see `mirrored`.
+        names (sequence of `str`): the classes by index; without "left" and "right" nothing changes.
+    """
+    names = list(names)
+    if ("left" in names) != ("right" in names):
+        raise ValueError(f"`names` has only one of the classes 'left' and 'right', got {names}; a flip needs both.")
+    if "left" not in names:
+        return labels
+    other = torch.arange(len(names), device=labels.device)
+    other[names.index("left")], other[names.index("right")] = names.index("right"), names.index("left")
+    return torch.where(flipped, other[labels], labels)

@@ -5,6 +5,22 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+# The vision transformer of Table 4.2 (51,439,620 parameters for 1 channel and 4 classes) as a timm model.
+THESIS_VIT = {
+    "backbone": "vit_base_patch16_224",
+    "backbone_kwargs": {
+        "img_size": 500,
+        "patch_size": 25,
+        "embed_dim": 1024,
+        "depth": 6,
+        "num_heads": 16,
+        "mlp_ratio": 2,
+        "qkv_bias": False,
+        "pos_drop_rate": 0.1,
+        "proj_drop_rate": 0.1,
+    },
+}
+
 
 @strict
 class SliceClassifierConfig(PreTrainedConfig):

@@ -40,8 +40,7 @@ class ResNetAutoencoder(ModelMixin, ConfigMixin):
     Args:
         in_channels (`int`): channels of a slice.
         channels (`tuple[int, int, int]`): widths after each encoder block.
-        strides (`tuple[int, int, int]`): downsampling of each encoder block; height and width of a slice must be
-            multiples of their product.
+        strides (`tuple[int, int, int]`): downsampling of each encoder block.
         latent_channels (`int`, *optional*): width of the latent map; the last of `channels` by default.
     """
 
@@ -73,28 +72,29 @@ class ResNetAutoencoder(ModelMixin, ConfigMixin):
         self.decoder_out = nn.Conv2d(channels[0], in_channels, 3, padding=1)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """Latent map (B, latent_channels, H / reduction, W / reduction) of an image (B, C, H, W) in [0, 1]."""
+        """Latent map (B, latent_channels, ⌈H / reduction⌉, ⌈W / reduction⌉) of an image (B, C, H, W) in [0, 1].
+
+        A height or width that is no multiple of the reduction is filled up with black below and on the right.
+        """
         if image.shape[1] != self.config.in_channels:
             raise ValueError(
                 f"`image` has {image.shape[1]} channels but the autoencoder takes {self.config.in_channels}."
             )
-        if image.shape[2] % self.reduction or image.shape[3] % self.reduction:
-            raise ValueError(
-                f"Height and width must be multiples of {self.reduction}; pad slices of {tuple(image.shape[2:])}."
-            )
-        hidden = self.encoder_in(image)
+        height, width = image.shape[2:]
+        hidden = self.encoder_in(F.pad(image, (0, -width % self.reduction, 0, -height % self.reduction)))
         for block in self.encoder:
             hidden = block(hidden)
         return self.encoder_out(hidden)
 
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Image (B, C, H, W) in (0, 1) of a latent map."""
+    def decode(self, latent: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """Image (B, C, H, W) in (0, 1) of a latent map; with `size`, its upper left part of that height and width."""
         hidden = self.decoder_in(latent)
         for block, stride in zip(self.decoder, reversed(self.config.strides)):
             hidden = F.interpolate(hidden, scale_factor=float(stride), mode="nearest") if stride > 1 else hidden
             hidden = block(hidden)
-        return self.decoder_out(F.silu(self.decoder_norm(hidden))).sigmoid()
+        image = self.decoder_out(F.silu(self.decoder_norm(hidden))).sigmoid()
+        return image if size is None else image[..., : size[0], : size[1]]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Reconstruction decode(encode(image)) of shape (B, C, H, W)."""
-        return self.decode(self.encode(image))
+        return self.decode(self.encode(image), image.shape[-2:])

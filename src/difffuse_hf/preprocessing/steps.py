@@ -146,7 +146,10 @@ def _process(series: Series, row: dict, config: CTPreprocessConfig, output: Path
 
 
 def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, output: Path, scan_id: str) -> dict:
-    """Step 8: crop to the head, sample, window, pad or resize; the scan's NIfTI file and thumbnail."""
+    """Step 8: crop to the head, sample, window, pad or resize; the scan's NIfTI file and thumbnail.
+
+    The file's own affine says sizes only. Where its voxels lie is in the row: `to_patient_mm` and `to_mni_mm`.
+    """
     rows, columns = crop_to_head(volume.hounsfield, volume.spacing_mm)
     indices = sample_slices(len(volume.hounsfield), config.num_slices)
     images = window_hounsfield(volume.hounsfield[indices, rows, columns], *config.window_hu)
@@ -172,9 +175,29 @@ def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, outp
         "pixel_mm": pixel_mm,
         "slice_spacing_mm": slice_mm,
         "source_slices": [int(index) for index in indices],
+        **_affines(volume, registration, (rows, columns), scale, offset),
         "midline_centre": (config.image_size[1] - 1) / 2,  # thesis: the centre of the crop
         **_midline(midline_plane(registration, volume), images.shape, indices, (rows, columns), scale, offset),
     }
+
+
+def _affines(volume: CTVolume, registration: Registration, crop, scale, offset) -> dict:
+    """Affine maps of a pixel (column, row on the canvas, slice of the assembled volume) to mm (RAS, as in NIfTI).
+
+    The first three rows, one after the other: 12 numbers. Slice s of the written scan is `source_slices[s]` of the
+    assembled volume; these are whole numbers and so not always evenly spaced, which no affine of s could say.
+    MNI space is that of the template, up to its affine fit (step 6).
+    """
+    (rows, columns), spacing = crop, np.array(volume.spacing_mm[::-1])  # column, row, slice
+    canvas = np.array([scale[1], scale[0], 1.0])
+    start = np.array([columns.start - offset[1] / scale[1], rows.start - offset[0] / scale[0], 0.0])
+    scan_mm = np.column_stack([np.diag(spacing / canvas), spacing * start])  # along the scan's axes
+    to_template = np.linalg.inv(registration.matrix)
+    patient, template = volume.direction @ scan_mm, to_template @ scan_mm
+    patient[:, 3] += volume.origin_mm
+    template[:, 3] -= to_template @ registration.translation
+    ras = np.diag([-1.0, -1.0, 1.0])
+    return {"to_patient_mm": (ras @ patient).ravel().tolist(), "to_mni_mm": (ras @ template).ravel().tolist()}
 
 
 def _midline(plane, shape, indices, crop, scale, offset) -> dict:

@@ -1,0 +1,84 @@
+"""Draw how three counterfactual searches fare along their paths (thesis Sec. 5.5.4): a figure and its numbers.
+
+python examples/plot_latent_paths.py --classifier out/classifier --autoencoder out/autoencoder --dataset data/ist3 \
+    --output_dir out/latent_paths
+
+Every image moves towards health if a lesion is predicted, else towards its likeliest lesion class. Median and
+quartiles over the images are drawn to `latent_paths.png`; `latent_paths.json` holds them and the settings.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageClassification
+
+from difffuse_hf import ResNetAutoencoder
+from difffuse_hf.data.scans import load_scans
+from difffuse_hf.errors import InputError
+from difffuse_hf.evaluation.latent_paths import draw_paths, join_paths, latent_paths, summarise_paths
+from difffuse_hf.evaluation.tables import write_whole
+from difffuse_hf.training import run_script
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("classifier", "autoencoder", "dataset", "output_dir"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--limit", type=int, default=100, help="images or scans, evenly spaced over the split")
+    parser.add_argument("--saliency", help="folder of maps, for a classifier that needs them")
+    parser.add_argument("--num_steps", type=int, default=20)
+    parser.add_argument("--step_size", type=float, default=1.0)
+    parser.add_argument("--l1_weight", type=float, default=100.0)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(argv)
+
+    classifier = AutoModelForImageClassification.from_pretrained(args.classifier, dtype=torch.float32)
+    autoencoder = ResNetAutoencoder.from_pretrained(args.autoencoder, dtype=torch.float32)
+    classifier, autoencoder = classifier.to(args.device).eval(), autoencoder.to(args.device).eval()
+    rows = load_scans(args.dataset, args.split, args.saliency)
+    if not len(rows):
+        raise InputError(f"The split '{args.split}' of {args.dataset} is empty.")
+    count = min(args.limit, len(rows))
+    rows = rows.select([i * len(rows) // count for i in range(count)])
+
+    parts = []
+    for start in range(0, count, args.batch_size):
+        batch = rows[start : start + args.batch_size]
+        maps = None if args.saliency is None else batch["saliency"].to(args.device)
+        parts.append(
+            latent_paths(
+                classifier,
+                autoencoder,
+                batch["pixel_values"].to(args.device),
+                saliency=maps,
+                num_steps=args.num_steps,
+                step_size=args.step_size,
+                l1_weight=args.l1_weight,
+            )
+        )
+    paths = {name: join_paths([part[name] for part in parts]) for name in parts[0]}
+    summary = summarise_paths(paths)
+
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    settings = {name: getattr(args, name) for name in ("num_steps", "step_size", "l1_weight", "split")}
+    text = json.dumps({"settings": settings, "paths": summary}, indent=2) + "\n"
+    write_whole(output / "latent_paths.json", lambda path: path.write_text(text))
+    title = f"{count} images, β = {args.step_size:g}, α = {args.l1_weight:g}"
+    draw_paths(summary, output / "latent_paths.png", title)
+
+    print("| search | start | end | distance | reached | fell back |\n|---|---:|---:|---:|---:|---:|")
+    for name, row in summary.items():
+        probability, distance = row["probability"]["median"], row["distance"]["median"]
+        print(
+            f"| {name} | {probability[0]:.3f} | {probability[-1]:.3f} | {distance[-1]:.4f} | {row['reached']:.0%} "
+            f"| {row['fell_back']:.0%} |"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)

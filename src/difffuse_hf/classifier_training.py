@@ -1,0 +1,187 @@
+"""What the training of every classifier shares (thesis Chs. 4-5): arguments, random changes, loss and validation.
+
+The loop itself is `training.fit`. Everything random about a scan belongs to the scan (`sample_uniform`), so that the
+loss does not depend on how many processes share the batch.
+"""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from scipy.stats import rankdata
+
+from .data.scans import load_scans
+from .data.slices import augment, augment_uniforms, flip_labels, mirrored
+from .errors import InputError
+from .losses import balanced_class_weights
+from .models.processing_acat import ACATProcessor
+from .training import LoopArguments, fit, option, sample_uniform, write_model
+
+FINISHED = "training.json"  # written last: a folder that holds it holds a trained model
+
+
+@dataclass(kw_only=True)
+class ClassifierArguments(LoopArguments):
+    """Arguments of examples/train_classifier.py and train_acat.py."""
+
+    epochs: float | None = option(None, "Passes through the training split; replaces --max_steps.")
+    train_scans: int | None = option(None, "Train on so many scans only, the first of a fixed order (Sec. 5.6.4).")
+    balance_classes: bool = option(False, "Weigh the loss by inverse class frequency.")
+    flip: bool = option(True, "Random left-right flips; classes that name a side change with them.")
+    intensity_augmentation: float = option(0.0, "Random gamma and scale per channel, on a log scale.")
+    noise_augmentation: float = option(0.0, "Largest standard deviation of added noise.")
+    shift_augmentation: int = option(0, "Largest random shift in pixels.")
+    max_steps: int = option(30_000, "Optimiser steps.")
+    batch_size: int = option(32, "Slices or scans in a forward pass, on each process.")
+    optimizer: str = option("adam", "`adam` or `adamw`.")
+    learning_rate: float = option(1e-3, "Peak learning rate.")
+    weight_decay: float = option(5e-5, "Weight decay.")
+    lr_scheduler: str = option("cosine", "`constant` or `cosine`.")
+
+
+def load_splits(args: ClassifierArguments, saliency: str | None = None) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Training and validation scans (or slices), the first cut to `train_scans` if that is set.
+
+    The scans kept are the first of one order fixed by the seed, so that a larger training set contains a smaller one.
+    """
+    train = load_scans(args.dataset, "train", saliency)
+    validation = load_scans(args.dataset, "validation", saliency)
+    if args.train_scans is not None:
+        if not 0 < args.train_scans <= len(train):
+            raise InputError(
+                f"--train_scans {args.train_scans}: {args.dataset} has {len(train)} in its training split."
+            )
+        train = train.select(np.random.default_rng(args.seed).permutation(len(train))[: args.train_scans])
+    return train, validation
+
+
+def class_names(dataset: datasets.Dataset) -> list[str]:
+    """Names of the classes of `label`, in order."""
+    feature = dataset.features["label"]
+    if not isinstance(feature, datasets.ClassLabel):
+        raise InputError("The column `label` names no classes; prepare the data set with a builder of this package.")
+    return list(feature.names)
+
+
+def load_processor(dataset: str) -> ACATProcessor | None:
+    """The preprocessing saved beside a prepared data set of CT scans; None where there is none of that kind."""
+    path = Path(dataset, "preprocessor_config.json")
+    if not path.exists() or json.loads(path.read_text()).get("image_processor_type") != "ACATProcessor":
+        return None
+    return ACATProcessor.from_pretrained(dataset)
+
+
+def steps(args: ClassifierArguments, num_scans: int, epochs: float | None) -> int:
+    """Optimiser steps of so many passes through the training split, on all processes together."""
+    if epochs is None:
+        return args.max_steps
+    batch = args.batch_size * args.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", 1))
+    return max(1, math.ceil(epochs * num_scans / batch))
+
+
+def is_trained(folder: str | Path) -> bool:
+    """Whether a training that ended left its model in `folder`."""
+    return Path(folder, FINISHED).exists()
+
+
+def fit_classifier(
+    model: torch.nn.Module,
+    train: datasets.Dataset,
+    validation: datasets.Dataset,
+    args: ClassifierArguments,
+    frozen: tuple[str, ...] = (),
+) -> dict[str, float]:
+    """Train a classifier; model, processor and `training.json` (validation metrics) are left in `args.output_dir`.
+
+    Args:
+        model: called as `model(pixel_values, saliency=..., ...)`; its `sample_losses(output, labels)` is (B,).
+        train, validation: from `load_splits`; the column `saliency` is used if it is there.
+        frozen: names of children whose weights stay as they are.
+    """
+    names = class_names(train)
+    with_saliency = "saliency" in train.column_names
+    weights = torch.ones(len(names))
+    if args.balance_classes:
+        weights = balanced_class_weights(torch.as_tensor(train["label"]), len(names))
+    for name, child in model.named_children():
+        child.requires_grad_(name not in frozen)
+    channels = train.features["pixel_values"].shape[-3]
+
+    def weighted_loss(output, labels):
+        return (weights.to(labels.device)[labels] * bare.sample_losses(output, labels)).mean()
+
+    bare = model
+
+    def compute_loss(model, batch, _generator):
+        uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(channels))
+        changes = {
+            "flip": args.flip,
+            "intensity": args.intensity_augmentation,
+            "noise": args.noise_augmentation,
+            "shift": args.shift_augmentation,
+        }
+        images, saliency, labels = batch["pixel_values"], batch.get("saliency"), batch["label"]
+        changed = augment(images, uniforms=uniforms, saliency=saliency, **changes)
+        images, saliency = (changed, None) if saliency is None else changed
+        if args.flip:
+            labels = flip_labels(labels, mirrored(uniforms), names)
+        return weighted_loss(model(images, saliency=saliency), labels)
+
+    def validate(model, batches):
+        logits, labels, losses = [], [], []
+        for batch in batches:
+            output = model(batch["pixel_values"], saliency=batch.get("saliency"))
+            losses.append(
+                weights.to(batch["label"].device)[batch["label"]] * model.sample_losses(output, batch["label"])
+            )
+            logits.append(output.logits.float().cpu())
+            labels.append(batch["label"].cpu())
+        logits, labels = torch.cat(logits), torch.cat(labels)
+        return {"loss": torch.cat(losses).mean().item(), **classification_metrics(logits, labels, names)}
+
+    columns = ["pixel_values", "label", *(["saliency"] if with_saliency else [])]
+    processor = load_processor(args.dataset)
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
+
+    metrics = fit(
+        model,
+        train,
+        compute_loss,
+        args,
+        validation_dataset=validation,
+        validate=validate,
+        save=lambda _model: write_model(args.output_dir, write),
+        columns=columns,
+    )
+    if int(os.environ.get("RANK", 0)) == 0:
+        write_model(args.output_dir, lambda folder: _write_summary(folder, metrics, len(train), args))
+    return metrics
+
+
+def classification_metrics(logits: torch.Tensor, labels: torch.Tensor, names: list[str]) -> dict[str, float]:
+    """`accuracy`, `auc` of a lesion against the first class, and the counts `confusion/<true>/<predicted>`."""
+    predicted = logits.argmax(1)
+    metrics = {"accuracy": (predicted == labels).float().mean().item()}
+    lesions = int((labels > 0).sum())
+    if 0 < lesions < len(labels):  # area under the ROC curve, from the ranks of the scans with a lesion
+        ranks = rankdata(1 - logits.softmax(1)[:, 0].numpy())[(labels > 0).numpy()]
+        metrics["auc"] = float(ranks.sum() - lesions * (lesions + 1) / 2) / (lesions * (len(labels) - lesions))
+    counts = torch.bincount(labels * len(names) + predicted, minlength=len(names) ** 2).view(len(names), -1)
+    for true, row in zip(names, counts.tolist()):
+        metrics |= {f"confusion/{true}/{guess}": float(count) for guess, count in zip(names, row)}
+    return metrics
+
+
+def _write_summary(folder: Path, metrics: dict[str, Any], num_scans: int, args: ClassifierArguments) -> None:
+    summary = {"validation": metrics, "training_scans": num_scans, "steps": args.max_steps, "seed": args.seed}
+    (folder / FINISHED).write_text(json.dumps(summary, indent=2))

@@ -1,0 +1,124 @@
+"""Batch norm over several processes: the statistics of the whole batch, as one process would compute them.
+
+`torch.nn.SyncBatchNorm` takes tensors on a GPU only, so processes on CPUs have a module of ours. Either one stands in
+for the model's batch norm during training and shares its weights and statistics; state dicts cannot tell them apart.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over the processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, part: torch.Tensor) -> torch.Tensor:
+        whole = part.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return _SumOverProcesses.apply(gradient)
+
+
+class ProcessBatchNorm(_BatchNorm):
+    """Batch norm of inputs (B, C, ...) whose mean and variance are taken over the batches of all processes.
+
+        y = w·(x − μ) / √(σ² + ε) + b,   μ = (1/P) Σ_p mean_p x,   σ² = (1/P) Σ_p mean_p (x − μ)²
+
+    The gradient goes through both sums, and so to the inputs of every process. The running statistics are those of
+    one process with all the batches. In eval mode, and without a process group, it is the `ordinary` module.
+
+    Args:
+        ordinary (`nn.BatchNorm1d`, `2d`, `3d` or timm's `BatchNormAct2d`): the module whose weights and statistics
+            are used and kept up to date. All processes must give it batches of the same size.
+    """
+
+    def __init__(self, ordinary: _BatchNorm):
+        super().__init__(
+            ordinary.num_features, ordinary.eps, ordinary.momentum, ordinary.affine, ordinary.track_running_stats
+        )
+        for name, child in ordinary.named_children():  # drop and act of timm's BatchNormAct2d
+            self.add_module(name, child)
+        _share(self, ordinary)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if world == 1 or not self.training:
+            return self.ordinary[0].train(self.training)(features)
+        values = features if features.dtype == torch.float64 else features.float()
+        over = [axis for axis in range(values.ndim) if axis != 1]
+        each = (1, -1, *[1] * (values.ndim - 2))  # [1,C,1,1]
+        mean = _SumOverProcesses.apply(values.mean(over)) / world
+        centred = values - mean.view(each)
+        variance = _SumOverProcesses.apply(centred.square().mean(over)) / world
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                rate = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+                count = world * values.numel() / values.shape[1]
+                self.running_mean.lerp_(mean.to(self.running_mean), rate)
+                self.running_var.lerp_(variance.to(self.running_var) * (count / (count - 1)), rate)
+        values = centred * (variance + self.eps).rsqrt().view(each)
+        if self.weight is not None:
+            values = values * self.weight.view(each)
+        if self.bias is not None:
+            values = values + self.bias.view(each)
+        values = values.to(features.dtype)
+        for child in self.children():
+            values = child(values)
+        return values
+
+
+def synchronise_batch_norm(model: nn.Module) -> nn.Module:
+    """Let every batch norm of `model` see the batches of all processes; changes `model` in place and returns it.
+
+    Modules on a GPU become `torch.nn.SyncBatchNorm`, others `ProcessBatchNorm`. Parameters, buffers and the names in
+    the state dict stay what they were; `restore_batch_norm` puts the model's own modules back.
+    """
+    from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+
+    def replace(module):
+        if not isinstance(module, _BatchNorm) or isinstance(module, (nn.SyncBatchNorm, ProcessBatchNorm)):
+            return module
+        if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d):
+            raise ValueError(
+                f"{type(module).__name__} has no counterpart that works over several processes; "
+                "build the network with `nn.BatchNorm2d`, or train it on one process."
+            )
+        tensors = [*module.parameters(), *module.buffers()]
+        if tensors and tensors[0].device.type == "cuda":
+            return _share(convert_sync_batchnorm(module), module)
+        return ProcessBatchNorm(module)
+
+    return _exchange(model, replace)
+
+
+def restore_batch_norm(model: nn.Module) -> nn.Module:
+    """Undo `synchronise_batch_norm`: the model's own modules again, with the weights and statistics of now."""
+
+    def replace(module):
+        stands_in = isinstance(module, (nn.SyncBatchNorm, ProcessBatchNorm)) and hasattr(module, "ordinary")
+        return module.ordinary[0].train(module.training) if stands_in else module
+
+    return _exchange(model, replace)
+
+
+def _share(module: nn.Module, ordinary: nn.Module) -> nn.Module:
+    """Give `module` the very parameters and buffers of `ordinary`, also after either is moved to another device."""
+    module._parameters, module._buffers = ordinary._parameters, ordinary._buffers
+    module.ordinary = (ordinary,)  # in a tuple, so that it is no child with weights of its own
+    return module.train(ordinary.training)
+
+
+def _exchange(model: nn.Module, replace) -> nn.Module:
+    """`model` with `replace(module)` in place of each of its modules; one that occurs twice is replaced once."""
+    replaced = {module: replace(module) for module in model.modules()}
+    for parent in list(replaced):
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = replaced[child]
+    return replaced[model]

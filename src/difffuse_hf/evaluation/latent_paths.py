@@ -1,0 +1,153 @@
+"""How a counterfactual search can fail, shown along its path through latent space (thesis Sec. 5.5.4).
+
+Three searches start at the same code E(x) with the same first gradient and the same step size: a single gradient
+followed further and further (latent shift), a new gradient at every step but nothing that holds the code near E(x),
+and Eq. 5.4. Each is judged by the probability of the class it moves towards and by how far it has gone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from ..saliency.counterfactual import (
+    by_slice,
+    check_inputs,
+    choose_target,
+    class_logits,
+    latent_counterfactual,
+    pick,
+)
+from .tables import write_whole
+
+ONE_STEP, NO_DISTANCE, OURS = "one-step latent shift", "gradient steps without the L1 term", "Eq. 5.4"
+COLOURS = {ONE_STEP: "#d55e00", NO_DISTANCE: "#56b4e9", OURS: "#000000"}  # Okabe and Ito's palette
+
+
+@dataclass(frozen=True)
+class LatentPath:
+    """`probability` (num_steps + 1, B) of the target class, and `distance` (num_steps + 1, B), mean |z − E(x)|."""
+
+    probability: torch.Tensor
+    distance: torch.Tensor
+
+
+def latent_paths(
+    classifier,
+    autoencoder,
+    image: torch.Tensor,
+    target: torch.Tensor | None = None,
+    *,
+    saliency: torch.Tensor | None = None,
+    num_steps: int = 20,
+    step_size: float = 1.0,
+    l1_weight: float = 100.0,
+) -> dict[str, LatentPath]:
+    """Probability of the target class and distance from E(x) along three searches (Sec. 5.5.4).
+
+        one-step latent shift               z_k = E(x) − k β ∇CE(f(D(E(x))), target)
+        gradient steps without the L1 term  z_k = z_{k−1} − β ∇CE(f(D(z_{k−1})), target)
+        Eq. 5.4                             `latent_counterfactual`, which takes no step that would raise it
+
+    Latent shift goes along the gradient of the probability; that of the cross-entropy has the same direction.
+
+    Args:
+        classifier, autoencoder: in eval mode.
+        image (`torch.Tensor` of shape `(B, C, H, W)` or `(B, S, C, H, W)`): slices or scans in [0, 1].
+        target (`torch.Tensor` of shape `(B,)`, *optional*): classes to move towards; `other_class` by default.
+        saliency (`torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)`, *optional*): handed to the classifier.
+        num_steps (`int`), step_size (`float`), l1_weight (`float`): as in `latent_counterfactual`.
+
+    Returns:
+        `dict` from the names above to `LatentPath`.
+    """
+    if num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1 for a path, got {num_steps}.")
+    check_inputs(image, saliency)
+    if target is None:
+        target = other_class(classifier, image, saliency)
+    target = choose_target(classifier, image, target, saliency)
+    options = {"num_steps": num_steps, "step_size": step_size, "saliency": saliency}
+    free = latent_counterfactual(classifier, autoencoder, image, target, l1_weight=0.0, step_rule="fixed", **options)
+    held = latent_counterfactual(classifier, autoencoder, image, target, l1_weight=l1_weight, **options)
+    return {
+        ONE_STEP: _straight_path(classifier, autoencoder, image, target, saliency, num_steps, step_size),
+        NO_DISTANCE: LatentPath(free.probability, free.distance),
+        OURS: LatentPath(held.probability, held.distance),
+    }
+
+
+def join_paths(parts: list[LatentPath]) -> LatentPath:
+    """The paths of several batches as those of one."""
+    return LatentPath(*(torch.cat([getattr(part, of) for part in parts], 1) for of in ("probability", "distance")))
+
+
+def other_class(classifier, image: torch.Tensor, saliency: torch.Tensor | None = None) -> torch.Tensor:
+    """Class (B,) that a prediction would turn into: 0 (no lesion) from any other, from 0 the likeliest other one."""
+    with torch.no_grad():
+        logits = class_logits(classifier, image, saliency)
+    lesion = logits[:, 1:].argmax(1) + 1
+    return torch.where(logits.argmax(1) == 0, lesion, 0)
+
+
+def summarise_paths(paths: dict[str, LatentPath]) -> dict:
+    """Median and quartiles over images at every step, ready for JSON.
+
+    `reached` is the share of images that end with the target class's probability above one half, `fell_back` the share
+    that end more than 0.05 below the highest probability they had on the way.
+    """
+    summary = {}
+    for name, path in paths.items():
+        row = {
+            "images": path.probability.shape[1],
+            "reached": (path.probability[-1] > 0.5).float().mean().item(),
+            "fell_back": (path.probability.amax(0) - path.probability[-1] > 0.05).float().mean().item(),
+        }
+        for measure, values in (("probability", path.probability), ("distance", path.distance)):
+            low, middle, high = values.float().quantile(torch.tensor([0.25, 0.5, 0.75], device=values.device), dim=1)
+            row[measure] = {"quartile_1": low.tolist(), "median": middle.tolist(), "quartile_3": high.tolist()}
+        summary[name] = row
+    return summary
+
+
+def draw_paths(summary: dict, path: Path | str, title: str = "") -> None:
+    """Write the summary as a picture: probability by step, distance by step, and one against the other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    by_step, distance_by_step, against = figure.subplots(1, 3)
+    for name, row in summary.items():
+        colour = COLOURS.get(name)
+        for axes, measure in ((by_step, "probability"), (distance_by_step, "distance")):
+            median = row[measure]["median"]
+            steps = range(len(median))
+            axes.plot(steps, median, color=colour, label=name)
+            axes.fill_between(
+                steps, row[measure]["quartile_1"], row[measure]["quartile_3"], color=colour, alpha=0.15, linewidth=0
+            )
+        against.plot(row["distance"]["median"], row["probability"]["median"], color=colour, marker=".", markersize=4)
+    by_step.set(xlabel="step", ylabel="probability of the target class", ylim=(-0.02, 1.02))
+    distance_by_step.set(xlabel="step", ylabel="mean |z − E(x)|")
+    against.set(xlabel="mean |z − E(x)|", ylabel="probability of the target class", ylim=(-0.02, 1.02))
+    by_step.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+@torch.no_grad()
+def _straight_path(classifier, autoencoder, image, target, saliency, num_steps, step_size):
+    start = by_slice(autoencoder.encode, image)
+    with torch.enable_grad():
+        latent = start.detach().requires_grad_()
+        logits = class_logits(classifier, by_slice(autoencoder.decode, latent), saliency).float()
+        slope = torch.autograd.grad(F.cross_entropy(logits, target, reduction="sum"), latent)[0]
+    probabilities, distances = [], []
+    for number in range(num_steps + 1):
+        shifted = start - number * step_size * slope
+        logits = class_logits(classifier, by_slice(autoencoder.decode, shifted), saliency).float()
+        probabilities.append(pick(logits.softmax(1), target))
+        distances.append((shifted - start).abs().flatten(1).mean(1))
+    return LatentPath(torch.stack(probabilities), torch.stack(distances))

@@ -1,0 +1,174 @@
+"""The networks that all classifiers stand on, and the one hook through which they are steered (thesis Chs. 4-5).
+
+Every competing classifier is a base network and something that happens to its feature maps after a stage: attention
+(ACAT), a product (SMIC, HSM), self-attention (SeAtt), or a look at them (Grad-CAM). That something is a `FeatureHook`.
+"""
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import initialization as init
+
+LEAKY_SLOPE = 0.01  # Table 4.1: leaky ReLU; its slope is PyTorch's
+
+
+class FeatureHook:
+    """What may happen inside a base network; this one changes nothing."""
+
+    def features(self, stage: int, maps: torch.Tensor) -> torch.Tensor:
+        """Takes the maps (N, D, h, w) that stage 1, 2, ... has made; what it returns goes on."""
+        return maps
+
+    def slice_weights(self, maps: torch.Tensor) -> torch.Tensor | None:
+        """Weights (N,) of the images in the mean over a scan's slices, from the last maps; `None`: all alike."""
+        return None
+
+
+class HookChain(FeatureHook):
+    """Several hooks, one after the other; the first that weighs the slices decides."""
+
+    def __init__(self, *hooks: FeatureHook | None):
+        self.hooks = [hook for hook in hooks if hook is not None]
+
+    def features(self, stage, maps):
+        for hook in self.hooks:
+            maps = hook.features(stage, maps)
+        return maps
+
+    def slice_weights(self, maps):
+        weights = (hook.slice_weights(maps) for hook in self.hooks)
+        return next((weight for weight in weights if weight is not None), None)
+
+
+class ConvStage(nn.Module):
+    """3x3 convolution without bias, batch norm, leaky ReLU, and 2x2 max-pooling where there is some."""
+
+    def __init__(self, in_channels: int, out_channels: int, pool: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.activation = nn.LeakyReLU(LEAKY_SLOPE)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()  # no image is too small
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.pool(self.activation(self.norm(self.conv(maps))))
+
+
+class HalfBrainCNN(nn.Module):
+    """The seven convolutions of Table 4.1; the thesis does not say where it pools, the number is our choice."""
+
+    def __init__(self, num_channels: int, hidden_sizes: list[int], num_pools: int):
+        super().__init__()
+        widths = [num_channels, *hidden_sizes]
+        self.stages = nn.ModuleList(
+            ConvStage(narrow, wide, pool=i < num_pools) for i, (narrow, wide) in enumerate(zip(widths, widths[1:]))
+        )
+        self.gradient_checkpointing = False
+
+    def forward(self, images: torch.Tensor, hook: FeatureHook) -> torch.Tensor:
+        """Last feature maps (N, D, h, w) of images (N, C, H, W)."""
+        maps = images
+        for number, stage in enumerate(self.stages, start=1):
+            maps = hook.features(number, run_stage(self, stage, maps))
+        return maps
+
+
+class TimmStages:
+    """A timm network as stages that a hook can reach: the four of a ResNet, or the last maps of any other.
+
+    It holds no parameters: the network stays a child of the classifier under its own names.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self.layers = [getattr(network, f"layer{i}", None) for i in range(1, 5)]
+        self.is_resnet = all(layer is not None for layer in self.layers) and hasattr(network, "maxpool")
+        self.channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+        self.has_maps = not hasattr(network, "cls_token")  # a transformer's head may see its class token alone
+        self.num_stages = 4 if self.is_resnet else int(self.has_maps)
+
+    def stage_widths(self) -> list[int]:
+        """Channels of the maps after each stage."""
+        if self.is_resnet:
+            return [info["num_chs"] for info in self.network.feature_info][-4:]
+        return [self.network.num_features] * self.num_stages
+
+    def __call__(
+        self, owner: nn.Module, images: torch.Tensor, hook: FeatureHook
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Pooled features (N, D) of images (N, C, H, W), and the maps (N, D, h, w) before pooling, if any."""
+        network = self.network
+        if self.is_resnet:
+            maps = network.maxpool(network.act1(network.bn1(network.conv1(images))))
+            for number, layer in enumerate(self.layers, start=1):
+                maps = hook.features(number, run_stage(owner, layer, maps))
+            return network.forward_head(maps, pre_logits=True), maps
+        maps = network.forward_features(images)
+        if not self.has_maps:
+            return network.forward_head(maps, pre_logits=True), None
+        if self.channels_last:
+            seen = hook.features(1, maps.permute(0, 3, 1, 2))
+            return network.forward_head(seen.permute(0, 2, 3, 1), pre_logits=True), seen
+        seen = hook.features(1, maps)
+        return network.forward_head(seen, pre_logits=True), seen
+
+
+def run_stage(owner: nn.Module, stage: nn.Module, maps: torch.Tensor) -> torch.Tensor:
+    """A stage, computed again in the backward pass where its owner has gradient checkpointing on."""
+    if owner.gradient_checkpointing and owner.training and torch.is_grad_enabled():
+        run = getattr(owner, "_gradient_checkpointing_func", partial(checkpoint, use_reentrant=False))
+        return run(stage, maps)
+    return stage(maps)
+
+
+def as_scan(pixel_values: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) slices as scans of one slice; scans (B, S, C, H, W) as they are."""
+    return pixel_values if pixel_values.ndim == 5 else pixel_values[:, None]
+
+
+def check_pixel_values(pixel_values: torch.Tensor, num_channels: int) -> None:
+    """Raise a `ValueError` unless these are slices or scans of the right number of channels."""
+    if pixel_values.ndim not in (4, 5):
+        raise ValueError(
+            f"`pixel_values` are slices (B, C, H, W) or scans (B, S, C, H, W), got shape {tuple(pixel_values.shape)}."
+        )
+    if pixel_values.shape[-3] != num_channels:
+        raise ValueError(
+            f"`pixel_values` has {pixel_values.shape[-3]} channels but the classifier takes {num_channels}; "
+            "stack the modalities on the channel axis: (B, C, H, W) or (B, S, C, H, W)."
+        )
+
+
+def check_labels(labels: torch.Tensor, num_labels: int) -> None:
+    """Raise a `ValueError` for class indices that the classifier does not have."""
+    if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
+        wrong = labels[(labels < 0) | (labels >= num_labels)][0]
+        raise ValueError(f"`labels` holds the class {int(wrong)}, but the classifier knows 0 to {num_labels - 1}.")
+
+
+def resize_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Maps (N, K, h, w) on a grid of another size, bilinear; averaged over area where it is coarser."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    if maps.shape[-2] >= size[0] and maps.shape[-1] >= size[1]:
+        return F.interpolate(maps, size=tuple(size), mode="area")
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def initialise(module: nn.Module) -> None:
+    """He initialisation of a convolution or linear layer, ones and zeros of a normalisation."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+        if module.bias is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
+        if module.weight is not None:
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        if getattr(module, "running_mean", None) is not None:
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)

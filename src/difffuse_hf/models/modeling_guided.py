@@ -1,0 +1,165 @@
+"""What ACAT and its competitors share: a base classifier that is steered from outside through its one hook.
+
+A subclass makes a `FeatureHook` for the batch at hand (`guide`), and that is all it adds to the base network.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..errors import InputError
+from . import modeling_lesion_classifier, modeling_slice_classifier  # noqa: F401  register the base classifiers
+from .backbone import FeatureHook, HookChain, as_scan, check_pixel_values, initialise
+from .configuration_guided import GuidedConfig
+
+
+@dataclass
+class GuidedClassifierOutput(ModelOutput):
+    """`logits` (B, num_labels), and what the base network gave beside them.
+
+    `spatial_attention`: the masks (N, 1, h, w) of each attended stage, on the images that the base network sees
+    (`to_scan` puts them back); `fused_attention` (N, 1, h', w'); `slice_attention` (N,)."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    presence_logits: torch.Tensor | None = None
+    side_logits: torch.Tensor | None = None
+    half_logits: torch.Tensor | None = None
+    spatial_attention: tuple[torch.Tensor, ...] | None = None
+    fused_attention: torch.Tensor | None = None
+    slice_attention: torch.Tensor | None = None
+
+
+class GuidedClassifier(PreTrainedModel):
+    """A base classifier and a hook into it; see the subclasses."""
+
+    config: GuidedConfig
+    base_model_prefix = "base"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    needs_saliency = False
+
+    def __init__(self, config: GuidedConfig):
+        super().__init__(config)
+        self.base = AutoModelForImageClassification.from_config(self.base_config(config))
+        self.build(config)
+        self.post_init()
+
+    @staticmethod
+    def base_config(config: GuidedConfig):
+        """Configuration of the base network; SalClassNet gives it a channel more."""
+        return config.base
+
+    def build(self, config: GuidedConfig) -> None:
+        """Make the modules beside the base network."""
+        raise NotImplementedError
+
+    def guide(self, images: torch.Tensor, saliency: torch.Tensor | None) -> FeatureHook:
+        """The hook for one batch.
+
+        Args:
+            images (`torch.Tensor` of shape `(N, C, h, w)`): what the base network sees (`to_images`).
+            saliency (`torch.Tensor` of shape `(N, 1, h, w)`, *optional*): the maps, cut the same way.
+        """
+        raise NotImplementedError
+
+    def inputs(self, scan: torch.Tensor, saliency: torch.Tensor | None) -> torch.Tensor:
+        """What goes into the base network, (B, S, C, H, W)."""
+        return scan
+
+    @classmethod
+    def from_baseline(cls, baseline: PreTrainedModel | str, **options) -> "GuidedClassifier":
+        """Start from a trained base classifier (Sec. 5.6.2), a model or the folder or Hub name of one.
+
+        Args:
+            options: of the configuration, but for `base`.
+        """
+        if not isinstance(baseline, PreTrainedModel):
+            baseline = AutoModelForImageClassification.from_pretrained(baseline)
+        model = cls(cls.config_class(base=baseline.config.to_dict(), **options))
+        model.load_baseline(baseline)
+        return model
+
+    def load_baseline(self, baseline: PreTrainedModel) -> None:
+        """Copy the weights of a trained base classifier."""
+        self.base.load_state_dict(baseline.state_dict())
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        initialise(module)
+
+    @property
+    def num_stages(self) -> int:
+        return self.base.num_stages
+
+    @property
+    def stage_widths(self) -> list[int]:
+        return self.base.stage_widths
+
+    def to_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.base.to_images(pixel_values)
+
+    def to_scan(self, maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return self.base.to_scan(maps, like)
+
+    def sample_losses(self, output: ModelOutput, labels: torch.Tensor) -> torch.Tensor:
+        """Loss (B,) of each slice or scan: the base classifier's."""
+        return self.base.sample_losses(output, labels)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        saliency: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        hook: FeatureHook | None = None,
+    ) -> GuidedClassifierOutput:
+        """Class logits of scans (B, S, C, H, W) or slices (B, C, H, W) with their saliency maps.
+
+        Args:
+            pixel_values (`torch.Tensor`): intensities in [0, 1].
+            saliency (`torch.Tensor` of shape `(B, S, 1, H, W)` or `(B, 1, H, W)`): maps in [0, 1], for the models
+                that need them.
+            labels (`torch.Tensor` of shape `(B,)`, *optional*): class indices; with them the output has a `loss`.
+            hook (`FeatureHook`, *optional*): sees the maps of every stage after the model's own.
+
+        Raises:
+            ValueError: the channels, or the saliency maps, do not fit; the sentence says what would.
+        """
+        check_pixel_values(pixel_values, self.config.num_channels)
+        self._check_saliency(pixel_values, saliency)
+        scan = as_scan(pixel_values)
+        saliency = as_scan(saliency).to(scan.dtype) if self.needs_saliency else None
+        cut = None if saliency is None else self.base.to_images(saliency)
+        guide = self.guide(self.base.to_images(scan), cut)
+        made = self.base(self.inputs(scan, saliency), hook=HookChain(guide, hook))
+        attention = {name: getattr(guide, name, None) for name in ("fused_attention", "slice_attention")}
+        masks = getattr(guide, "spatial_attention", None)
+        attention["spatial_attention"] = tuple(masks) if masks else None
+        output = GuidedClassifierOutput(**dict(made), **attention)
+        if labels is not None:
+            output.loss = self.sample_losses(output, labels).mean()
+        return output
+
+    def _check_saliency(self, pixel_values, saliency):
+        if not self.needs_saliency:
+            return
+        expected = (*pixel_values.shape[:-3], 1, *pixel_values.shape[-2:])
+        if saliency is None:
+            raise ValueError(
+                f"{type(self).__name__} needs `saliency` maps of shape {expected}; make them with "
+                "`class_agnostic_saliency` or examples/compute_saliency.py."
+            )
+        if tuple(saliency.shape) != expected:
+            raise ValueError(f"`saliency` has the shape {tuple(saliency.shape)} where {expected} fits the images.")
+
+
+def require_stages(model: GuidedClassifier, stages: list[int]) -> None:
+    """Raise an `InputError` unless the base network has all of these stages."""
+    if not stages or min(stages) < 1 or max(stages) > model.num_stages:
+        raise InputError(
+            f"{type(model).__name__} acts after the stages {stages}, but its base network has {model.num_stages}; "
+            "the half-brain CNN has 7, a ResNet 4, and other networks cannot be steered."
+        )

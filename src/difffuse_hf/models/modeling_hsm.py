@@ -1,0 +1,37 @@
+"""HSM (Flores 2020, hallucinated saliency maps): the branch sees the image and learns its map from the labels."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from .configuration_guided import GuidedConfig
+from .modeling_guided import GuidedClassifier, require_stages
+from .modeling_smic import ProductHook, conv_branch
+
+
+@strict
+class HSMConfig(GuidedConfig):
+    """Args:
+    product_stage (`int`): after which stage the product is taken; the first.
+    saliency_channels (`int`): width of the branch. Our choice.
+    """
+
+    model_type = "difffuse_hsm"
+    product_stage: int = 1
+    saliency_channels: int = 16
+
+
+class HSMClassifier(GuidedClassifier):
+    """Features of an early stage times a map that four convolutions make from the image, trained end to end."""
+
+    config: HSMConfig
+
+    def build(self, config):
+        require_stages(self, [config.product_stage])
+        self.branch = conv_branch(config.num_channels, config.saliency_channels, depth=4)
+
+    def guide(self, images, saliency):
+        return ProductHook(self.config.product_stage, self.branch(images))
+
+
+AutoConfig.register(HSMConfig.model_type, HSMConfig)
+AutoModelForImageClassification.register(HSMConfig, HSMClassifier)

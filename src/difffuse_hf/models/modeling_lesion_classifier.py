@@ -1,0 +1,175 @@
+"""The half-brain multi-task CNN (thesis Sec. 4.3): is there a lesion, and on which side?
+
+One network looks at the left half of every slice and at the mirrored right half. A half's maps are averaged over the
+slices and pooled; both halves together tell whether there is a lesion and where, which makes four classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .attention import weighted_mean
+from .backbone import (
+    LEAKY_SLOPE,
+    FeatureHook,
+    HalfBrainCNN,
+    as_scan,
+    check_labels,
+    check_pixel_values,
+    initialise,
+    resize_maps,
+)
+from .configuration_lesion_classifier import LesionClassifierConfig
+
+HARD_MARGIN = 20.0  # what the classes of the losing group are behind by, on the log scale
+
+
+@dataclass
+class LesionClassifierOutput(ModelOutput):
+    """`logits` (B, 4): log-probabilities of none, left, right, both. In the stage "fused" `presence_logits` (B, 2) and
+    `side_logits` (B, 3); in the stage "halves" `half_logits` (B, 2, 2): of the left and right half, healthy or not."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    presence_logits: torch.Tensor | None = None
+    side_logits: torch.Tensor | None = None
+    half_logits: torch.Tensor | None = None
+
+
+class LesionClassifier(PreTrainedModel):
+    """Half-brain CNN with the heads presence (2) and side (3): 163,285 parameters by default (Table 4.1).
+
+    Images are seen in radiological convention, the patient's right on the left; the midline is the central column.
+    """
+
+    config: LesionClassifierConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: LesionClassifierConfig):
+        super().__init__(config)
+        self.backbone = HalfBrainCNN(config.num_channels, config.hidden_sizes, config.num_pools)
+        self.dropout = nn.Dropout(config.dropout)
+        features = config.hidden_sizes[-1] * config.pooled_size**2
+        if config.stage == "halves":
+            self.half_head = _head(features, 2, config.hidden_head)
+        else:
+            self.presence_head = _head(2 * features, 2, config.hidden_head)
+            self.side_head = _head(2 * features, 3, config.hidden_head)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        initialise(module)
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.config.hidden_sizes)
+
+    @property
+    def stage_widths(self) -> list[int]:
+        """Channels of the maps after each stage."""
+        return list(self.config.hidden_sizes)
+
+    def to_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Half slices (B * S * 2, C, H, ceil(W / 2)), columns from the midline outwards; the patient's left first.
+
+        Where the width is odd, the central column belongs to both halves.
+        """
+        scan = as_scan(pixel_values)
+        half = (scan.shape[-1] + 1) // 2
+        halves = torch.stack([scan[..., -half:], scan[..., :half].flip(-1)], dim=2)  # [B,S,2,C,H,W/2]
+        return halves.flatten(0, 2)
+
+    def to_scan(self, maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Maps (B * S * 2, K, h, w) on the half slices, put together: (B, S, K, H, W), or (B, K, H, W) for slices."""
+        height, width = like.shape[-2:]
+        half = (width + 1) // 2
+        left, right = resize_maps(maps, (height, half)).unflatten(0, (-1, 2)).unbind(1)  # [BS,K,H,W/2] each
+        if width % 2:
+            middle = (left[..., :1] + right[..., :1]) / 2
+            whole = torch.cat([right[..., 1:].flip(-1), middle, left[..., 1:]], dim=-1)
+        else:
+            whole = torch.cat([right.flip(-1), left], dim=-1)
+        return whole.unflatten(0, like.shape[:2]) if like.ndim == 5 else whole
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        saliency: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        hook: FeatureHook | None = None,
+    ) -> LesionClassifierOutput:
+        """Side of the lesion in scans.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, S, C, H, W)` or `(B, C, H, W)`): intensities in [0, 1].
+            saliency: not used; ACAT and its competitors share this signature.
+            labels (`torch.Tensor` of shape `(B,)`, *optional*): 0 none, 1 left, 2 right, 3 both.
+            hook (`FeatureHook`, *optional*): sees and changes the maps of every stage.
+        """
+        check_pixel_values(pixel_values, self.config.num_channels)
+        scan, hook = as_scan(pixel_values), hook or FeatureHook()
+        maps = self.backbone(self.to_images(scan), hook)  # [B*S*2,D,h,w]
+        weights = hook.slice_weights(maps)
+        layout = (len(scan), scan.shape[1], 2)
+        weights = None if weights is None else weights.unflatten(0, layout)
+        maps = weighted_mean(maps.unflatten(0, layout), weights)  # [B,2,D,h,w]
+        pooled = F.adaptive_avg_pool2d(maps.flatten(0, 1), self.config.pooled_size).flatten(1)  # [B*2,D*9]
+        pooled = self.dropout(pooled.unflatten(0, (-1, 2)))  # [B,2,D*9]
+        if self.config.stage == "halves":
+            halves = self.half_head(pooled)
+            output = LesionClassifierOutput(logits=_sides_from_halves(halves), half_logits=halves)
+        else:
+            both = pooled.flatten(1)
+            presence, side = self.presence_head(both), self.side_head(both)
+            logits = four_classes(presence, side, hard=self.config.combination == "hard")
+            output = LesionClassifierOutput(logits=logits, presence_logits=presence, side_logits=side)
+        if labels is not None:
+            output.loss = self.sample_losses(output, labels).mean()
+        return output
+
+    def sample_losses(self, output: LesionClassifierOutput, labels: torch.Tensor) -> torch.Tensor:
+        """Loss (B,) of each scan: presence plus, where there is a lesion, side; or the mean over the two halves."""
+        check_labels(labels, self.config.num_labels)
+        if output.half_logits is not None:
+            sick = torch.stack([(labels == 1) | (labels == 3), labels >= 2], dim=1).long()  # [B,2]
+            halves = output.half_logits.float().transpose(1, 2)  # [B, class, half]
+            return F.cross_entropy(halves, sick, reduction="none").mean(1)
+        lesion = labels > 0
+        presence = F.cross_entropy(output.presence_logits.float(), lesion.long(), reduction="none")
+        side = F.cross_entropy(output.side_logits.float(), (labels - 1).clamp_min(0), reduction="none")
+        return presence + lesion * side
+
+
+def four_classes(presence: torch.Tensor, side: torch.Tensor, hard: bool = False) -> torch.Tensor:
+    """Log-probabilities (B, 4) of none, left, right, both from logits of presence (B, 2) and of side (B, 3)."""
+    presence, side = presence.float().log_softmax(1), side.float().log_softmax(1)
+    none, lesion = presence.split(1, dim=1)
+    if hard:
+        absent = (none >= lesion).float()
+        none, lesion = none - HARD_MARGIN * (1 - absent), lesion - HARD_MARGIN * absent
+    return torch.cat([none, lesion + side], dim=1)
+
+
+def _sides_from_halves(halves: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (B, 4) when the halves (B, 2, 2) are judged independently of each other."""
+    healthy, sick = halves.float().log_softmax(-1).unbind(-1)  # [B,2] each
+    left, right = sick.unbind(1)
+    no_left, no_right = healthy.unbind(1)
+    return torch.stack([no_left + no_right, left + no_right, no_left + right, left + right], dim=1)
+
+
+def _head(num_features: int, num_classes: int, hidden: int | None) -> nn.Module:
+    if hidden is None:
+        return nn.Linear(num_features, num_classes)
+    return nn.Sequential(nn.Linear(num_features, hidden), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(hidden, num_classes))
+
+
+AutoModelForImageClassification.register(LesionClassifierConfig, LesionClassifier)

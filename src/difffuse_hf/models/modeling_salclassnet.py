@@ -1,0 +1,52 @@
+"""SalClassNet (Murabito 2018): the saliency map is one more channel of the input."""
+
+import copy
+
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from .backbone import FeatureHook
+from .configuration_guided import GuidedConfig
+from .modeling_guided import GuidedClassifier
+
+
+@strict
+class SalClassNetConfig(GuidedConfig):
+    """[`GuidedConfig`]; `base.num_channels` counts the image's channels, the network has one more."""
+
+    model_type = "difffuse_salclassnet"
+
+
+class SalClassNetClassifier(GuidedClassifier):
+    """A base classifier on image and saliency map, concatenated."""
+
+    config: SalClassNetConfig
+    needs_saliency = True
+
+    @staticmethod
+    def base_config(config):
+        base = copy.deepcopy(config.base)
+        base.num_channels += 1
+        return base
+
+    def build(self, config):
+        pass
+
+    def guide(self, images, saliency):
+        return FeatureHook()
+
+    def inputs(self, scan, saliency):
+        return torch.cat([scan, saliency], dim=2)
+
+    def load_baseline(self, baseline):
+        """Copy the weights of a trained base classifier; the new channel counts for nothing at the start."""
+        weights = baseline.state_dict()
+        for name, own in self.base.state_dict().items():
+            if weights[name].shape != own.shape:  # the first layer
+                weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name][:, :1])], dim=1)
+        self.base.load_state_dict(weights)
+
+
+AutoConfig.register(SalClassNetConfig.model_type, SalClassNetConfig)
+AutoModelForImageClassification.register(SalClassNetConfig, SalClassNetClassifier)

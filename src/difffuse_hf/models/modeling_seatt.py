@@ -1,0 +1,58 @@
+"""SeAtt: self-attention of SAGAN in the base network; no saliency (thesis Sec. 5.6.3)."""
+
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import initialization as init
+
+from .attention import SelfAttention
+from .backbone import FeatureHook
+from .configuration_guided import GuidedConfig
+from .modeling_guided import GuidedClassifier, require_stages
+
+
+@strict
+class SeAttConfig(GuidedConfig):
+    """Args:
+    attention_stages (`list[int]`, *optional*): after convolutions 3 and 5 of the half-brain CNN, or blocks 3 and 4
+        of a ResNet.
+    """
+
+    model_type = "difffuse_seatt"
+    attention_stages: list[int] | tuple[int, ...] | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.attention_stages = self.stages_or(self.attention_stages, (3, 5), (3, 4))
+
+
+class SelfAttentionHook(FeatureHook):
+    def __init__(self, layers: dict[int, SelfAttention]):
+        self.layers = layers
+
+    def features(self, stage, maps):
+        return self.layers[stage](maps) if stage in self.layers else maps
+
+
+class SeAttClassifier(GuidedClassifier):
+    """Self-attention after two stages, with a gain that starts at 0: at first it is the baseline."""
+
+    config: SeAttConfig
+
+    def build(self, config):
+        require_stages(self, config.attention_stages)
+        self.self_attention = nn.ModuleList(
+            SelfAttention(self.stage_widths[stage - 1]) for stage in config.attention_stages
+        )
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, SelfAttention):
+            init.zeros_(module.gain)
+
+    def guide(self, images, saliency):
+        return SelfAttentionHook(dict(zip(self.config.attention_stages, self.self_attention)))
+
+
+AutoConfig.register(SeAttConfig.model_type, SeAttConfig)
+AutoModelForImageClassification.register(SeAttConfig, SeAttClassifier)

@@ -1,0 +1,251 @@
+"""ACAT and its competitors: one base network, one hook; what each of them adds, and what all of them survive."""
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification
+
+from difffuse_hf import (
+    ACATClassifier,
+    HSMClassifier,
+    LesionClassifier,
+    LesionClassifierConfig,
+    SalClassNetClassifier,
+    SeAttClassifier,
+    SliceClassifier,
+    SliceClassifierConfig,
+    SMICClassifier,
+    SpAttClassifier,
+)
+from difffuse_hf.models.backbone import FeatureHook
+
+METHODS = [ACATClassifier, SMICClassifier, SalClassNetClassifier, HSMClassifier, SpAttClassifier, SeAttClassifier]
+NEED_SALIENCY = [ACATClassifier, SMICClassifier, SalClassNetClassifier]
+
+
+def half_brain():
+    return LesionClassifier(LesionClassifierConfig(hidden_sizes=[4, 4, 6, 6, 8], num_pools=2))
+
+
+def resnet(channels=2):
+    config = SliceClassifierConfig(
+        backbone="resnet10t", backbone_kwargs={"channels": [8, 8, 16, 16]}, num_channels=channels, num_labels=2
+    )
+    return SliceClassifier(config)
+
+
+BASES = {"half-brain": half_brain, "resnet": resnet}
+
+
+@pytest.fixture(params=BASES)
+def baseline(request):
+    torch.manual_seed(0)
+    return BASES[request.param]().eval()
+
+
+def batch(model, count=2, slices=3, height=19, width=17):
+    """A scan with an odd size, its map and its labels."""
+    torch.manual_seed(1)
+    channels = model.config.num_channels
+    scan = torch.rand(count, slices, channels, height, width)
+    saliency = torch.rand(count, slices, 1, height, width)
+    return scan, saliency, torch.arange(count) % model.config.num_labels
+
+
+def perturb(model):
+    """Move everything that starts at zero, so that a test cannot pass by accident."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_model_loads_with_the_same_logits_and_classes(method, baseline, tmp_path):
+    model = perturb(method.from_baseline(baseline))
+    scan, saliency, _ = batch(model)
+    model.save_pretrained(tmp_path)
+    for loaded in (method.from_pretrained(tmp_path), AutoModelForImageClassification.from_pretrained(tmp_path)):
+        assert type(loaded) is method
+        assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
+        same = {"rtol": 1e-6, "atol": 1e-6}  # where a weight lies in memory may decide how it is added up
+        torch.testing.assert_close(
+            loaded.eval()(scan, saliency=saliency).logits, model(scan, saliency=saliency).logits, **same
+        )
+        assert loaded.config.id2label == baseline.config.id2label
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_starts_with_the_weights_of_its_baseline(method, baseline, tmp_path):
+    baseline.save_pretrained(tmp_path)
+    model = method.from_baseline(str(tmp_path))
+    own = model.base.state_dict()
+    for name, weights in baseline.state_dict().items():
+        assert torch.equal(own[name][:, : weights.shape[1]] if weights.ndim > 1 else own[name], weights)
+
+
+@pytest.mark.parametrize("method", [SalClassNetClassifier, SeAttClassifier])
+def test_the_channel_and_the_gain_that_start_at_zero_leave_the_baseline_as_it_was(method, baseline):
+    model = method.from_baseline(baseline).eval()
+    scan, saliency, _ = batch(model)
+    torch.testing.assert_close(model(scan, saliency=saliency).logits, baseline(scan).logits)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_of_one_and_single_slices_give_the_same_as_in_company(method, baseline):
+    model = perturb(method.from_baseline(baseline))
+    scan, saliency, _ = batch(model, count=3)
+    together = model(scan, saliency=saliency).logits
+    alone = torch.cat([model(scan[i : i + 1], saliency=saliency[i : i + 1]).logits for i in range(3)])
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+    single = model(scan[:, 0], saliency=saliency[:, 0]).logits
+    torch.testing.assert_close(single, model(scan[:, :1], saliency=saliency[:, :1]).logits)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_parameter_learns_with_and_without_gradient_checkpointing(method, baseline):
+    model = perturb(method.from_baseline(baseline))
+    scan, saliency, labels = batch(model, height=67, width=65)  # so that no stage's maps are one pixel
+    gradients = []
+    for checkpointing in (False, True):
+        model.zero_grad()
+        torch.manual_seed(0)
+        model.train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(scan, saliency=saliency, labels=labels).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+    silent = {name for name, gradient in gradients[0].items() if not gradient.abs().any()}
+    assert not {name for name in silent if "side_head" not in name}  # labels 0 and 1: a side is learnt from one scan
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_autocast_stays_near_single_precision(method, baseline):
+    model = perturb(method.from_baseline(baseline))
+    scan, saliency, labels = batch(model)
+    exact = model(scan, saliency=saliency, labels=labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = model(scan, saliency=saliency, labels=labels)
+    assert lowered.loss.dtype == torch.float32
+    torch.testing.assert_close(lowered.logits.float(), exact.logits, rtol=0.1, atol=0.15)
+
+
+@pytest.mark.parametrize("method", NEED_SALIENCY)
+def test_saliency_changes_the_answer_and_its_absence_is_one_sentence(method, baseline):
+    model = perturb(method.from_baseline(baseline))
+    scan, saliency, _ = batch(model)
+    assert not torch.allclose(model(scan, saliency=saliency).logits, model(scan, saliency=1 - saliency).logits)
+    with pytest.raises(ValueError, match=f"{method.__name__} needs `saliency` maps of shape"):
+        model(scan)
+    with pytest.raises(ValueError, match="`saliency` has the shape"):
+        model(scan, saliency=saliency[:, :1])
+
+
+@pytest.mark.parametrize("method", [HSMClassifier, SpAttClassifier, SeAttClassifier])
+def test_the_others_need_no_saliency_and_ignore_it(method, baseline):
+    model = perturb(method.from_baseline(baseline))
+    scan, saliency, _ = batch(model)
+    assert torch.equal(model(scan).logits, model(scan, saliency=saliency).logits)
+
+
+def test_acat_attends_after_an_early_a_middle_and_a_late_stage():
+    assert ACATClassifier.from_baseline(half_brain()).config.attention_stages == [1, 3, 5]
+    assert ACATClassifier.from_baseline(resnet()).config.attention_stages == [1, 2, 3]
+    assert SeAttClassifier.from_baseline(half_brain()).config.attention_stages == [3, 5]
+    assert SeAttClassifier.from_baseline(resnet()).config.attention_stages == [3, 4]
+
+
+def test_acat_multiplies_the_maps_by_one_plus_its_masks(baseline):
+    """Eqs. 5.1-5.2 through the whole network: the maps that leave a stage, against those that the stage made."""
+    model = perturb(ACATClassifier.from_baseline(baseline, slice_attention=False))
+    scan, saliency, _ = batch(model)
+
+    class Record(FeatureHook):
+        def __init__(self):
+            self.maps = {}
+
+        def features(self, stage, maps):
+            self.maps[stage] = maps
+            return maps
+
+    plain, steered = Record(), Record()
+    baseline.load_state_dict(model.base.state_dict())
+    baseline(scan, hook=plain)
+    output = model(scan, saliency=saliency, hook=steered)
+    first = model.config.attention_stages[0]
+    mask = output.spatial_attention[0]
+    assert len(output.spatial_attention) == 3 and 0 <= mask.min() <= mask.max() <= 1
+    torch.testing.assert_close(steered.maps[first], plain.maps[first] * (1 + mask))
+    assert output.fused_attention.shape[-2:] == steered.maps[model.num_stages].shape[-2:]
+
+
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [
+        ({"attention_stages": [2]}, ["spatial_attention.1.conv.weight", "branch.blocks.1.0.weight"]),
+        ({"fusion": False}, ["fusion.conv.weight"]),
+        ({"slice_attention": False}, ["slice_attention.out.weight"]),
+        ({"attention": "image"}, ["branch.blocks.0.0.weight"]),
+        ({"attention": "dropout"}, ["branch.blocks.0.0.weight", "spatial_attention.0.conv.weight"]),
+        ({"residual": False}, []),
+        ({"attention_batch_norm": True}, []),
+    ],
+)
+def test_every_ablation_is_a_configuration(options, gone, baseline, tmp_path):
+    model = perturb(ACATClassifier.from_baseline(baseline, **options))
+    full = ACATClassifier.from_baseline(baseline).state_dict()
+    assert all(name in full and name not in model.state_dict() for name in gone)
+    scan, saliency, _ = batch(model)
+    model.save_pretrained(tmp_path)
+    loaded = ACATClassifier.from_pretrained(tmp_path).eval()
+    assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
+    torch.testing.assert_close(
+        loaded(scan, saliency=saliency).logits, model(scan, saliency=saliency).logits, rtol=1e-6, atol=1e-6
+    )
+    if options.get("attention", "saliency") != "saliency":
+        assert model(scan).logits.isfinite().all()
+
+
+def test_dropout_in_place_of_attention_is_active_in_training_alone(baseline):
+    model = ACATClassifier.from_baseline(baseline, attention="dropout", slice_attention=False).eval()
+    scan, _, _ = batch(model)
+    torch.testing.assert_close(model(scan).logits, baseline(scan).logits)
+    model.train()
+    assert not torch.allclose(model(scan).logits, model(scan).logits)
+
+
+def test_slice_attention_starts_near_the_mean_and_can_hide_a_slice(baseline):
+    model = ACATClassifier.from_baseline(baseline, fusion=False, attention="dropout").eval()
+    torch.nn.init.zeros_(model.slice_attention.out.weight)
+    scan, _, _ = batch(model)
+    torch.testing.assert_close(model(scan).logits, baseline(scan).logits)
+    assert model(scan).slice_attention.shape == (len(model.to_images(scan)),)
+
+
+def test_a_hidden_layer_dies_for_no_method_when_the_saliency_is_black(baseline):
+    model = perturb(ACATClassifier.from_baseline(baseline))
+    scan, saliency, _ = batch(model)
+    assert model(scan, saliency=torch.zeros_like(saliency)).logits.isfinite().all()
+
+
+def test_networks_without_stages_cannot_be_steered():
+    swin = SliceClassifierConfig(
+        backbone="swin_tiny_patch4_window7_224",
+        backbone_kwargs={"img_size": 64, "window_size": 2, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2]},
+    )
+    with pytest.raises(ValueError, match="acts after the stages .* has 1; the half-brain CNN has 7"):
+        ACATClassifier(ACATClassifier.config_class(base=swin))
+    with pytest.raises(ValueError, match="half-brain or a slice classifier"):
+        ACATClassifier.config_class(base={"model_type": "resnet"})
+    with pytest.raises(Exception, match="`attention` is one of"):
+        ACATClassifier.config_class(attention="none")
+
+
+@pytest.mark.slow
+def test_a_compiled_acat_gives_the_same_logits():
+    torch.manual_seed(0)
+    model = perturb(ACATClassifier.from_baseline(half_brain()))
+    scan, saliency, _ = batch(model)
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(compiled(scan, saliency=saliency).logits, model(scan, saliency=saliency).logits)
