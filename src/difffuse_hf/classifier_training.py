@@ -4,6 +4,7 @@ The loop itself is `training.fit`. Everything random about a scan belongs to the
 loss does not depend on how many processes share the batch.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -146,6 +147,8 @@ def fit_classifier(
         return {"loss": torch.cat(losses).mean().item(), **classification_metrics(logits, labels, names)}
 
     columns = ["pixel_values", "label", *(["saliency"] if with_saliency else [])]
+    if args.validation_steps:  # a short run is validated at its end
+        args = dataclasses.replace(args, validation_steps=min(args.validation_steps, args.max_steps))
     processor = load_processor(args.dataset)
 
     def write(folder: Path) -> None:

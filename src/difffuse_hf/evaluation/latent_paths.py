@@ -16,6 +16,7 @@ from ..saliency.counterfactual import (
     check_inputs,
     choose_target,
     class_logits,
+    decode_like,
     latent_counterfactual,
     pick,
 )
@@ -142,12 +143,12 @@ def _straight_path(classifier, autoencoder, image, target, saliency, num_steps, 
     start = by_slice(autoencoder.encode, image)
     with torch.enable_grad():
         latent = start.detach().requires_grad_()
-        logits = class_logits(classifier, by_slice(autoencoder.decode, latent), saliency).float()
+        logits = class_logits(classifier, decode_like(autoencoder, latent, image), saliency).float()
         slope = torch.autograd.grad(F.cross_entropy(logits, target, reduction="sum"), latent)[0]
     probabilities, distances = [], []
     for number in range(num_steps + 1):
         shifted = start - number * step_size * slope
-        logits = class_logits(classifier, by_slice(autoencoder.decode, shifted), saliency).float()
+        logits = class_logits(classifier, decode_like(autoencoder, shifted, image), saliency).float()
         probabilities.append(pick(logits.softmax(1), target))
         distances.append((shifted - start).abs().flatten(1).mean(1))
     return LatentPath(torch.stack(probabilities), torch.stack(distances))

@@ -34,11 +34,11 @@ class ACATConfig(GuidedConfig):
     fusion: bool = True
     slice_attention: bool = True
     slice_attention_hidden: int = 32
-    slice_attention_dropout: float = 0.1
+    slice_attention_dropout: float | int = 0.1
     residual: bool = True
     attention_batch_norm: bool = False
     attention: str = "saliency"
-    dropout: float = 0.5
+    dropout: float | int = 0.5
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

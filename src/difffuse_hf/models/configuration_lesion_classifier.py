@@ -35,7 +35,7 @@ class LesionClassifierConfig(PreTrainedConfig):
     hidden_head: int | None = None
     stage: str = "fused"
     combination: str = "soft"
-    dropout: float = 0.0
+    dropout: float | int = 0.0
 
     def __post_init__(self, **kwargs):
         self.hidden_sizes = list(self.hidden_sizes)

@@ -86,15 +86,15 @@ class ResNetAutoencoder(ModelMixin, ConfigMixin):
             hidden = block(hidden)
         return self.encoder_out(hidden)
 
-    def decode(self, latent: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
-        """Image (B, C, H, W) in (0, 1) of a latent map; with `size`, its upper left part of that height and width."""
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Image (B, C, H, W) in (0, 1) of a latent map, with what `encode` has filled up."""
         hidden = self.decoder_in(latent)
         for block, stride in zip(self.decoder, reversed(self.config.strides)):
             hidden = F.interpolate(hidden, scale_factor=float(stride), mode="nearest") if stride > 1 else hidden
             hidden = block(hidden)
-        image = self.decoder_out(F.silu(self.decoder_norm(hidden))).sigmoid()
-        return image if size is None else image[..., : size[0], : size[1]]
+        return self.decoder_out(F.silu(self.decoder_norm(hidden))).sigmoid()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Reconstruction decode(encode(image)) of shape (B, C, H, W)."""
-        return self.decode(self.encode(image), image.shape[-2:])
+        height, width = image.shape[2:]
+        return self.decode(self.encode(image))[..., :height, :width]

@@ -3,9 +3,11 @@
 A subclass makes a `FeatureHook` for the batch at hand (`guide`), and that is all it adds to the base network.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -76,10 +78,21 @@ class GuidedClassifier(PreTrainedModel):
 
         Args:
             options: of the configuration, but for `base`.
+
+        Raises:
+            InputError: there is no such option, or not with this value.
         """
         if not isinstance(baseline, PreTrainedModel):
             baseline = AutoModelForImageClassification.from_pretrained(baseline)
-        model = cls(cls.config_class(base=baseline.config.to_dict(), **options))
+        own = {field.name for config in cls.config_class.__mro__ for field in _own_fields(config)} - {"base"}
+        unknown = sorted(set(options) - own)
+        if unknown:
+            raise InputError(f"{cls.__name__} has no option {unknown[0]}; its options are {', '.join(sorted(own))}.")
+        try:
+            config = cls.config_class(base=baseline.config.to_dict(), **options)
+        except StrictDataclassError as error:
+            raise InputError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
+        model = cls(config)
         model.load_baseline(baseline)
         return model
 
@@ -154,6 +167,13 @@ class GuidedClassifier(PreTrainedModel):
             )
         if tuple(saliency.shape) != expected:
             raise ValueError(f"`saliency` has the shape {tuple(saliency.shape)} where {expected} fits the images.")
+
+
+def _own_fields(config_class: type) -> tuple:
+    """The fields that a configuration of this package has beside those of transformers."""
+    ours = issubclass(config_class, GuidedConfig)
+    names = vars(config_class).get("__annotations__", {}) if ours else {}
+    return tuple(field for field in dataclasses.fields(config_class) if field.name in names) if ours else ()
 
 
 def require_stages(model: GuidedClassifier, stages: list[int]) -> None:

@@ -91,7 +91,7 @@ def latent_counterfactual(
         with torch.set_grad_enabled(with_gradient):
             latent = latent.detach().requires_grad_(with_gradient)
             with lowered:
-                decoded = by_slice(autoencoder.decode, latent)
+                decoded = decode_like(autoencoder, latent, image)
                 logits = class_logits(classifier, decoded, saliency)
             logits = logits.float()
             entropy = F.cross_entropy(logits, target, reduction="none")  # [B]
@@ -127,7 +127,7 @@ def latent_counterfactual(
         path.append(state)
     if autocast_dtype is not None:  # eight bits of a bfloat16 are too few for the difference of two images
         with torch.no_grad():
-            decoded, reconstruction = (by_slice(autoencoder.decode, z) for z in (latent, start))
+            decoded, reconstruction = (decode_like(autoencoder, z, image) for z in (latent, start))
     return LatentCounterfactual(decoded, reconstruction, *(torch.stack(values) for values in zip(*path)))
 
 
@@ -215,6 +215,12 @@ def by_slice(function, images: torch.Tensor) -> torch.Tensor:
     if images.ndim == 4:
         return function(images)
     return function(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+
+def decode_like(autoencoder, latent: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """The decoded slices, without the margin that an autoencoder adds to sizes it cannot halve evenly."""
+    height, width = image.shape[-2:]
+    return by_slice(lambda codes: autoencoder.decode(codes)[..., :height, :width], latent)
 
 
 def pick(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

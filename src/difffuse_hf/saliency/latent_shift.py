@@ -6,7 +6,16 @@ every step.
 
 import torch
 
-from .counterfactual import by_slice, check_inputs, choose_target, class_logits, per_image, pick, scale_to_one
+from .counterfactual import (
+    by_slice,
+    check_inputs,
+    choose_target,
+    class_logits,
+    decode_like,
+    per_image,
+    pick,
+    scale_to_one,
+)
 
 SHIFTS = (*range(1, 10), *range(10, 1001, 10))  # the published search: steps of 1 up to 10, of 10 up to 1000
 PROBABILITY_DROP = 0.15  # the published search ends there
@@ -58,7 +67,7 @@ def latent_shift(
 
     with torch.enable_grad():
         latent = start.detach().requires_grad_()
-        reconstruction = by_slice(autoencoder.decode, latent)
+        reconstruction = decode_like(autoencoder, latent, image)
         initial = probability(reconstruction)
         direction = -torch.autograd.grad(initial.sum(), latent)[0]
     reconstruction, initial = reconstruction.detach(), initial.detach()
@@ -68,7 +77,7 @@ def latent_shift(
         searching = torch.ones_like(initial, dtype=torch.bool)
         for shift in shifts:
             bound = torch.where(searching, shift, bound)
-            current = probability(by_slice(autoencoder.decode, start + shift * direction))
+            current = probability(decode_like(autoencoder, start + shift * direction, image))
             searching = searching & (current <= last) & (initial - current <= probability_drop)
             last = current
             if not searching.any():  # a host round trip, worth it: most searches end early
@@ -77,5 +86,5 @@ def latent_shift(
         for frame in range(1, num_frames + 1):
             shift = per_image(bound * (frame / num_frames), start)
             shifted = start + (shift * direction).to(start.dtype)
-            change = torch.maximum(change, (reconstruction - by_slice(autoencoder.decode, shifted)).abs())
+            change = torch.maximum(change, (reconstruction - decode_like(autoencoder, shifted, image)).abs())
     return scale_to_one(change.sum(-3, keepdim=True))
