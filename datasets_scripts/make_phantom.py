@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--anatomies", type=Path, help="folder of label maps (FreeSurfer numbers); ICBM152 by default")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="folder for the Parquet shards")
     parser.add_argument("--config", choices=["volumes", "slices"], default="slices")
+    parser.add_argument("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the prepared images")
     add_arguments(parser)
     args = parser.parse_args(argv)
 
@@ -39,11 +40,15 @@ def main(argv: list[str] | None = None) -> None:
     data_dir = args.out
     if args.layout == "ist3":
         from difffuse_hf.preprocessing.ct import preprocess_ct
+        from difffuse_hf.preprocessing.steps import CTPreprocessConfig
 
         data_dir = args.out / "preprocessed"
-        preprocess_ct(args.out / "dicom", data_dir, workers=args.num_proc or 1, linkage=True)
+        settings = CTPreprocessConfig(**({"image_size": tuple(args.image_size)} if args.image_size else {}))
+        preprocess_ct(args.out / "dicom", data_dir, settings, workers=args.num_proc or 1, linkage=True)
     builder = getattr(import_module(f"difffuse_hf.data.{args.layout}"), BUILDERS[args.layout])
     options = {"data_dir": data_dir, "split": args.split, "split_seed": args.split_seed}
+    if args.image_size and not (args.layout == "ist3" and args.config == "volumes"):  # those have the scans' own size
+        options["image_size"] = tuple(args.image_size)
     prepare(builder(args.config, **options), args.prepare, args.num_proc, args.push_to_hub, args.private)
 
 

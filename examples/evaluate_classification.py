@@ -19,9 +19,8 @@ import pandas
 import torch
 from huggingface_hub import DatasetCard
 from huggingface_hub.errors import EntryNotFoundError
-from transformers import AutoModelForImageClassification
 
-import difffuse_hf
+from difffuse_hf import load_classifier
 from difffuse_hf.data.scans import load_scans
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation import classification as scores
@@ -143,13 +142,7 @@ def predictions_of(run, path, args):
         known = pandas.read_parquet(path)
         if known.attrs == origin and all(path.stat().st_mtime > changed(source) for source in run if source):
             return known
-    for name in dir(difffuse_hf):
-        if name.endswith("Classifier"):
-            getattr(difffuse_hf, name)  # its module makes it known to AutoModelForImageClassification
-    try:
-        classifier = AutoModelForImageClassification.from_pretrained(run.model).to(args.device)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run.model} is no classifier that can be loaded: {str(error).splitlines()[0]}") from error
+    classifier = load_classifier(run.model).to(args.device)
     dataset = load_scans(run.dataset, args.split, saliency=run.saliency)
     table = scores.predict(classifier, dataset, args.batch_size, text=path.stem.removeprefix("predictions_"))
     table.attrs = origin

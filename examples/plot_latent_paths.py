@@ -12,9 +12,8 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageClassification
 
-from difffuse_hf import ResNetAutoencoder
+from difffuse_hf import ResNetAutoencoder, load_classifier
 from difffuse_hf.data.scans import load_scans
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.latent_paths import draw_paths, join_paths, latent_paths, summarise_paths
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
 
-    classifier = AutoModelForImageClassification.from_pretrained(args.classifier, dtype=torch.float32)
+    classifier = load_classifier(args.classifier).float()
     autoencoder = ResNetAutoencoder.from_pretrained(args.autoencoder, dtype=torch.float32)
     classifier, autoencoder = classifier.to(args.device).eval(), autoencoder.to(args.device).eval()
     rows = load_scans(args.dataset, args.split, args.saliency)

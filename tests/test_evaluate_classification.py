@@ -160,7 +160,7 @@ def test_predictions_are_used_again_until_the_model_changes(root, tmp_path):
 
 def test_what_cannot_be_scored_is_one_sentence(root, tmp_path):
     data, output = root / "data", ("--output_dir", tmp_path)
-    with pytest.raises(InputError, match="no classifier that can be loaded"):
+    with pytest.raises(InputError, match="No classifier could be loaded"):
         run("--method", "A", tmp_path / "nothing", data, *output)
     with pytest.raises(InputError, match="do not all give different file names"):
         run("--method", "A b", root / "model0", data, "--method", "A/b", root / "model0", data, *output)

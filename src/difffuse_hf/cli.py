@@ -141,8 +141,11 @@ def preprocess(
     ] = None,
     pixel_mm: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Resample to this pixel size.", show_default="pad or shrink to 500 x 400 pixels"),
+        typer.Option(min=0.1, help="Resample to this pixel size.", show_default="pad or shrink to --image-size"),
     ] = None,
+    image_size: Annotated[
+        tuple[int, int], typer.Option(metavar="HEIGHT WIDTH", help="Pixels of the canvas that a head is put on.")
+    ] = (500, 400),
     min_nmi: Annotated[
         float, typer.Option(min=1, max=2, help="Mutual information below which registration has failed.")
     ] = 1.187,
@@ -171,6 +174,7 @@ def preprocess(
         template=None if template is None else str(template.resolve()),
         template_old=None if template_old is None else str(template_old.resolve()),
         pixel_mm=pixel_mm,
+        image_size=image_size,
         min_nmi=min_nmi,
         max_rotation_deg=max_rotation,
         registration_qc=registration_qc.value,

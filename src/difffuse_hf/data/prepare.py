@@ -20,7 +20,7 @@ from ..errors import InputError
 from .builder import FolderBuilder
 from .splits import SPLITS
 
-_INTERNAL = {"fingerprint", "split", "labels"} | {f.name for f in dataclasses.fields(datasets.BuilderConfig)}
+_INTERNAL = {"fingerprint", "split", "labels", "masks"} | {f.name for f in dataclasses.fields(datasets.BuilderConfig)}
 _PEOPLE = ("patient", "subject")  # the column that counts people, the first that is there
 
 _CARD = """---

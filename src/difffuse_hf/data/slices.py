@@ -35,7 +35,11 @@ def load_slices(dataset: str, split: str, healthy_only: bool = False, **builder_
         elif (folder / "state.json").exists():
             raise InputError(f"{folder} holds one unnamed set of slices; save a DatasetDict with the split '{split}'.")
         elif any(folder.rglob("*.parquet")):
-            slices = datasets.load_dataset(str(folder))[split]
+            shards = sorted(str(file) for file in folder.rglob(f"{split}-*.parquet"))
+            if not shards:
+                raise KeyError(split)
+            # by their names: with the folder's alone, a cache would be taken for one that has the same last name
+            slices = datasets.load_dataset("parquet", data_files={split: shards})[split]
         elif any(folder.glob("*/*_flair.nii*")):
             from .brats2021 import BraTS2021
 

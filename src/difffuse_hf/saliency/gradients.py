@@ -140,7 +140,7 @@ def signed_integrated_gradients(
         from captum.attr import IntegratedGradients
     except ImportError as error:
         raise ImportError(
-            "Integrated gradients need captum; install it with: pip install 'difffuse_hf[captum]'"
+            "Integrated gradients need captum; install it with: pip install 'difffuse_hf[train]'"
         ) from error
     check_inputs(image, saliency)
     target = choose_target(classifier, image, target, saliency)
