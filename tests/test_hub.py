@@ -67,6 +67,31 @@ def test_a_pipeline_pushed_to_the_hub_comes_back_the_same(whole_pipeline, hub, t
     assert not [path for path in files if path.endswith((".bin", ".pt", ".pkl"))]
 
 
+CLASSIFIERS = """
+import torch
+from difffuse_hf import ACATClassifier, ACATProcessor, LesionClassifier, LesionClassifierConfig, load_classifier
+
+baseline = LesionClassifier(LesionClassifierConfig(hidden_sizes=[4, 4, 4, 4, 4], num_pools=1)).eval()
+acat = ACATClassifier.from_baseline(baseline).eval()
+scan, saliency = torch.rand(1, 2, 1, 12, 10), torch.rand(1, 2, 1, 12, 10)
+for name, model in (("tester/halves", baseline), ("tester/acat", acat)):
+    model.push_to_hub(name)
+    again = load_classifier(name)
+    assert type(again) is type(model)
+    assert torch.equal(again(scan, saliency=saliency).logits, model(scan, saliency=saliency).logits)
+ACATProcessor(image_size=(12, 10), num_slices=2).push_to_hub("tester/acat")
+assert ACATProcessor.from_pretrained("tester/acat").image_size == (12, 10)
+"""
+
+
+@pytest.mark.slow
+def test_classifiers_and_their_processor_go_to_the_hub_and_back(hub, tmp_path):
+    client = [sys.executable, "-c", CLASSIFIERS]
+    done = subprocess.run(client, env=hub.environment(tmp_path / "home"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(hub.files("tester/acat"))
+
+
 def test_a_name_that_the_hub_cannot_give_is_one_sentence():
     with pytest.raises(
         InputError, match="There is no folder tester/absent, and the Hub did not give a model"

@@ -3,21 +3,15 @@
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from .configuration_guided import GuidedConfig
 from .modeling_guided import GuidedClassifier, require_stages
-from .modeling_smic import ProductHook, conv_branch
+from .modeling_smic import ProductHook, SMICConfig, conv_branch
 
 
 @strict
-class HSMConfig(GuidedConfig):
-    """Args:
-    product_stage (`int`): after which stage the product is taken; the first.
-    saliency_channels (`int`): width of the branch. Our choice.
-    """
+class HSMConfig(SMICConfig):
+    """[`SMICConfig`]; the branch is deeper and sees the image."""
 
     model_type = "difffuse_hsm"
-    product_stage: int = 1
-    saliency_channels: int = 16
 
 
 class HSMClassifier(GuidedClassifier):
