@@ -16,19 +16,19 @@ cd "$(dirname "$0")/.."
 launch=${LAUNCH:-python}
 case $size in
 smoke)
-    subjects=24 seeds="0" image="48 40" lung="48 48" epochs=1 stages="1 1 1" counts="8" steps=2 masks=20
+    subjects=24 seeds="0" image="48 40" lung="48" epochs=1 stages="1 1 1" counts="8" steps=2 masks=20
     narrow="--channels 8 8 16 16" pools="--num_pools 3" autoencoder="--channels 8 16 16 --strides 2 2 1 --max_steps 20" ;;
 night)
-    subjects=300 seeds="0 1 2" image="96 80" lung="96 96" epochs=20 stages="30 10 10" counts="50 100 200" steps=10 masks=200
+    subjects=300 seeds="0 1 2" image="96 80" lung="96" epochs=20 stages="30 10 10" counts="50 100 200" steps=10 masks=200
     narrow="--channels 16 32 64 128" pools="--num_pools 4" autoencoder="--channels 16 32 32 --strides 2 2 1 --max_steps 3000" ;;
 full)
-    subjects=1000 seeds="0 1 2" image="500 400" lung="128 128" epochs=100 stages="100 50 50" counts="50 100 200 300 400 500"
+    subjects=1000 seeds="0 1 2" image="500 400" lung="128" epochs=100 stages="100 50 50" counts="50 100 200 300 400 500"
     steps=20 masks=1000 narrow="" pools="" autoencoder="" ;;
 *) echo "The size is smoke, night or full, got $size." >&2 && exit 2 ;;
 esac
 [ "$size" = full ] && device=() || device=(--cpu)
 loop=("${device[@]}" --report_to none --batch_size 4 --resume_from_checkpoint latest)
-counterfactual="{\"num_steps\": $steps, \"step_growth\": 1.5, \"reference\": \"reconstruction\"}"
+counterfactual="{\"num_steps\": $steps, \"step_rule\": \"proximal\", \"step_growth\": 1.5, \"reference\": \"reconstruction\"}"
 
 # The methods of each chapter: name in the tables | flags of the script.
 classifiers() { # pixels
@@ -65,7 +65,7 @@ done
 
 for cohort in ist3 mosmed; do
     [ $cohort = ist3 ] && pixels=$image base="--backbone half_brain $pools --stage_epochs $stages" ||
-        pixels=$lung base="--backbone resnet18 $narrow --epochs ${stages%% *}"
+        pixels="$lung $lung" base="--backbone resnet18 $narrow --epochs ${stages%% *}"
     for seed in $seeds; do
         here=$out/$cohort/$seed
         train=(--dataset "$here/data" --seed "$seed" --balance_classes "${loop[@]}")

@@ -396,11 +396,10 @@ def draw_lines(lines: dict[str, dict], labels: tuple[str, str], title: str, path
 
     Args:
         lines: method to {x: (mean, standard error or None)}, fractions; a mean of NaN is left out. Names as x stand
-        side
-            by side, in order.
+            side by side, in order.
         labels: of the two axes.
     """
-    figure = _figure(5.2, 3.6)
+    figure = _figure(6.8, 3.6)
     axes = figure.add_subplot()
     grades = sorted({x for line in lines.values() for x in line})
     place = {x: i if isinstance(x, str) else x for i, x in enumerate(grades)}
@@ -408,6 +407,7 @@ def draw_lines(lines: dict[str, dict], labels: tuple[str, str], title: str, path
         points = [(place[x], 100 * m, 100 * (e or 0.0)) for x, (m, e) in sorted(line.items()) if np.isfinite(m)]
         if points:
             style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            style["linestyle"] = ("-", "--", ":")[i // len(COLOURS) % 3]  # when the colours come round again
             axes.errorbar(*zip(*points), label=method, capsize=2, linewidth=1.3, markersize=4, **style)
     axes.set_xticks(list(place.values()), list(map(str, place)), fontsize=8)
     axes.tick_params(labelsize=8)
@@ -418,7 +418,7 @@ def draw_lines(lines: dict[str, dict], labels: tuple[str, str], title: str, path
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(bottom, -2), min(top, 102))
     if axes.lines:
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     _save(figure, path)
 
 
