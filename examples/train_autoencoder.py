@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import torch
 
 from difffuse_hf import ResNetAutoencoder
+from difffuse_hf.checkpoints import write_model
 from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.losses import reconstruction_loss
+from difffuse_hf.sample_stream import sample_uniform
 from difffuse_hf.training import (
     LoopArguments,
     fit,
     option,
     parse_arguments,
     run_script,
-    sample_uniform,
-    write_model,
 )
 
 DEMO = {

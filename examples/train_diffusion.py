@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 
 from difffuse_hf import DifFuseScheduler, make_healthy_unet
+from difffuse_hf.checkpoints import write_model
 from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.losses import diffusion_loss
+from difffuse_hf.sample_stream import sample_uniform
 from difffuse_hf.training import (
     LoopArguments,
     fit,
     option,
     parse_arguments,
     run_script,
-    sample_uniform,
-    write_model,
 )
 
 DEMO = {

@@ -17,18 +17,16 @@ from safetensors.torch import load_file
 from scipy.stats import chisquare, kstest
 from torch.testing import assert_close
 
+from difffuse_hf.checkpoints import write_model
 from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, load_slices, mirrored
 from difffuse_hf.errors import InputError
 from difffuse_hf.losses import balanced_class_weights, classification_loss, diffusion_loss
+from difffuse_hf.sample_stream import StepBatches, _mix, sample_uniform
 from difffuse_hf.training import (
     LoopArguments,
-    StepBatches,
-    _mix,
     fit,
     learning_rate_factor,
     parse_arguments,
-    sample_uniform,
-    write_model,
 )
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

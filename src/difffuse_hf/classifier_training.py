@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from .checkpoints import write_model
 from .data.scans import load_scans
 from .data.slices import augment, augment_uniforms, flip_labels, mirrored
 from .errors import InputError
 from .losses import balanced_class_weights
 from .models.processing_acat import ACATProcessor
-from .training import LoopArguments, fit, option, sample_uniform, write_model
+from .sample_stream import sample_uniform
+from .training import LoopArguments, fit, option
 
 FINISHED = "training.json"  # written last: a folder that holds it holds a trained model
 

@@ -9,7 +9,6 @@ with (seed, n, p). A run that was stopped anywhere therefore continues bit by bi
 import json
 import math
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,15 +22,14 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from huggingface_hub import HfApi
-from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
+from .checkpoints import keep_history, load_checkpoint, save_checkpoint
 from .distributed import restore_batch_norm, synchronise_batch_norm
 from .errors import InputError
-
-_GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64  # SplitMix64's increment, as an int64
+from .sample_stream import StepBatches, step_generator
 
 
 def option(default, text: str):
@@ -87,73 +85,6 @@ def parse_arguments(arguments_class: type, presets: dict[str, dict], argv: list[
     return parser.parse_args_into_dataclasses(command, look_for_args_file=False)[0]
 
 
-class StepBatches:
-    """Indices of the slices in forward pass n = `first`, ..., `last` - 1 of one process out of several.
-
-    Passes walk through one shuffled epoch after another; the last slices of an epoch that fill no batch are topped
-    up from the next one. Any pass can be the first, which is what makes resuming exact.
-    """
-
-    def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int, rank: int = 0, world: int = 1):
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.first, self.last, self.rank, self.world = first, last, rank, world
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, None
-        for step in range(self.first, self.last):
-            indices = []
-            for position in self.positions(step):
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-                indices.append(int(order[position % self.length]))
-            yield indices
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def positions(self, step: int) -> range:
-        """Where the slices of forward pass `step` stand in the stream of all epochs and processes."""
-        start = (step * self.world + self.rank) * self.batch_size
-        return range(start, start + self.batch_size)
-
-
-def sample_uniform(seed: int, positions: torch.Tensor, count: int) -> torch.Tensor:
-    """Random numbers that belong to a sample: the same in whatever batch and on whatever process it is.
-
-    Number j of a sample is a hash of (seed, position, j): SplitMix64 (Steele, Lea and Flood 2014), whose state starts
-    at the hash of seed and position; its upper 24 bits are kept. Integer arithmetic only, so that all devices agree,
-    and the first numbers do not depend on `count`.
-
-    Args:
-        seed (`int`): the run's.
-        positions (`torch.Tensor` of shape `(B,)`, int64): `batch["position"]`, counted over all epochs.
-        count (`int`): numbers for each sample.
-
-    Returns:
-        `torch.Tensor` of shape `(B, count)`: float32 in [0, 1), on the positions' device.
-    """
-    mixed_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64).view(np.int64)[0])
-    state = _mix(positions[:, None] * _GOLDEN_GAMMA + mixed_seed)
-    numbers = torch.arange(1, count + 1, device=positions.device)
-    bits = _mix(state + numbers * _GOLDEN_GAMMA)  # [B,count]
-    return (bits >> 40 & 0xFFFFFF).float() / 2**24
-
-
-def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's bijection of 64 bits; int64 wraps around, and the masks make its right shifts logical."""
-    bits = (bits ^ (bits >> 30 & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - 2**64)
-    bits = (bits ^ (bits >> 27 & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - 2**64)
-    return bits ^ (bits >> 31 & 0x1FFFFFFFF)
-
-
-def step_generator(device: torch.device, seed: int, step: int, process: int) -> torch.Generator:
-    """The source of all randomness of a step; also seeds torch's global generator, which dropout uses."""
-    mixed = int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
-    torch.manual_seed(mixed)
-    return torch.Generator(device).manual_seed(mixed)
-
-
 def learning_rate_factor(step: int, args: LoopArguments) -> float:
     """Factor on the learning rate in step `step`, counted from 0: linear warm-up, then constant or half a cosine."""
     warmup = min(1.0, (step + 1) / (args.warmup_steps + 1))
@@ -163,106 +94,12 @@ def learning_rate_factor(step: int, args: LoopArguments) -> float:
     return warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def write_model(folder: Path | str, write: Callable[[Path], None]) -> None:
-    """Let `write(temporary_folder)` write files, then move them into `folder`: nobody finds half a file there."""
-    temporary = Path(folder) / ".writing"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        write(temporary)
-        for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".json"):  # weights, then config
-            os.replace(file, Path(folder) / file.name)
-    finally:
-        shutil.rmtree(temporary)
-
-
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; input that cannot be used becomes one sentence and exit code 1."""
     try:
         main()
     except (InputError, FileNotFoundError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-
-
-@dataclass
-class Progress:
-    """How far a run has come; saved with every checkpoint."""
-
-    step: int = 0  # optimiser steps done
-    best_loss: float = math.inf
-    validations_without_improvement: int = 0
-    ema_steps: int = 0
-    pending_losses: list[float] = field(default_factory=list)  # of the forward passes since the last line of the log
-
-
-def _checkpoints(output_dir: Path) -> list[Path]:
-    found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
-
-
-def _save_checkpoint(accelerator: Accelerator, args: LoopArguments, progress: Progress, ema: EMAModel | None) -> None:
-    """Write `checkpoint-<step>` under another name and rename it: a checkpoint that has its name is whole."""
-    folder = Path(args.output_dir) / f"checkpoint-{progress.step}"
-    if folder.exists():
-        return
-    temporary = folder.with_name(f".writing-{folder.name}")
-    if accelerator.is_main_process:
-        for left_over in folder.parent.glob(".writing-checkpoint-*"):  # from a run that was killed while writing
-            shutil.rmtree(left_over)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    if accelerator.is_main_process:
-        if ema is not None:
-            progress.ema_steps = ema.optimization_step
-            save_file({str(i): p.contiguous() for i, p in enumerate(ema.shadow_params)}, temporary / "ema.safetensors")
-        (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        temporary.rename(folder)
-        for old in _checkpoints(folder.parent)[: -args.checkpoints_total_limit]:
-            shutil.rmtree(old)
-
-
-def _load_checkpoint(accelerator: Accelerator, args: LoopArguments, ema: EMAModel | None) -> Progress:
-    """Restore the checkpoint that `resume_from_checkpoint` asks for; a fresh start if `latest` finds none."""
-    existing = _checkpoints(Path(args.output_dir))
-    if args.resume_from_checkpoint is None:
-        if existing:
-            raise InputError(
-                f"{args.output_dir} already holds {existing[-1].name}; add `--resume_from_checkpoint latest` to go on "
-                "with it, or choose another --output_dir."
-            )
-        return Progress()
-    if args.resume_from_checkpoint == "latest":
-        if not existing:
-            return Progress()
-        folder = existing[-1]
-    else:
-        folder = Path(args.resume_from_checkpoint)
-    if not (folder / "progress.json").exists():
-        raise InputError(f"{folder} is not a checkpoint; give `latest` or a folder named checkpoint-<step>.")
-    accelerator.load_state(str(folder))
-    progress = Progress(**json.loads((folder / "progress.json").read_text()))
-    if ema is not None:
-        saved = load_file(folder / "ema.safetensors")
-        for i, shadow in enumerate(ema.shadow_params):
-            shadow.copy_(saved[str(i)])
-        ema.optimization_step = progress.ema_steps
-    return progress
-
-
-def _keep_history(output_dir: str, last_step: int) -> Path:
-    """Cut history.jsonl off after `last_step`, and half a line that a killed run may have left; its path."""
-    path = Path(output_dir) / "history.jsonl"
-    kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        if not line.endswith("\n") or json.loads(line)["step"] > last_step:
-            break
-        kept.append(line)
-    temporary = path.with_name(".writing-history.jsonl")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
-    return path
 
 
 def _require_columns(dataset, columns: Sequence[str], name: str) -> None:
@@ -395,9 +232,9 @@ def fit(
     model, optimizer = accelerator.prepare(model, optimizer)
     bare_model = accelerator.unwrap_model(model)
     ema = EMAModel(bare_model.parameters(), decay=args.ema_decay, foreach=True) if args.ema_decay else None
-    progress = _load_checkpoint(accelerator, args, ema)
+    progress = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint, ema)
     if accelerator.is_main_process:
-        history = _keep_history(args.output_dir, progress.step)
+        history = keep_history(args.output_dir, progress.step)
     if trackers and accelerator.is_main_process:
         settings = {
             name: value if isinstance(value, (int, float)) else str(value) for name, value in asdict(args).items()
@@ -457,9 +294,9 @@ def fit(
             with history.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def save_checkpoint():
+    def checkpoint_now():
         progress.pending_losses = over_processes(losses).tolist() if losses else []
-        _save_checkpoint(accelerator, args, progress, ema)
+        save_checkpoint(accelerator, args.output_dir, args.checkpoints_total_limit, progress, ema)
 
     received = []
 
@@ -526,7 +363,7 @@ def fit(
             if several:  # a signal may reach only one of the processes
                 stop = accelerator.reduce(torch.tensor(float(stop), device=accelerator.device)).item() > 0
             if stop:
-                save_checkpoint()
+                checkpoint_now()
                 accelerator.end_training()
                 bar.close()
                 accelerator.print(
@@ -535,7 +372,7 @@ def fit(
                 )
                 raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
             if args.checkpointing_steps and progress.step % args.checkpointing_steps == 0:
-                save_checkpoint()
+                checkpoint_now()
     finally:
         bar.close()
         for name, handler in previous.items():

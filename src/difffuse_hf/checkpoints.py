@@ -1,0 +1,111 @@
+"""What a training leaves on disk: checkpoints, the history of the loss, the model. Nobody finds half of it."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+
+from .errors import InputError
+
+
+def write_model(folder: Path | str, write: Callable[[Path], None]) -> None:
+    """Let `write(temporary_folder)` write files, then move them into `folder`: nobody finds half a file there."""
+    temporary = Path(folder) / ".writing"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write(temporary)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".json"):  # weights, then config
+            os.replace(file, Path(folder) / file.name)
+    finally:
+        shutil.rmtree(temporary)
+
+
+@dataclass
+class Progress:
+    """How far a run has come; saved with every checkpoint."""
+
+    step: int = 0  # optimiser steps done
+    best_loss: float = math.inf
+    validations_without_improvement: int = 0
+    ema_steps: int = 0
+    pending_losses: list[float] = field(default_factory=list)  # of the forward passes since the last line of the log
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def save_checkpoint(
+    accelerator: Accelerator, output_dir: str, limit: int, progress: Progress, ema: EMAModel | None
+) -> None:
+    """Write `checkpoint-<step>` under another name and rename it: a checkpoint that has its name is whole."""
+    folder = Path(output_dir) / f"checkpoint-{progress.step}"
+    if folder.exists():
+        return
+    temporary = folder.with_name(f".writing-{folder.name}")
+    if accelerator.is_main_process:
+        for left_over in folder.parent.glob(".writing-checkpoint-*"):  # from a run that was killed while writing
+            shutil.rmtree(left_over)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary))
+    if accelerator.is_main_process:
+        if ema is not None:
+            progress.ema_steps = ema.optimization_step
+            save_file({str(i): p.contiguous() for i, p in enumerate(ema.shadow_params)}, temporary / "ema.safetensors")
+        (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        temporary.rename(folder)
+        for old in checkpoints(folder.parent)[:-limit]:
+            shutil.rmtree(old)
+
+
+def load_checkpoint(accelerator: Accelerator, output_dir: str, resume: str | None, ema: EMAModel | None) -> Progress:
+    """Restore the checkpoint `resume`: a folder or `latest`; a fresh start if that finds none, or without `resume`."""
+    existing = checkpoints(Path(output_dir))
+    if resume is None:
+        if existing:
+            raise InputError(
+                f"{output_dir} already holds {existing[-1].name}; add `--resume_from_checkpoint latest` to go on "
+                "with it, or choose another --output_dir."
+            )
+        return Progress()
+    if resume == "latest":
+        if not existing:
+            return Progress()
+        folder = existing[-1]
+    else:
+        folder = Path(resume)
+    if not (folder / "progress.json").exists():
+        raise InputError(f"{folder} is not a checkpoint; give `latest` or a folder named checkpoint-<step>.")
+    accelerator.load_state(str(folder))
+    progress = Progress(**json.loads((folder / "progress.json").read_text()))
+    if ema is not None:
+        saved = load_file(folder / "ema.safetensors")
+        for i, shadow in enumerate(ema.shadow_params):
+            shadow.copy_(saved[str(i)])
+        ema.optimization_step = progress.ema_steps
+    return progress
+
+
+def keep_history(output_dir: str, last_step: int) -> Path:
+    """Cut history.jsonl off after `last_step`, and half a line that a killed run may have left; its path."""
+    path = Path(output_dir) / "history.jsonl"
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        if not line.endswith("\n") or json.loads(line)["step"] > last_step:
+            break
+        kept.append(line)
+    temporary = path.with_name(".writing-history.jsonl")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+    return path
