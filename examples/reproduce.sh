@@ -16,14 +16,14 @@ cd "$(dirname "$0")/.."
 launch=${LAUNCH:-python}
 case $size in
 smoke)
-    subjects=24 seeds="0" image="48 40" lung="48" epochs=1 stages="1 1 1" counts="8" steps=2 masks=20
+    subjects=24 seeds="0" image="48 40" lung="48" epochs=1 stages="1 1 1" counts="8" steps=2 masks=20 checks=1
     narrow="--channels 8 8 16 16" pools="--num_pools 3" autoencoder="--channels 8 16 16 --strides 2 2 1 --max_steps 20" ;;
 night)
-    subjects=300 seeds="0 1 2" image="96 80" lung="96" epochs=20 stages="30 10 10" counts="50 100 200" steps=10 masks=200
+    subjects=300 seeds="0 1 2" image="96 80" lung="96" epochs=20 stages="30 10 10" counts="50 100 200" steps=10 masks=200 checks=2
     narrow="--channels 16 32 64 128" pools="--num_pools 4" autoencoder="--channels 16 32 32 --strides 2 2 1 --max_steps 3000" ;;
 full)
     subjects=1000 seeds="0 1 2" image="500 400" lung="128" epochs=100 stages="100 50 50" counts="50 100 200 300 400 500"
-    steps=20 masks=1000 narrow="" pools="" autoencoder="" ;;
+    steps=20 masks=1000 checks=4 narrow="" pools="" autoencoder="" ;;
 *) echo "The size is smoke, night or full, got $size." >&2 && exit 2 ;;
 esac
 [ "$size" = full ] && device=() || device=(--cpu)
@@ -118,7 +118,7 @@ for cohort in ist3 mosmed; do
     done
     tables=$out/$cohort/tables
     python examples/evaluate_classification.py "${rows[@]}" "${curve[@]}" --cohort $cohort --output_dir "$tables"
-    python examples/evaluate_saliency.py "${runs[@]}" "${second[@]}" --randomise 2 --noise_std 0.1 --output_dir "$tables" \
+    python examples/evaluate_saliency.py "${runs[@]}" "${second[@]}" --randomise $checks --noise_std 0.1 --output_dir "$tables" \
         --options "{\"class_agnostic_saliency\": $counterfactual, \"rise\": {\"num_masks\": $masks}}"
     python examples/plot_latent_paths.py --classifier "$here/baseline" --autoencoder "$here/autoencoder" \
         --dataset "$here/data" --limit 16 --output_dir "$tables"

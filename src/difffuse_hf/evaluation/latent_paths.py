@@ -71,6 +71,7 @@ def latent_paths(
     target = choose_target(classifier, image, target, saliency)
     options = {"num_steps": num_steps, "step_size": step_size, "saliency": saliency}
     free = latent_counterfactual(classifier, autoencoder, image, target, l1_weight=0.0, step_rule="fixed", **options)
+    options["step_rule"] = "proximal"  # the one that leaves E(x) wherever Eq. 5.4 has a lower value
     held = latent_counterfactual(classifier, autoencoder, image, target, l1_weight=l1_weight, **options)
     return {
         ONE_STEP: _straight_path(classifier, autoencoder, image, target, saliency, num_steps, step_size),
