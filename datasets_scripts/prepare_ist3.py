@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("output", type=Path, help="folder for the Parquet shards")
     parser.add_argument("--config", choices=["volumes", "slices"], default="volumes")
     parser.add_argument("--labels", help="CSV or TSV; labels.csv in data_dir or above it by default")
-    parser.add_argument("--masks", help="folder of <study_uid or scan_id>.nii.gz; a phantom's truth/ is found by itself")
+    parser.add_argument("--masks", help="folder of <study_uid or scan_id>.nii.gz; for a phantom, truth/")
     parser.add_argument("--key", help="scan_id, series_uid, study_uid or patient_id; the first that the table has")
     parser.add_argument("--columns", nargs="*", default=[], metavar="OURS=THEIRS", help="names in the table")
     parser.add_argument("--values", nargs="*", default=[], metavar="OURS:THEIRS=OURS", help="values in the table")
