@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForImageClassification
 
 from difffuse_hf import SliceClassifier, SliceClassifierConfig
+from difffuse_hf.models.configuration_slice_classifier import THESIS_VIT
 
 NARROW = {"backbone_kwargs": {"channels": [8, 8, 16, 16]}, "num_channels": 2}
 
@@ -22,6 +23,15 @@ def classifier():
 def test_one_channel_and_four_classes_give_the_parameters_of_table_4_2(backbone, parameters):
     config = SliceClassifierConfig(backbone=backbone, num_channels=1, num_labels=4)
     assert SliceClassifier(config).num_parameters() == parameters
+
+
+def test_the_counted_vision_transformer_takes_scans_that_are_smaller_than_its_canvas():
+    classifier = SliceClassifier(SliceClassifierConfig(**THESIS_VIT, num_channels=1, num_labels=4)).eval()
+    assert classifier.num_parameters() == 51_439_620
+    with torch.no_grad():
+        assert classifier(torch.rand(1, 1, 1, 500, 400)).logits.shape == (1, 4)
+    with pytest.raises(ValueError, match="the transformer was made for"):
+        classifier(torch.rand(1, 1, 501, 400))
 
 
 def test_two_classes_are_called_healthy_and_lesion(classifier):
