@@ -3,9 +3,9 @@
 #
 #     examples/reproduce.sh smoke|night|full OUT [ANATOMIES]
 #
-# smoke: does everything run? about ten minutes on two cores; its figures mean nothing. night: 96 x 80 pixels, three
-# seeds, for two cores and a night. full: the thesis's sizes and epochs, for GPUs. ANATOMIES is a folder of label maps
-# to draw heads on; without it there is the built-in ICBM152 alone, one anatomy, and no split is by anatomy.
+# smoke: does everything run? its figures mean nothing. night: 96 x 80 pixels, three seeds, for two cores and a night.
+# full: the thesis's sizes and epochs, for GPUs. ANATOMIES is a folder of label maps to draw heads on; without it there
+# is the built-in ICBM152 alone, one anatomy, which cannot be split by anatomy.
 # What is finished is kept: after an interrupt, repeat the command. LAUNCH="accelerate launch" uses several GPUs.
 set -euo pipefail
 size=$1
