@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Chapters 4 and 5 from nothing, on synthetic cohorts: data, classifiers, maps, ACAT and its competitors, tables.
 #
-#     examples/reproduce.sh smoke|night|full OUT [ANATOMIES]
+#     examples/reproduce.sh smoke|night|full OUT ANATOMIES
 #
 # smoke: does everything run? its figures mean nothing. night: 96 x 80 pixels, three seeds, for two cores and a night.
-# full: the thesis's sizes and epochs, for GPUs. ANATOMIES is a folder of label maps to draw heads on; without it there
-# is the built-in ICBM152 alone, one anatomy, which cannot be split by anatomy.
+# full: the thesis's sizes and epochs, for GPUs. ANATOMIES is a folder of at least three label maps to draw heads on
+# (SynthSeg's training_seg_*.nii.gz): the splits are by anatomy, and the built-in ICBM152 is only one.
 # What is finished is kept: after an interrupt, repeat the command. LAUNCH="accelerate launch" uses several GPUs.
 set -euo pipefail
 size=$1
 mkdir -p "$2"
 out=$(realpath "$2")
-anatomies=${3:+--anatomies $(realpath "$3")}
+anatomies=$(realpath "${3:?the third argument is the folder of label maps}")
 cd "$(dirname "$0")/.."
 launch=${LAUNCH:-python}
 case $size in
@@ -53,7 +53,7 @@ ACAT, no residual|--options {"residual":false}
 dropout instead of attention|--options {"attention":"dropout"}'
 
 # Data: one cohort of each kind, dealt anew to train, validation and test for every seed.
-python datasets_scripts/make_phantom.py "$out/stroke" --layout ist3 --subjects $subjects $anatomies
+python datasets_scripts/make_phantom.py "$out/stroke" --layout ist3 --subjects $subjects --anatomies "$anatomies"
 difffuse preprocess "$out/stroke/dicom" "$out/stroke/scans" --linkage --image-size $image
 python datasets_scripts/make_phantom.py "$out/lungs" --layout mosmed --subjects $subjects
 for seed in $seeds; do
