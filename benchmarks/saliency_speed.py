@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from difffuse_hf import class_agnostic_saliency
 from difffuse_hf.detect import DEMO_MODEL, load_model
-from difffuse_hf.evaluation.tables import write_whole
+from difffuse_hf.files import write_whole
 from difffuse_hf.saliency.counterfactual import latent_counterfactual, scale_to_one
 from difffuse_hf.training import run_script
 

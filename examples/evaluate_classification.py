@@ -33,8 +33,8 @@ from difffuse_hf.evaluation.tables import (
     mean_and_error,
     measures_table,
     write_tables,
-    write_whole,
 )
+from difffuse_hf.files import write_whole
 from difffuse_hf.training import run_script
 
 ACCURACY = Column("accuracy", "accuracy, %", 100)

@@ -38,8 +38,8 @@ from difffuse_hf.evaluation.tables import (
     Table,
     measures_table,
     write_tables,
-    write_whole,
 )
+from difffuse_hf.files import write_whole
 from difffuse_hf.models.auto import load_classifier
 from difffuse_hf.saliency.cam import grad_cam, grad_cam_plus_plus, score_cam
 from difffuse_hf.saliency.counterfactual import class_agnostic_saliency

@@ -117,12 +117,10 @@ def fit_classifier(
     channels = train.features["pixel_values"].shape[-3]
     model.to(memory_format=torch.channels_last)  # the faster layout for convolutions
 
-    def weighted_loss(output, labels):
-        return (weights.to(labels.device)[labels] * bare.sample_losses(output, labels)).mean()
+    def losses_of(output, labels):
+        return weights.to(labels.device)[labels] * model.sample_losses(output, labels)
 
-    bare = model
-
-    def compute_loss(model, batch, _generator):
+    def compute_loss(network, batch, _generator):
         uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(channels))
         changes = {
             "flip": args.flip,
@@ -135,15 +133,13 @@ def fit_classifier(
         images, saliency = (changed, None) if saliency is None else changed
         if args.flip:
             labels = flip_labels(labels, mirrored(uniforms), names)
-        return weighted_loss(model(images, saliency=saliency), labels)
+        return losses_of(network(images, saliency=saliency), labels).mean()
 
     def validate(model, batches):
         logits, labels, losses = [], [], []
         for batch in batches:
             output = model(batch["pixel_values"], saliency=batch.get("saliency"))
-            losses.append(
-                weights.to(batch["label"].device)[batch["label"]] * model.sample_losses(output, batch["label"])
-            )
+            losses.append(losses_of(output, batch["label"]))
             logits.append(output.logits.float().cpu())
             labels.append(batch["label"].cpu())
         logits, labels = torch.cat(logits), torch.cat(labels)

@@ -5,7 +5,6 @@ once, in any number of processes, and joined to the scans by key. See examples/c
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..errors import InputError
+from ..files import write_whole
 from .slices import load_slices
 
 _KEYS = ("scan_id", "subject", "case")  # the first column that is there names a scan
@@ -76,9 +76,7 @@ class SaliencyStore:
                     f"{self.settings[different[0]]}); choose another folder."
                 )
         else:
-            temporary = path.with_name(f".{os.getpid()}-{_SUMMARY}")
-            temporary.write_text(json.dumps(self.settings, indent=2))
-            temporary.replace(path)
+            write_whole(path, lambda temporary: temporary.write_text(json.dumps(self.settings, indent=2)))
 
     def missing(self, num_rows: int) -> list[range]:
         """Rows of the files that are not there yet."""
@@ -87,11 +85,9 @@ class SaliencyStore:
 
     def write(self, rows: range, keys: list[str], maps: torch.Tensor) -> None:
         """Maps (n, ..., 1, H, W) in [0, 1] of `rows`, in steps of 1/65535."""
-        path = self._file(rows.start)
-        temporary = path.with_name(f".{os.getpid()}-{path.name}")
         stored = (maps.clamp(0, 1) * 65535).round().to(torch.uint16).contiguous().cpu()
-        save_file({"saliency": stored}, temporary, metadata={"keys": json.dumps(keys)})
-        temporary.replace(path)
+        named = {"keys": json.dumps(keys)}
+        write_whole(self._file(rows.start), lambda path: save_file({"saliency": stored}, path, metadata=named))
 
     def _file(self, start: int) -> Path:
         return self.folder / f"{self.split}-{start // self.chunk:05d}.safetensors"

@@ -6,12 +6,13 @@ figure. The thesis's own figures stand in a column of their own that says so. St
 
 import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from ..files import write_whole
 
 UNDEFINED = "–"
 THESIS_HEADING = "thesis (real data)"
@@ -269,17 +270,6 @@ def write_tables(tables: Sequence[Table], data: Mapping, folder: str | Path, ste
     for ending, content in contents.items():
         path = folder / f"{stem}.{ending}"
         write_whole(path, lambda temporary, content=content: temporary.write_text(content, encoding="utf-8"))
-
-
-def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write(temporary path)` write a file beside `path`, then rename it: nobody finds half a file there."""
-    path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _mean_cell(result, column, seeds):

@@ -1,12 +1,12 @@
 """The tables of a run: one row per series with its decision, and the count of exclusions (thesis Table 3.1)."""
 
-import os
 from pathlib import Path
 
 import pandas
 from rich.console import Console
 from rich.table import Table
 
+from ..files import write_whole
 from .exclusion import Exclusion
 
 _FIRST = "scan_id patient study series decision reason detail header_decision header_reason merged_into file".split()
@@ -43,10 +43,10 @@ def exclusion_table(manifest: pandas.DataFrame) -> pandas.DataFrame:
 def write_tables(manifest: pandas.DataFrame, output: Path):
     """`manifest.parquet` and `.csv`, `exclusions.csv` and `.md`; each appears complete or not at all."""
     exclusions = exclusion_table(manifest)
-    _replace(output / "manifest.parquet", lambda path: manifest.to_parquet(path, index=False))
-    _replace(output / "manifest.csv", lambda path: manifest.to_csv(path, index=False))
-    _replace(output / "exclusions.csv", lambda path: exclusions.to_csv(path, index=False))
-    _replace(output / "exclusions.md", lambda path: path.write_text(_markdown(exclusions), encoding="utf-8"))
+    write_whole(output / "manifest.parquet", lambda path: manifest.to_parquet(path, index=False))
+    write_whole(output / "manifest.csv", lambda path: manifest.to_csv(path, index=False))
+    write_whole(output / "exclusions.csv", lambda path: exclusions.to_csv(path, index=False))
+    write_whole(output / "exclusions.md", lambda path: path.write_text(_markdown(exclusions), encoding="utf-8"))
 
 
 def print_summary(manifest: pandas.DataFrame, output: Path, console: Console):
@@ -72,12 +72,3 @@ def _markdown(exclusions: pandas.DataFrame) -> str:
     for row in exclusions.itertuples():
         lines.append(f"| {row.reason} | {row.description} | {row.series} | {row.remaining} |")
     return "\n".join(lines) + "\n"
-
-
-def _replace(path: Path, write):
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
