@@ -5,10 +5,11 @@ python benchmarks/saliency_speed.py --slices 11 --size 64 96 128 --threads 2 --o
 The networks are those of the shipped demo model, the images synthetic. Both sides run the same steps (Eq. 5.4, step
 rule included) and their maps are compared: in double precision, where they must be the same, and as timed. Between the
 two stand the baseline with its costs taken away one by one, so that the table says where the time goes. Neither the
-step nor the weight of the L1 term has a part in the time, only in how far rounding is amplified: large steps, and with
-the thesis's weight of 100 the sign of z_i − E(x)_i wherever the classifier hardly depends on z_i, part two correct
-programs by up to 1e-3 in single precision. On a machine that does other work too, read the ratio in CPU time of one
-thread.
+step nor its rule has a part in the time, only in how far rounding is amplified: with "fixed" and "halve" the sign of
+z_i − E(x)_i, wherever the classifier hardly depends on z_i, parts two correct programs by up to 1e-3 in single
+precision, while a proximal step is continuous in z. On a machine that does other work too, read the ratio in CPU time
+of one thread. What a C library's allocator gives back to the system between two steps, the next step has to ask for
+again: with glibc, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ and MALLOC_TOP_PAD_ (README, "Speed") keep it.
 
     baseline             parameter gradients by `backward()`, the network run again for the stopping test, the decoder
                          run again for a frame, every number fetched to the host at every step
@@ -30,7 +31,7 @@ from torch.nn import functional as F
 from difffuse_hf import class_agnostic_saliency
 from difffuse_hf.detect import DEMO_MODEL, load_model
 from difffuse_hf.files import write_whole
-from difffuse_hf.saliency.counterfactual import latent_counterfactual, scale_to_one
+from difffuse_hf.saliency.counterfactual import STEP_RULES, latent_counterfactual, scale_to_one
 from difffuse_hf.training import run_script
 
 STOP_AT = (
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_steps", type=int, default=20)
     parser.add_argument("--step_size", type=float, default=0.01)
     parser.add_argument("--l1_weight", type=float, default=1.0)
-    parser.add_argument("--step_rule", choices=("fixed", "halve"), default="fixed")
+    parser.add_argument("--step_rule", choices=STEP_RULES, default="proximal")
     parser.add_argument(
         "--channels_last", action=argparse.BooleanOptionalAction, default=True, help="for our function"
     )
@@ -171,19 +172,22 @@ def baseline_saliency(classifier, autoencoder, image, num_steps, step_size, step
         for _ in range(num_steps):
             latent = latent.detach().requires_grad_()
             logits = classifier(autoencoder.decode(latent)).logits
-            loss = F.cross_entropy(logits, target) + l1_weight * (latent - start).abs().mean()
+            entropy, distance = F.cross_entropy(logits, target), (latent - start).abs().mean()
+            loss = entropy + l1_weight * distance
             classifier.zero_grad()
             autoencoder.zero_grad()
-            loss.backward()
+            (entropy if step_rule == "proximal" else loss).backward()
             if previous is None:
                 previous = float(loss.detach().cpu().numpy())
             with torch.no_grad():
                 proposal = latent - step * latent.grad
+                if step_rule == "proximal":
+                    proposal = start + F.softshrink(proposal - start, step * l1_weight / latent.numel())
                 logits = classifier(autoencoder.decode(proposal)).logits  # for the stopping test
                 loss = F.cross_entropy(logits, target) + l1_weight * (proposal - start).abs().mean()
                 objective = float(loss.cpu().numpy())
                 probability = float(logits.softmax(1).cpu().numpy()[0, k])
-                if step_rule == "halve" and objective > previous:
+                if step_rule != "fixed" and objective > previous:
                     step = step / 2
                     continue
                 latent, previous = proposal, objective

@@ -6,7 +6,8 @@ accelerate launch examples/train_classifier.py --dataset data/brats_slices --out
 `--backbone half_brain` is the multi-task CNN, trained in the thesis's three stages: the halves of the brain alone
 (Adam 1e-3), the heads over both halves (1e-4), everything (1e-5), 200 epochs in all; how the epochs are shared out is
 our choice. `vit` is the counted vision transformer of Table 4.2; any other name is a timm model with the first stage's
-recipe. All have a cosine, weight decay 5e-5 and left-right flips. `--preset demo` is the shipped slice classifier.
+recipe (transformers start better with --learning_rate 3e-4 --warmup_steps 200). All have a cosine, weight decay 5e-5
+and left-right flips. `--preset demo` is the shipped slice classifier.
 """
 
 import dataclasses

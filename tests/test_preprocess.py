@@ -121,6 +121,20 @@ def test_a_scan_is_eleven_slices_of_500_by_400_between_0_and_1_with_its_scale(fi
         assert 0.25 < np.median(brain) < 0.4  # 25 to 40 HU
 
 
+def test_another_window_of_hounsfield_units_is_an_option_of_the_command(finished, disk, tmp_path):
+    subprocess.run(command(disk / "soft", tmp_path / "out", "--window", "15", "60"), check=True)
+    file = pandas.read_parquet(tmp_path / "out" / "manifest.parquet")["file"].item()
+    narrow = np.asarray(nibabel.load(tmp_path / "out" / file).dataobj)
+    kept = finished[1][finished[1]["decision"] == "keep"].sort_values("study_day")
+    hounsfield = 100 * np.asarray(nibabel.load(finished[0] / kept["file"].iloc[0]).dataobj)
+    assert narrow == pytest.approx(np.clip((hounsfield - 15) / 45, 0, 1), abs=2e-3)
+    wrong = subprocess.run(
+        command(disk / "soft", tmp_path / "wrong", "--window", "60", "15"), capture_output=True, text=True
+    )
+    assert wrong.returncode == 2 and "`window_hu` is (low, high)" in wrong.stderr
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_the_midline_leans_as_the_head_does(finished):
     """The first head rolls by 4 degrees to one side, the second by 6 to the other."""
     kept = finished[1][finished[1]["decision"] == "keep"].sort_values("study_day")

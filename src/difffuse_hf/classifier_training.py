@@ -40,6 +40,8 @@ class ClassifierArguments(LoopArguments):
     intensity_augmentation: float = option(0.0, "Random gamma and scale per channel, on a log scale.")
     noise_augmentation: float = option(0.0, "Largest standard deviation of added noise.")
     shift_augmentation: int = option(0, "Largest random shift in pixels.")
+    rotation_augmentation: float = option(0.0, "Largest random rotation in degrees.")
+    zoom_augmentation: float = option(0.0, "Random magnification, on a log scale.")
     max_steps: int = option(30_000, "Optimiser steps.")
     batch_size: int = option(32, "Slices or scans in a forward pass, on each process.")
     optimizer: str = option("adam", "`adam` or `adamw`.")
@@ -127,6 +129,8 @@ def fit_classifier(
             "intensity": args.intensity_augmentation,
             "noise": args.noise_augmentation,
             "shift": args.shift_augmentation,
+            "rotation": args.rotation_augmentation,
+            "zoom": args.zoom_augmentation,
         }
         images, saliency, labels = batch["pixel_values"], batch.get("saliency"), batch["label"]
         changed = augment(images, uniforms=uniforms, saliency=saliency, **changes)

@@ -146,6 +146,12 @@ def preprocess(
     image_size: Annotated[
         tuple[int, int], typer.Option(metavar="HEIGHT WIDTH", help="Pixels of the canvas that a head is put on.")
     ] = (500, 400),
+    window: Annotated[
+        tuple[float, float],
+        typer.Option(
+            metavar="LOW HIGH", help="Hounsfield units that become 0 and 1; 15 60 brings out early infarcts."
+        ),
+    ] = (0, 100),
     min_nmi: Annotated[
         float, typer.Option(min=1, max=2, help="Mutual information below which registration has failed.")
     ] = 1.187,
@@ -169,17 +175,21 @@ def preprocess(
         from .preprocessing.ct import preprocess_ct
         from .preprocessing.steps import CTPreprocessConfig
 
-    config = CTPreprocessConfig(
-        merge_split=merge_split,
-        template=None if template is None else str(template.resolve()),
-        template_old=None if template_old is None else str(template_old.resolve()),
-        pixel_mm=pixel_mm,
-        image_size=image_size,
-        min_nmi=min_nmi,
-        max_rotation_deg=max_rotation,
-        registration_qc=registration_qc.value,
-        headers_only=headers_only,
-    )
+    try:
+        config = CTPreprocessConfig(
+            merge_split=merge_split,
+            template=None if template is None else str(template.resolve()),
+            template_old=None if template_old is None else str(template_old.resolve()),
+            pixel_mm=pixel_mm,
+            image_size=image_size,
+            window_hu=window,
+            min_nmi=min_nmi,
+            max_rotation_deg=max_rotation,
+            registration_qc=registration_qc.value,
+            headers_only=headers_only,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}") from error
     manifest = preprocess_ct(dicom_dir, out, config, workers, dask, linkage)
     from .preprocessing.manifest import print_summary
 

@@ -74,6 +74,8 @@ def augment(
     intensity: float = 0.0,
     noise: float = 0.0,
     shift: int = 0,
+    rotation: float = 0.0,
+    zoom: float = 0.0,
     uniforms: torch.Tensor | None = None,
     saliency: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -87,11 +89,13 @@ def augment(
         intensity (`float`): x → s·x^γ for each channel, with log γ and log s uniform in [-intensity, intensity].
         noise (`float`): adds Gaussian noise with a standard deviation uniform in [0, noise], over the background too.
         shift (`int`): moves a slice by up to this many pixels in both directions.
+        rotation (`float`): turns a slice about its centre by up to so many degrees, bilinearly.
+        zoom (`float`): magnifies a slice about its centre, log factor uniform in [-zoom, zoom].
         uniforms (`torch.Tensor` of shape `(B, augment_uniforms(C))`, *optional*): numbers in [0, 1) that decide
             everything in place of the generator, row i for sample i: `sample_uniform(seed, batch["position"], ...)`
             makes the changes the same on any number of processes. Which change is on moves no other one's numbers.
-        saliency (`torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)`, *optional*): map to mirror and to shift
-            with the image.
+        saliency (`torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)`, *optional*): map to move with the
+            image.
 
     Returns:
         `torch.Tensor` of the image's shape, or with `saliency` the pair of both.
@@ -124,6 +128,11 @@ def augment(
 
         image = moved(image)
         saliency = None if saliency is None else moved(saliency)
+    if rotation or zoom:
+        turn, growth = (2 * uniform(5 + 2 * channels, 2) - 1).unbind(1)
+        angle, scale = torch.deg2rad(rotation * turn), (zoom * growth).exp()
+        image = turned(image, angle, scale)
+        saliency = None if saliency is None else turned(saliency, angle, scale)
     if intensity:
         gamma, scale = ((2 * uniform(5, 2, channels) - 1) * intensity).exp().unbind(1)  # [B,C] each
         each = (batch, *single[:-3], channels, 1, 1)
@@ -150,8 +159,26 @@ def augment(
 
 
 def augment_uniforms(channels: int) -> int:
-    """How many numbers `augment` takes for a sample: 1 flip, 2 shift, 2 noise (strength, seed), 2 for each channel."""
-    return 5 + 2 * channels
+    """How many numbers `augment` takes for a sample: flip, 2 shift, 2 noise (strength, seed), 2 for each channel,
+    rotation and zoom."""
+    return 7 + 2 * channels
+
+
+def turned(image: torch.Tensor, angle: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Slices (B, C, H, W) or scans (B, S, C, H, W) turned and magnified about their centre, bilinearly, 0 outside.
+
+    Args:
+        angle (`torch.Tensor` of shape `(B,)`): radians, clockwise as images are shown (rows downwards).
+        scale (`torch.Tensor` of shape `(B,)`): factor of size.
+    """
+    stack = image.flatten(1, -3)  # slices and channels of a sample move alike
+    height, width = stack.shape[-2:]
+    cosine, sine, zero = angle.cos() / scale, angle.sin() / scale, torch.zeros_like(angle)
+    to_source = torch.stack(  # of coordinates that run from -1 to 1 along each side, whatever its length
+        [cosine, sine * height / width, zero, -sine * width / height, cosine, zero], dim=1
+    )
+    grid = F.affine_grid(to_source.view(-1, 2, 3), list(stack.shape), align_corners=False)
+    return F.grid_sample(stack, grid.to(stack.dtype), align_corners=False).view(image.shape)
 
 
 def mirrored(uniforms: torch.Tensor) -> torch.Tensor:
