@@ -10,6 +10,7 @@ EXTRAS = {
         "krippendorff>=0.8",
         "scikit-learn>=1.4",
         "scikit-image>=0.23",
+        "torchmetrics>=1.4",
         "pandas>=2.0",
         "pyarrow>=14",
     ],

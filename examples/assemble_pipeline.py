@@ -17,8 +17,7 @@ import torch
 from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.detect import complete_folder, fastest_dtype, to_fastest
-from difffuse_hf.evaluation.anomaly import as_tensors, dif_fuse, run_method
-from difffuse_hf.evaluation.segmentation import best_threshold
+from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, run_method
 from difffuse_hf.hub import model_card, write_model_card
 from difffuse_hf.models.unet import UNet2DModel
 from difffuse_hf.training import run_script
@@ -57,11 +56,11 @@ def main(argv: list[str] | None = None) -> None:
         preset=args.preset,
     ).to("cuda" if torch.cuda.is_available() else "cpu")
 
-    validation = as_tensors(load_slices(args.dataset, "validation"), args.limit)
-    sick = validation["labels"] == 1
+    validation = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
+    sick = validation.labels == 1
     with torch.no_grad():
         logits = torch.cat(
-            [pipeline.classifier(part.to(pipeline.device)).logits.cpu() for part in validation["images"].split(64)]
+            [pipeline.classifier(part.to(pipeline.device)).logits.cpu() for part in validation.images.split(64)]
         )
     probability = logits.softmax(1)[:, 1]
     pipeline.processor.lesion_probability_threshold = float(probability[sick].quantile(1 - args.sensitivity))
@@ -69,9 +68,10 @@ def main(argv: list[str] | None = None) -> None:
 
     trained = pipeline.unet
     pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(pipeline.device))  # as `difffuse detect` will
-    maps, _ = run_method(pipeline, dif_fuse, validation["images"][sick], args.seed, label="Validation slices")
-    threshold, dice = best_threshold(maps, validation["masks"][sick])
-    pipeline.unet, pipeline.processor.anomaly_threshold = trained, threshold
+    known = validation.select(sick)
+    maps, _ = run_method(pipeline, known.images, args.seed, label="Validation slices", picture_steps=0)
+    threshold = choose_threshold(maps, known)
+    pipeline.unet, pipeline.processor.anomaly_threshold = trained, threshold.value
     card = model_card(
         name=Path(args.output_dir).name,
         description=(
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         ),
         training_data=args.training_data,
         scores={
-            "Dice, validation slices with a lesion, anomaly threshold chosen on them": dice,
+            "Dice, validation slices with a lesion, anomaly threshold chosen on them": threshold.dice,
             "sensitivity, validation slices, at the saved lesion probability": args.sensitivity,
             "specificity, the same": specificity,
         },
@@ -92,8 +92,8 @@ def main(argv: list[str] | None = None) -> None:
         pipeline.save_pretrained(folder)
         write_model_card(folder, card)
     print(
-        f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: Dice {dice:.3f} at anomaly "
-        f"threshold {threshold:.4f}; {args.sensitivity:.0%} of them pass at lesion probability "
+        f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: Dice {threshold.dice:.3f} at "
+        f"the anomaly threshold {threshold.value:.4f}; {args.sensitivity:.0%} of them pass at lesion probability "
         f"{pipeline.processor.lesion_probability_threshold:.3f}, {1 - specificity:.1%} of the healthy slices do too."
     )
 

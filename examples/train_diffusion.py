@@ -4,17 +4,28 @@ accelerate launch examples/train_diffusion.py --dataset data/brats_slices --outp
 
 Defaults are the thesis's recipe: 60,000 iterations of 10 slices, AdamW 1e-4 (0.9, 0.999) with weight decay 0.05, EMA
 0.99, linear betas 1e-4 to 0.02, T = 1000, the 138 M-parameter U-Net. `--preset demo` is the shipped checkpoint.
+
+    --learned_variance                          the loss of Nichol and Dhariwal (Sec. 6.2), of which the mean is used
+    --class_conditional --label_dropout 0.15    for classifier-free guidance: lesions too, the last class is "unknown"
+    --noise simplex --max_timestep 800          AnoDDPM
+    --prediction_type v_prediction --snr_gamma 5    beyond the thesis
+
+Every validation leaves a picture in OUTPUT/pictures: slices, what DDIM inversion and DDIM bring back, and a resampling
+by DDPM from the same level. The loss is given by bands of the timestep too.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from difffuse_hf.schedulers.simplex import simplex_noise
 
 from difffuse_hf import DifFuseScheduler, make_healthy_unet
 from difffuse_hf.checkpoints import write_model
 from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
-from difffuse_hf.losses import diffusion_loss
+from difffuse_hf.evaluation.round_trip import as_picture, round_trip
+from difffuse_hf.losses import diffusion_losses
 from difffuse_hf.sample_stream import sample_uniform
 from difffuse_hf.training import (
     LoopArguments,
@@ -44,6 +55,7 @@ DEMO = {
     "validation_samples": 128,
     "checkpointing_steps": 500,
 }
+BANDS = 4  # of the timestep, in the validation loss
 
 
 @dataclass(kw_only=True)
@@ -55,6 +67,14 @@ class DiffusionArguments(LoopArguments):
     max_timestep: int | None = option(None, "Draw timesteps below this one only; all of them by default.")
     flip: bool = option(True, "Random left-right flips.")
     intensity_augmentation: float = option(0.0, "Random gamma and scale per channel, on a log scale.")
+    prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "What the network predicts.")
+    learned_variance: bool = option(False, "Learn the variance as well, by the hybrid loss.")
+    snr_gamma: float | None = option(None, "Weigh timesteps by min-SNR with this gamma; off by default.")
+    noise: Literal["gaussian", "simplex"] = option("gaussian", "`gaussian`, or `simplex` as AnoDDPM.")
+    class_conditional: bool = option(False, "Tell the network the label, and train on lesions too.")
+    label_dropout: float = option(0.15, "Share of the labels that are hidden from a class-conditional network.")
+    picture_slices: int = option(4, "Validation slices in the picture; 0 = no picture.")
+    picture_steps: int = option(20, "Steps up and steps down in the picture.")
     weight_decay: float = option(0.05, "Weight decay.")
     ema_decay: float = option(0.99, "Decay of the averaged weights, which are the ones validated and saved; 0 = off.")
 
@@ -63,10 +83,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(DiffusionArguments, {"demo": DEMO}, argv)
     torch.manual_seed(args.seed)
     options = {"image_size": args.image_size, "pixel_spacing_mm": args.pixel_spacing_mm}
-    train = load_slices(args.dataset, "train", healthy_only=True, **options)
-    validation = load_slices(args.dataset, "validation", healthy_only=True, **options)
+    options["healthy_only"] = not args.class_conditional
+    train, validation = (load_slices(args.dataset, split, **options) for split in ("train", "validation"))
 
     channels, height, width = train.features["image"].shape
+    unknown = train.features["label"].num_classes if args.class_conditional else None  # the label that says nothing
     unet = make_healthy_unet(
         in_channels=channels,
         sample_size=height if height == width else (height, width),
@@ -74,21 +95,53 @@ def main(argv: list[str] | None = None) -> None:
         layers_per_block=args.layers_per_block,
         attention_levels=args.attention_levels,
         norm_num_groups=args.norm_num_groups,
+        out_channels=channels * (2 if args.learned_variance else 1),
+        num_class_embeds=None if unknown is None else unknown + 1,
     )
-    scheduler = DifFuseScheduler()  # linear betas 1e-4 to 0.02, T = 1000
+    scheduler = DifFuseScheduler(  # linear betas 1e-4 to 0.02, T = 1000
+        prediction_type=args.prediction_type,
+        variance_type="learned_range" if args.learned_variance else "fixed_small",
+    )
+    levels = args.max_timestep or len(scheduler)
+
+    def losses_of(unet, image, timestep, labels, generator):
+        if args.noise == "simplex":
+            noise = simplex_noise(image.shape, timestep, generator, device=image.device)
+        else:
+            noise = torch.randn(image.shape, generator=generator, device=image.device)
+        return diffusion_losses(
+            unet, image, noise, timestep, scheduler.alphas_cumprod, labels, args.prediction_type, args.snr_gamma
+        )
 
     def compute_loss(unet, batch, generator):
-        uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(batch["image"].shape[1]))
-        image = augment(batch["image"], flip=args.flip, intensity=args.intensity_augmentation, uniforms=uniforms)
-        return diffusion_loss(unet, image, scheduler.alphas_cumprod, generator, args.max_timestep)
+        image, labels = batch["image"], None
+        uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(channels) + 1)
+        image = augment(image, flip=args.flip, intensity=args.intensity_augmentation, uniforms=uniforms)
+        if args.class_conditional:
+            labels = batch["label"].masked_fill(uniforms[:, -1] < args.label_dropout, unknown)
+        timestep = torch.randint(levels, (len(image),), generator=generator, device=image.device)
+        return losses_of(unet, image, timestep, labels, generator).mean()
 
     def validate(unet, batches):
         generator = torch.Generator(unet.device).manual_seed(0)  # the same levels and noise every time
-        losses = [
-            diffusion_loss(unet, batch["image"], scheduler.alphas_cumprod, generator, args.max_timestep)
-            for batch in batches
-        ]
-        return {"loss": torch.stack(losses).mean().item()}
+        losses, bands, shown = [], [], None
+        for batch in batches:
+            image = batch["image"]
+            timestep = torch.randint(levels, (len(image),), generator=generator, device=image.device)
+            labels = batch["label"] if args.class_conditional else None
+            losses.append(losses_of(unet, image, timestep, labels, generator))
+            bands.append(timestep * BANDS // levels)
+            shown = image[: args.picture_slices] if shown is None else shown
+        losses, bands = torch.cat(losses), torch.cat(bands)
+        edges = [levels * band // BANDS for band in range(BANDS + 1)]
+        metrics = {"loss": losses.mean().item()}
+        for band in bands.unique().tolist():
+            metrics[f"loss/timesteps {edges[band]}-{edges[band + 1] - 1}"] = losses[bands == band].mean().item()
+        if len(shown):
+            labels = torch.zeros(len(shown), dtype=torch.long, device=shown.device) if args.class_conditional else None
+            rows = round_trip(unet, scheduler, shown, levels // 2, args.picture_steps, labels, generator)
+            metrics |= {"reconstruction_error": (rows[1] - shown).abs().mean().item(), "round_trip": as_picture(rows)}
+        return metrics
 
     def save(unet):
         write_model(Path(args.output_dir) / "unet", unet.save_pretrained)

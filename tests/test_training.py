@@ -13,10 +13,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DModel
+from PIL import Image
 from safetensors.torch import load_file
 from scipy.stats import chisquare, kstest
 from torch.testing import assert_close
 
+from difffuse_hf import DifFuseScheduler
 from difffuse_hf.checkpoints import write_model
 from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, load_slices, mirrored, turned
 from difffuse_hf.errors import InputError
@@ -112,6 +115,32 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_uni
     assert not same(whole, cut)
     assert [line["step"] for line in history(tmp_path / "cut")] == [3, 3, 6, 6, 9, 9]  # a loss and a validation each
     assert history(tmp_path / "cut") == history(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "variant, out_channels, classes",
+    [
+        (["--learned_variance", "--prediction_type", "v_prediction", "--snr_gamma", "5"], 4, None),
+        (["--class_conditional", "--label_dropout", "0.5"], 2, 3),
+        (["--noise", "simplex", "--max_timestep", "800"], 2, None),
+    ],
+)
+def test_variants_of_the_denoiser_train_and_leave_pictures_and_losses_by_timestep(
+    variant, out_channels, classes, slices, tmp_path
+):
+    options = ["--max_steps", "4", "--validation_steps", "2", "--checkpointing_steps", "0", "--picture_steps", "2"]
+    train("train_diffusion", slices, tmp_path / "out", *variant, *options)
+    unet = UNet2DModel.from_pretrained(tmp_path / "out", subfolder="unet")
+    scheduler = DifFuseScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler")
+    assert (unet.config.out_channels, unet.config.num_class_embeds) == (out_channels, classes)
+    assert scheduler.config.prediction_type == ("v_prediction" if "v_prediction" in variant else "epsilon")
+    last = history(tmp_path / "out")[-1]["validation"]
+    bands = [value for name, value in last.items() if name.startswith("loss/timesteps")]
+    assert bands and min(bands) <= last["loss"] <= max(bands) and last["reconstruction_error"] >= 0
+    pictures = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
+    assert pictures == ["round_trip-000002.png", "round_trip-000004.png"]
+    with Image.open(tmp_path / "out" / "pictures" / pictures[0]) as picture:
+        assert picture.size == (4 * 16, 3 * 16)  # four slices; as they are, reconstructed, resampled
 
 
 def start(script, slices, output, *flags):

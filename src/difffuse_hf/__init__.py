@@ -44,7 +44,8 @@ _PUBLIC = {
     "pipelines.pipeline_output": ["CounterfactualOutput"],
     "pipelines.pipeline_difffuse": ["DifFusePipeline"],
     "evaluation.segmentation": ["dice", "iou"],
-    "evaluation.localisation": ["pointing_game"],
+    "evaluation.localisation": ["pointing_game", "average_precision"],
+    "evaluation.image_quality": ["kid"],
     "evaluation.agreement": ["krippendorff_alpha"],
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -1,5 +1,7 @@
 """Losses of the three networks that Dif-fuse needs: denoiser, autoencoder and classifier."""
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -10,26 +12,138 @@ def diffusion_loss(
     alphas_cumprod: torch.Tensor,
     generator: torch.Generator | None = None,
     max_timestep: int | None = None,
+    **options,
 ) -> torch.Tensor:
-    """Mean squared error of the predicted noise at random levels (Eq. 6.5).
-
-        x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε,   loss = mean (ε − ε_θ(x_t, t))²
+    """Mean of `diffusion_losses` at random timesteps (Eq. 6.5).
 
     Args:
-        unet (`torch.nn.Module`): ε_θ, called as `unet(sample, timestep).sample`.
-        image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1]; moved to [-1, 1] here.
-        alphas_cumprod (`torch.Tensor` of shape `(T,)`): ᾱ, noisier from left to right.
+        unet, image, alphas_cumprod, options: as there.
         generator (`torch.Generator`, *optional*): source of the timesteps and of the noise, on the image's device.
         max_timestep (`int`, *optional*): timesteps are drawn below it; all T by default. A model that is only asked
             to repaint from level K needs no more than K.
     """
-    clean = 2 * image - 1
     levels = max_timestep or len(alphas_cumprod)
-    timestep = torch.randint(levels, (len(clean),), generator=generator, device=clean.device)
-    noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
-    signal = alphas_cumprod.to(clean)[timestep][:, None, None, None]  # [B,1,1,1]
-    noise_pred = unet(signal.sqrt() * clean + (1 - signal).sqrt() * noise, timestep).sample
-    return F.mse_loss(noise_pred.float(), noise)
+    timestep = torch.randint(levels, (len(image),), generator=generator, device=image.device)
+    noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+    return diffusion_losses(unet, image, noise, timestep, alphas_cumprod, **options).mean()
+
+
+def diffusion_losses(
+    unet: torch.nn.Module,
+    image: torch.Tensor,
+    noise: torch.Tensor,
+    timestep: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    class_labels: torch.Tensor | None = None,
+    prediction_type: str = "epsilon",
+    snr_gamma: float | None = None,
+    bound_weight: float = 1e-3,
+) -> torch.Tensor:
+    """Squared error of what the network predicts, one value an image (Eq. 6.5).
+
+        x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε,   loss = w_t · mean (ε − ε_θ(x_t, t))²
+
+    A network with twice the image's channels has learned variances: their part of the variational bound is added,
+    through which the mean gets no gradient (Nichol and Dhariwal 2021, L_hybrid; they take the weight 0.001).
+
+    Args:
+        unet (`torch.nn.Module`): ε_θ, called as `unet(sample, timestep, class_labels=...).sample`.
+        image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1]; moved to [-1, 1] here.
+        noise (`torch.Tensor` of shape `(B, C, H, W)`): ε, of unit variance.
+        timestep (`torch.Tensor` of shape `(B,)`): t - 1, from 0 up.
+        alphas_cumprod (`torch.Tensor` of shape `(T,)`): ᾱ, noisier from left to right.
+        class_labels (`torch.Tensor` of shape `(B,)`, *optional*): of a class-conditional network.
+        prediction_type (`str`): `"epsilon"`, or `"v_prediction"` for v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho
+            2022).
+        snr_gamma (`float`, *optional*): γ of w_t = min(SNR, γ) / SNR, with SNR + 1 below the line for v (Hang et al.
+            2023, who take 5); w_t = 1 by default.
+        bound_weight (`float`): weight of the bound of a network with learned variances.
+    """
+    clean, channels = 2 * image - 1, image.shape[1]
+    signal = alphas_cumprod.to(clean)[timestep].view(-1, 1, 1, 1)  # [B,1,1,1]
+    sample = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+    labels = {} if class_labels is None else {"class_labels": class_labels}
+    prediction = unet(sample, timestep, **labels).sample.to(clean.dtype)
+    mean, variance = prediction[:, :channels], prediction[:, channels:]
+    wanted = noise if prediction_type == "epsilon" else signal.sqrt() * noise - (1 - signal).sqrt() * clean
+    losses = (mean - wanted).square().flatten(1).mean(1)
+    if snr_gamma is not None:
+        losses = losses * min_snr_weight(signal.flatten(), snr_gamma, prediction_type)
+    if variance.shape[1]:
+        frozen = mean.detach()
+        if prediction_type == "v_prediction":
+            frozen = signal.sqrt() * frozen + (1 - signal).sqrt() * sample  # ε that goes with v
+        bound = variational_bound(clean, sample, frozen, variance, timestep, alphas_cumprod)
+        losses = losses + bound_weight * len(alphas_cumprod) * bound
+    return losses
+
+
+def min_snr_weight(signal: torch.Tensor, gamma: float, prediction_type: str = "epsilon") -> torch.Tensor:
+    """w_t = min(SNR, γ) / SNR of a network that predicts the noise, min(SNR, γ) / (SNR + 1) of one that predicts v.
+
+    Args:
+        signal (`torch.Tensor` of shape `(B,)`): ᾱ_t; SNR = ᾱ_t / (1 − ᾱ_t).
+    """
+    ratio = signal / (1 - signal)
+    return ratio.clamp_max(gamma) / (ratio if prediction_type == "epsilon" else ratio + 1)
+
+
+def variational_bound(
+    clean: torch.Tensor,
+    sample: torch.Tensor,
+    noise_pred: torch.Tensor,
+    variance_pred: torch.Tensor,
+    timestep: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+) -> torch.Tensor:
+    """The bound's term at one timestep, in bits a pixel, one value an image (Nichol and Dhariwal 2021, Eq. 4-6).
+
+        KL(q(x_{t-1} | x_t, x_0) ‖ p_θ(x_{t-1} | x_t)) for t > 1,   −log p_θ(x_0 | x_1) over 256 grey levels for t = 1
+
+    Args:
+        clean, sample, noise_pred (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [-1, 1], x_t and ε_θ.
+        variance_pred (`torch.Tensor` of shape `(B, C, H, W)`): what the network says of the variance, -1 for the
+            posterior's and 1 for β_t, on a log scale in between; see `learned_log_variance`.
+    """
+    bars = alphas_cumprod.to(device=clean.device, dtype=torch.float64)
+    before = torch.cat([bars.new_ones(1), bars[:-1]])
+
+    def at(values):
+        return values[timestep].to(clean.dtype).view(-1, 1, 1, 1)
+
+    beta = 1 - bars / before
+    posterior = beta * (1 - before) / (1 - bars)
+    posterior[0] = posterior[1]  # there is none at t = 1; its logarithm is needed all the same
+    from_clean, from_sample = before.sqrt() * beta / (1 - bars), (bars / before).sqrt() * (1 - before) / (1 - bars)
+    predicted_clean = ((sample - at((1 - bars).sqrt()) * noise_pred) / at(bars.sqrt())).clamp(-1, 1)
+    true_mean = at(from_clean) * clean + at(from_sample) * sample
+    mean = at(from_clean) * predicted_clean + at(from_sample) * sample
+    log_variance = learned_log_variance(variance_pred, at(posterior), at(beta))
+    divergence = gaussian_divergence(true_mean, at(posterior.log()), mean, log_variance)
+    surprise = -discretised_log_likelihood(clean, mean, log_variance / 2)
+    nats = torch.where(timestep.view(-1, 1, 1, 1) == 0, surprise, divergence)
+    return nats.flatten(1).mean(1) / math.log(2)
+
+
+def learned_log_variance(prediction: torch.Tensor, posterior: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+    """log σ² = v log β_t + (1 − v) log β̃_t with v = (prediction + 1) / 2 (Nichol and Dhariwal 2021, Eq. 15)."""
+    share = (prediction + 1) / 2
+    return share * beta.log() + (1 - share) * posterior.log()
+
+
+def gaussian_divergence(mean1, log_variance1, mean2, log_variance2) -> torch.Tensor:
+    """KL(N(mean1, exp log_variance1) ‖ N(mean2, exp log_variance2)) of each element, in nats."""
+    spread = (log_variance1 - log_variance2).exp() + (mean1 - mean2).square() * (-log_variance2).exp()
+    return 0.5 * (spread - 1 + log_variance2 - log_variance1)
+
+
+def discretised_log_likelihood(clean: torch.Tensor, mean: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    """log of a Gaussian's mass on the grey level (one of 256 in [-1, 1]) that `clean` falls on; the outermost two
+    reach to infinity."""
+    normal = torch.distributions.Normal(mean, log_scale.exp())
+    below = torch.where(clean < -0.999, torch.zeros_like(clean), normal.cdf(clean - 1 / 255))
+    above = torch.where(clean > 0.999, torch.ones_like(clean), normal.cdf(clean + 1 / 255))
+    return (above - below).clamp_min(1e-12).log()
 
 
 def reconstruction_loss(autoencoder: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:

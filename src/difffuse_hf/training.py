@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.training_utils import EMAModel
 from huggingface_hub import HfApi
+from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
@@ -29,6 +31,7 @@ from transformers import HfArgumentParser
 from .checkpoints import keep_history, load_checkpoint, save_checkpoint
 from .distributed import restore_batch_norm, synchronise_batch_norm
 from .errors import InputError
+from .files import write_whole
 from .sample_stream import StepBatches, step_generator
 
 
@@ -139,6 +142,20 @@ def _prepare_output(output_dir: str) -> None:
         raise InputError(f"Cannot write to {output_dir}: {error.strerror}; choose another --output_dir.") from None
 
 
+def _show(pictures: dict[str, torch.Tensor], step: int, output_dir: str, trackers: list) -> None:
+    """Pictures (H, W) in [0, 1] as files in `output_dir` and in the trackers that take images."""
+    for name, picture in pictures.items():
+        grey = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
+        folder = Path(output_dir, "pictures")
+        folder.mkdir(exist_ok=True)
+        image = Image.fromarray(grey)
+        write_whole(folder / f"{name}-{step:06d}.png", partial(image.save, format="PNG"))
+        for tracker in trackers:
+            if tracker.name in ("tensorboard", "wandb"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({f"validation/{name}": grey[None, ..., None]}, step=step, **layout)
+
+
 def _push(args: LoopArguments) -> None:
     """Push what `save` wrote into `output_dir`, without the checkpoints and logs beside it."""
     api = HfApi()
@@ -186,7 +203,8 @@ def fit(
         args (`LoopArguments`): see there.
         validation_dataset (`datasets.Dataset`, *optional*): slices for `validate`.
         validate: `(model, batches) -> metrics`, in eval mode, with the averaged weights if there are any; lower
-            `metrics["loss"]` is better. Takes no randomness but from generators of its own.
+            `metrics["loss"]` is better. Takes no randomness but from generators of its own. A metric that is a tensor
+            (H, W) in [0, 1] is a picture: it goes to `pictures/<name>-<step>.png` and to the tracker.
         save: `(model) -> None`, called on the main process with the weights to keep: the last ones, or each best ones
             when `args.patience` is on.
         columns (sequence of `str`): the columns a batch holds, each numbers of one shape.
@@ -350,6 +368,10 @@ def fit(
             if validate is not None and args.validation_steps and progress.step % args.validation_steps == 0:
                 # every process validates the same slices, so that all come to the same decision
                 metrics = with_kept_weights(lambda kept: validate(kept, validation_batches()))
+                pictures = {name: value for name, value in metrics.items() if isinstance(value, torch.Tensor)}
+                metrics = {name: value for name, value in metrics.items() if name not in pictures}
+                if accelerator.is_main_process:
+                    _show(pictures, progress.step, args.output_dir, accelerator.trackers)
                 accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=progress.step)
                 record(step=progress.step, validation=metrics)
                 if metrics["loss"] < progress.best_loss:

@@ -1,105 +1,173 @@
-"""Methods side by side on slices with drawn lesions: thresholds from the validation split, scores from the test split.
+"""Methods side by side on slices with drawn lesions (thesis Table 6.1): thresholds from the validation split, scores
+from the test split, or from data of another kind that nothing was chosen on.
 
-A row of the table is one function `(pipeline, image, generators) -> (anomaly map, counterfactual or None)`.
+A method is a pipeline, called as `pipeline(image, generator=...) -> CounterfactualOutput`, with its options.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from rich.progress import track
 
-from ..pipelines.pipeline_difffuse import DifFusePipeline
+from .localisation import average_precision
 from .segmentation import best_dice, best_threshold, dice, iou
 
-
-def acat_map(pipeline, image, generators):
-    """The classifier's counterfactual saliency, thresholded itself; no diffusion."""
-    return pipeline.make_saliency(image), None
+SIZES = ("small", "medium", "large")  # thirds of the validation lesions, by area
 
 
-def unmasked_ddim_ddpm(pipeline, image, generators):
-    """DDIM inversion, then DDPM everywhere: Dif-fuse with a mask of ones."""
-    output = pipeline(image, mask=torch.ones_like(image[:, :1]), generator=generators, picture_steps=0)
-    return output.anomaly_maps, output.counterfactuals
+@dataclass(frozen=True)
+class Slices:
+    """Slices of a split: `images` (N, C, H, W) in [0, 1], drawn `masks` (N, 1, H, W), `labels` (N,) 1 with a lesion,
+    `subjects` (N,), and the name of the `split`."""
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    labels: torch.Tensor
+    subjects: list[str]
+    split: str
+
+    def select(self, chosen: torch.Tensor) -> "Slices":
+        """The slices at indices, or where a mask (N,) is true."""
+        index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        subjects = [self.subjects[i] for i in index.tolist()]
+        return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split)
+
+    @property
+    def brain(self) -> torch.Tensor:
+        """Where any channel is not black, (N, 1, H, W)."""
+        return (self.images > 0).any(1, keepdim=True)
 
 
-def dif_fuse(pipeline, image, generators):
-    """DDIM inversion, then DDPM inside the saliency mask fused with the kept image outside it."""
-    output = pipeline(image, generator=generators, picture_steps=0)
-    return output.anomaly_maps, output.counterfactuals
+@dataclass(frozen=True)
+class Threshold:
+    """An anomaly threshold, the mean Dice it has where it was chosen, and the split that it was chosen on."""
+
+    value: float
+    dice: float
+    split: str
 
 
-METHODS = {"ACAT map alone": acat_map, "DDIM-DDPM, no mask": unmasked_ddim_ddpm, "Dif-fuse": dif_fuse}
+def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
+    """Slices of a `datasets.Dataset` in memory; with `limit`, so many of each class, evenly spaced."""
+    labels = torch.as_tensor(dataset["label"])
+    index = torch.arange(len(labels))
+    if limit is not None:
+        groups = [index[labels == label] for label in labels.unique()]
+        index = torch.cat([g[torch.linspace(0, len(g) - 1, min(limit, len(g))).long()] for g in groups])
+    rows = dataset.select(index.tolist())
+    subjects = list(rows["subject"]) if "subject" in rows.column_names else [str(i) for i in range(len(rows))]
+    chosen = rows.with_format("torch", columns=["image", "mask", "label"])[:]
+    return Slices(chosen["image"], chosen["mask"][:, None].float(), chosen["label"], subjects, split)
 
 
 def run_method(
-    pipeline: DifFusePipeline,
-    method: Callable,
-    images: torch.Tensor,
-    seed: int = 0,
-    batch_size: int = 16,
-    label: str = "",
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Anomaly maps (N, 1, H, W), and counterfactuals (N, C, H, W) where the method makes them, of slices (N, C, H, W).
+    pipeline, images: torch.Tensor, seed: int = 0, batch_size: int = 16, label: str = "", **options
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Anomaly maps (N, 1, H, W) and counterfactuals (N, C, H, W) of slices (N, C, H, W), on the host.
 
     Slice i draws from a generator of its own, seeded with (seed, i): batch size and order do not matter.
+
+    Args:
+        pipeline: called as `pipeline(image, generator=[...], **options)`.
+        label (`str`): of a progress bar; none without it.
     """
     pipeline.set_progress_bar_config(disable=True)
     maps, counterfactuals = [], []
     for index in track(torch.arange(len(images)).split(batch_size), label, disable=not label):
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in index.tolist()]
-        anomaly, counterfactual = method(pipeline, images[index].to(pipeline.device), generators)
-        maps.append(anomaly.float().cpu())
-        if counterfactual is not None:
-            counterfactuals.append(counterfactual.float().cpu())
-    return torch.cat(maps), torch.cat(counterfactuals) if counterfactuals else None
+        output = pipeline(images[index].to(pipeline.device), generator=generators, **options)
+        maps.append(output.anomaly_maps.float().cpu())
+        counterfactuals.append(output.counterfactuals.float().cpu())
+    return torch.cat(maps), torch.cat(counterfactuals)
 
 
-def compare_methods(
-    pipeline: DifFusePipeline,
-    validation: dict,
-    test: dict,
-    seed: int = 0,
-    batch_size: int = 16,
-    methods: dict = METHODS,
-) -> dict[str, dict[str, float]]:
-    """Scores of each method, `{method: {measure: value}}`.
+def choose_threshold(maps: torch.Tensor, slices: Slices) -> Threshold:
+    """The threshold with the best mean Dice over slices with a lesion, of any split but `test`.
 
-    Dice and IoU are means over the test slices with a lesion, at the threshold with the best Dice on the validation
-    slices with a lesion. `best_dice` is the ceiling with a threshold for each test slice. `healthy_change` is the mean
-    absolute change of intensity over the brain of test slices without a lesion.
-
-    Args:
-        validation, test: `images` (N, C, H, W), `masks` (N, 1, H, W) and `labels` (N,), as `as_tensors` makes them.
+    Raises:
+        ValueError: the slices are of the test split, on which nothing may be chosen.
     """
-    scores = {}
-    for name, method in methods.items():
-        sick, drawn = (test[key][test["labels"] == 1] for key in ("images", "masks"))
-        known = validation["labels"] == 1
-        maps, _ = run_method(pipeline, method, validation["images"][known], seed, batch_size, f"{name}, validation")
-        threshold, validation_dice = best_threshold(maps, validation["masks"][known])
-        maps, _ = run_method(pipeline, method, sick, seed, batch_size, f"{name}, test")
-        scores[name] = {
-            "threshold": threshold,
-            "validation_dice": validation_dice,
-            "dice": float(dice(maps >= threshold, drawn).mean()),
-            "iou": float(iou(maps >= threshold, drawn).mean()),
-            "best_dice": best_dice(maps, drawn),
-        }
-        healthy = test["images"][test["labels"] == 0]
-        _, counterfactuals = run_method(pipeline, method, healthy, seed, batch_size, f"{name}, healthy")
-        if counterfactuals is not None:
-            brain = (healthy > 0).any(1, keepdim=True).expand_as(healthy)
-            scores[name]["healthy_change"] = float((counterfactuals - healthy).abs()[brain].mean())
+    if slices.split == "test":
+        raise ValueError("A threshold is never chosen on the split 'test'; choose it on 'validation'.")
+    return Threshold(*best_threshold(maps, slices.masks), slices.split)
+
+
+def false_positive_threshold(maps: torch.Tensor, healthy: Slices, share: float) -> Threshold:
+    """The lowest threshold that at most a `share` of healthy slices' brain pixels reach, of any split but `test`."""
+    if healthy.split == "test":
+        raise ValueError("A threshold is never chosen on the split 'test'; choose it on 'validation'.")
+    values = maps[healthy.brain].sort(descending=True).values
+    allowed = int(share * len(values))  # pixels that may be flagged
+    limit = values[min(allowed, len(values) - 1)]
+    return Threshold(float(torch.nextafter(limit, limit + 1)), float("nan"), healthy.split)
+
+
+def size_edges(slices: Slices) -> list[float]:
+    """Areas in pixels that part the lesions of these slices into thirds."""
+    areas = slices.masks[slices.labels == 1].flatten(1).sum(1)
+    return torch.quantile(areas, torch.tensor([1 / 3, 2 / 3])).tolist()
+
+
+def score_maps(maps: torch.Tensor, slices: Slices, threshold: Threshold, edges: Sequence[float]) -> dict[str, float]:
+    """How well maps find the lesions of slices that all have one: means over slices, and over subjects.
+
+    `dice`, `iou` at the threshold; `best_dice` with a threshold for each slice, a ceiling and no result; `auprc`, the
+    area under precision and recall of a slice's pixels; `dice_small`, `dice_medium`, `dice_large` by the areas
+    `edges`; `volume_dice`, of each subject's slices together.
+    """
+    found = maps >= threshold.value
+    overlap = dice(found, slices.masks)
+    scores = {
+        "dice": float(overlap.mean()),
+        "iou": float(iou(found, slices.masks).mean()),
+        "best_dice": best_dice(maps, slices.masks),
+        "auprc": float(np.mean([average_precision(m, d[0]) for m, d in zip(maps.numpy(), slices.masks.numpy())])),
+    }
+    group = torch.bucketize(slices.masks.flatten(1).sum(1), torch.tensor(edges))
+    scores |= {f"dice_{size}": _mean(overlap[group == i]) for i, size in enumerate(SIZES)}
+    subjects = np.array(slices.subjects)
+    whole = [torch.from_numpy(subjects == subject) for subject in dict.fromkeys(slices.subjects)]
+    stacked = [float(dice(found[one].flatten()[None], slices.masks[one].flatten()[None])) for one in whole]
+    return scores | {"volume_dice": float(np.mean(stacked))}
+
+
+def score_counterfactuals(
+    counterfactuals: torch.Tensor, slices: Slices, classifier=None, batch_size: int = 64
+) -> dict[str, float]:
+    """What counterfactuals of slices with a lesion leave alone, and whether they pass as healthy.
+
+    `change_outside`: mean absolute change of intensity in the brain outside the drawn lesion. `flip_rate`: the share
+    of the slices that the classifier takes for diseased whose counterfactual it takes for healthy.
+    """
+    outside = (slices.brain & (slices.masks == 0)).expand_as(slices.images)
+    scores = {"change_outside": _mean((counterfactuals - slices.images).abs()[outside])}
+    if classifier is not None:
+        before = _lesion_probability(classifier, slices.images, batch_size) > 0.5
+        after = _lesion_probability(classifier, counterfactuals, batch_size) > 0.5
+        scores["flip_rate"] = _mean((~after[before]).float())
     return scores
 
 
-def as_tensors(slices, limit: int | None = None) -> dict[str, torch.Tensor]:
-    """Slices of a `datasets.Dataset` as tensors; with `limit`, so many of each class, evenly spaced."""
-    labels = torch.as_tensor(slices["label"])
-    index = torch.arange(len(labels))
-    if limit is not None:
-        groups = [index[labels == label] for label in labels.unique()]
-        index = torch.cat([g[torch.linspace(0, len(g) - 1, min(limit, len(g))).long()] for g in groups])
-    chosen = slices.select(index.tolist()).with_format("torch", columns=["image", "mask", "label"])[:]
-    return {"images": chosen["image"], "masks": chosen["mask"][:, None].float(), "labels": chosen["label"]}
+def score_healthy(
+    maps: torch.Tensor, counterfactuals: torch.Tensor, slices: Slices, threshold: Threshold
+) -> dict[str, float]:
+    """What healthy slices lose: `healthy_change`, the mean absolute change of intensity in the brain, and
+    `false_positives`, the share of the brain that reaches the threshold."""
+    brain = slices.brain
+    return {
+        "healthy_change": _mean((counterfactuals - slices.images).abs()[brain.expand_as(slices.images)]),
+        "false_positives": _mean((maps >= threshold.value)[brain].float()),
+    }
+
+
+@torch.no_grad()
+def _lesion_probability(classifier, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+    device = next(classifier.parameters()).device
+    logits = [classifier(batch.to(device)).logits.float().cpu() for batch in images.split(batch_size)]
+    return 1 - torch.cat(logits).softmax(1)[:, 0]
+
+
+def _mean(values: torch.Tensor) -> float:
+    return float(values.float().mean()) if values.numel() else float("nan")

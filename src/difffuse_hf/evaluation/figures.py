@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
+from ..files import write_whole
+
 SALIENCY_COLOURS = "viridis"
 ANOMALY_COLOURS = "inferno"
 # Told apart by every kind of colour vision (Okabe and Ito's palette), and from both colour maps.
@@ -145,3 +147,34 @@ def overview_figure(
         for value in mark:
             axes.axvline(value, color="white", linewidth=1.2)
     figure.savefig(path, format="png", facecolor="white")
+
+
+def methods_figure(methods: dict[str, dict[str, np.ndarray]], title: str, path: Path):
+    """Slices, what every method makes of them, and the map of the change: two rows a slice, a column a method.
+
+    Args:
+        methods: for each method `image`, `lesion`, `counterfactual` and `map`, all (N, 1, H, W) of the same slices,
+            and its `threshold`. Maps are shown from 0 to their own method's largest value.
+    """
+    first = next(iter(methods.values()))
+    rows = []
+    for i, image in enumerate(first["image"][:, 0]):
+        white, drawn = grey_window(image), (first["lesion"][i, 0], REFERENCE)
+        pictures, maps = [{"image": image, "white": white}], [{"image": image, "white": white, "outlines": [drawn]}]
+        for made in methods.values():
+            anomaly = made["map"][i, 0]
+            pictures.append({"image": made["counterfactual"][i, 0], "white": white})
+            maps.append(
+                {
+                    "image": image,
+                    "white": white,
+                    "colour": anomaly,
+                    "colours": ANOMALY_COLOURS,
+                    "limit": max(float(made["map"].max()), 1e-6),
+                    "opacity": 0.7,
+                    "outlines": [drawn, (anomaly >= made["threshold"], DETECTED)],
+                }
+            )
+        rows += [(f"slice {i + 1}", pictures), ("", maps)]
+    lines = {"drawn lesion": REFERENCE, "detected": DETECTED}
+    write_whole(path, lambda file: overview_figure(rows, ["slice", *methods], title, [], lines, file))

@@ -1,0 +1,94 @@
+"""Dice of a Dif-fuse model against the noise level K and the percentile of its mask (thesis Figs. 6.6 and 6.7).
+
+python examples/sweep_noise_and_threshold.py --model out/difffuse --dataset data/brats_slices --output_dir out/sweep
+
+On the validation split: this is how K and τ are chosen, and a test split chooses nothing. Each curve varies one of the
+two and leaves the other as the model has it; at every point the anomaly threshold is the best one there. Points that
+are there already are kept, so that an interrupted sweep is continued by repeating the command.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from difffuse_hf.data.slices import load_slices
+from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, run_method
+from difffuse_hf.evaluation.segmentation import best_dice
+from difffuse_hf.evaluation.tables import Column, measures_table, write_tables
+from difffuse_hf.files import write_whole
+from difffuse_hf.pipelines.auto import load_pipeline
+from difffuse_hf.training import run_script
+
+CURVES = {"noise_level": "noise level K", "percentile": "percentile τ of the mask"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "dataset", "output_dir"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--noise_levels", type=int, nargs="*", default=[100, 200, 300, 400, 500, 600, 700, 800])
+    parser.add_argument("--percentiles", type=float, nargs="*", default=[70, 80, 85, 90, 95, 98])
+    parser.add_argument("--options", type=json.loads, default={}, help="further arguments of the pipeline, as JSON")
+    parser.add_argument("--limit", type=int, help="validation slices with a lesion; all by default")
+    parser.add_argument("--seeds", type=int, default=3, help="of the sampling")
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(argv)
+
+    pipeline = load_pipeline(args.model, args.device)
+    slices = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
+    sick = slices.select(slices.labels == 1)
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    points = [("noise_level", level) for level in args.noise_levels]
+    points += [("percentile", percentile) for percentile in args.percentiles]
+    kept = output / "points.json"
+    origin = {name: value for name, value in vars(args).items() if name in ("model", "dataset", "options", "limit")}
+    done = json.loads(kept.read_text()) if kept.exists() else {"origin": origin}
+    if done.pop("origin") != origin:
+        done = {}
+    for name, value in points:
+        for seed in range(args.seeds):
+            key = f"{name} {value:g} {seed}"
+            if key not in done:
+                options = {**args.options, name: value, "batch_size": args.batch_size}
+                maps, _ = run_method(pipeline, sick.images, seed, label=f"{CURVES[name]} = {value:g}", **options)
+                done[key] = {"dice": choose_threshold(maps, sick).dice, "best_dice": best_dice(maps, sick.masks)}
+                text = json.dumps({"origin": origin, **done}, indent=2)
+                write_whole(kept, lambda path, text=text: path.write_text(text))
+
+    tables, curves = [], {}
+    columns = [Column("dice", "Dice", digits=3), Column("best_dice", "best-possible Dice", digits=3)]
+    for name, title in CURVES.items():
+        values = [value for kind, value in points if kind == name]
+        if values:
+            curves[name] = {v: [done[f"{name} {v:g} {seed}"] for seed in range(args.seeds)] for v in values}
+            rows = {f"{value:g}": runs for value, runs in curves[name].items()}
+            caption = f"{len(sick.images)} validation slices with a lesion."
+            tables.append(measures_table(rows, columns, caption, row_heading=title))
+    write_tables(tables, {"curves": curves}, output, "sweep")
+    write_whole(output / "sweep.png", lambda path: draw(curves, path))
+    print("\n".join(table.markdown() for table in tables))
+
+
+def draw(curves: dict, path: Path) -> None:
+    """A panel for each curve: mean Dice over the seeds, and its ceiling."""
+    figure = Figure(figsize=(4.2 * len(curves), 3.2), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, (name, curve) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(1, len(curves), number)
+        for measure, style in (("dice", "o-"), ("best_dice", "s--")):
+            means = [sum(run[measure] for run in runs) / len(runs) for runs in curve.values()]
+            axes.plot(list(curve), means, style, label=measure.replace("_", "-possible ").replace("dice", "Dice"))
+        axes.set_xlabel(CURVES[name])
+        axes.set_ylabel("Dice, validation")
+        axes.set_ylim(0, 1)
+        axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, format="png", facecolor="white")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,123 @@
+"""Facts about the scores of anomaly maps and counterfactuals, by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("sklearn", reason="needs the extra `train`")
+
+from difffuse_hf.evaluation import anomaly  # noqa: E402
+from difffuse_hf.evaluation.anomaly import Slices, Threshold  # noqa: E402
+
+
+def slices(split="validation", count=4):
+    """Slices of a brain of 4 x 4 pixels in a black 6 x 6 image; every second has a lesion, of growing size."""
+    images, masks = torch.zeros(count, 2, 6, 6), torch.zeros(count, 1, 6, 6)
+    images[:, :, 1:5, 1:5] = 0.5
+    for i in range(1, count, 2):
+        masks[i, 0, 1 : 2 + i // 2, 1:3] = 1
+    labels = masks.flatten(1).amax(1).long()
+    return Slices(images, masks, labels, [f"subject {i // 2}" for i in range(count)], split)
+
+
+class Brighten:
+    """A pipeline whose counterfactual is a given change brighter, with a little noise of the generator's."""
+
+    device = torch.device("cpu")
+
+    def set_progress_bar_config(self, **options):
+        pass
+
+    def __call__(self, image, generator, change=0.1):
+        noise = torch.stack([torch.rand(image.shape[1:], generator=one) for one in generator])
+        made = (image + change + 0.01 * noise).clamp(0, 1)
+        return SimpleNamespace(anomaly_maps=(made - image).mean(1, keepdim=True), counterfactuals=made)
+
+
+def test_a_slice_draws_the_same_noise_in_any_batch_and_another_with_another_seed():
+    images = slices().images
+    maps, made = anomaly.run_method(Brighten(), images, seed=1, batch_size=4)
+    one_by_one, _ = anomaly.run_method(Brighten(), images, seed=1, batch_size=1)
+    assert torch.equal(maps, one_by_one) and made.shape == images.shape
+    assert not torch.equal(maps, anomaly.run_method(Brighten(), images, seed=2)[0])
+    assert anomaly.run_method(Brighten(), images, change=0.3)[0].mean() > maps.mean() + 0.15
+
+
+def test_no_threshold_is_chosen_on_the_test_split():
+    sick = slices("test").select(torch.tensor([1, 3]))
+    for choose in (anomaly.choose_threshold, lambda maps, of: anomaly.false_positive_threshold(maps, of, 0.1)):
+        with pytest.raises(ValueError, match="never chosen on the split 'test'"):
+            choose(sick.masks, sick)
+
+
+def test_the_chosen_threshold_parts_a_perfect_map_and_says_where_it_was_chosen():
+    sick = slices().select(torch.tensor([1, 3]))
+    maps = 0.2 + 0.6 * sick.masks
+    threshold = anomaly.choose_threshold(maps, sick)
+    assert threshold.dice == 1 and 0.2 < threshold.value <= 0.8 + 1e-6 and threshold.split == "validation"
+
+
+def test_a_false_positive_threshold_flags_at_most_its_share_of_the_healthy_brain():
+    healthy = slices(count=8).select(torch.tensor([0, 2, 4, 6]))
+    maps = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    for share in (0.0, 0.05, 0.5):
+        threshold = anomaly.false_positive_threshold(maps, healthy, share)
+        flagged = (maps >= threshold.value)[healthy.brain].float().mean()
+        assert share - 2 / 64 < flagged <= share
+
+
+def test_overlaps_are_means_over_slices_by_size_and_over_whole_subjects():
+    known = slices(count=6)
+    sick = known.select(known.labels == 1)  # lesions of 2, 4 and 6 pixels, one in each subject
+    areas = sick.masks.flatten(1).sum(1)
+    assert areas.tolist() == [2, 4, 6]
+    maps = sick.masks.clone()
+    maps[2, 0, 1, 1:3] = 0  # two of six pixels are missed: Dice 2·4 / (4 + 6) = 0.8
+    found = anomaly.score_maps(maps, sick, Threshold(0.5, 1.0, "validation"), edges=[3, 5])
+    assert found["dice"] == pytest.approx((1 + 1 + 0.8) / 3) and found["iou"] == pytest.approx((1 + 1 + 4 / 6) / 3)
+    assert [found[f"dice_{size}"] for size in anomaly.SIZES] == pytest.approx([1, 1, 0.8])
+    both = Slices(sick.images, sick.masks, sick.labels, ["a", "a", "b"], "test")
+    assert anomaly.score_maps(maps, both, Threshold(0.5, 1.0, "validation"), [3, 5])["volume_dice"] == pytest.approx(
+        0.9
+    )
+    edges = anomaly.size_edges(known)
+    assert edges == pytest.approx([2 + 4 / 3, 4 + 2 / 3], abs=1e-4)
+
+
+def test_change_is_counted_in_the_brain_outside_the_lesion_only():
+    sick = slices().select(torch.tensor([1]))
+    made = sick.images + 0.3 * sick.masks  # only the lesion changes
+    made[:, :, 0, 0] = 1  # and the background, which is no brain
+    assert anomaly.score_counterfactuals(made, sick)["change_outside"] == 0
+    made = sick.images + 0.25 * (sick.masks == 0)
+    assert anomaly.score_counterfactuals(made, sick)["change_outside"] == pytest.approx(0.25)
+
+
+def test_the_flip_rate_is_of_slices_that_were_taken_for_diseased():
+    class Bright(torch.nn.Linear):
+        """Takes a slice for diseased whose mean is above 0.2."""
+
+        def forward(self, images):
+            score = 100 * (images.mean((1, 2, 3)) - 0.2)
+            return SimpleNamespace(logits=torch.stack([torch.zeros_like(score), score], 1))
+
+    known = slices()  # mean 0.5 · 16 / 36 = 0.22: all taken for diseased
+    made = known.images.clone()
+    made[:3] = 0.1
+    made = made.clamp(0, 1)
+    assert anomaly.score_counterfactuals(made, known, Bright(1, 1))["flip_rate"] == pytest.approx(0.75)
+    dark = Slices(known.images * 0, known.masks, known.labels, known.subjects, "test")
+    rate = anomaly.score_counterfactuals(dark.images, dark, Bright(1, 1))["flip_rate"]
+    assert rate != rate  # none was taken for diseased: undefined
+
+
+def test_healthy_slices_that_come_back_unchanged_lose_nothing():
+    healthy = slices().select(torch.tensor([0, 2]))
+    threshold = Threshold(0.1, 1.0, "validation")
+    same = anomaly.score_healthy(torch.zeros(2, 1, 6, 6), healthy.images, healthy, threshold)
+    assert same == {"healthy_change": 0, "false_positives": 0}
+    maps = torch.zeros(2, 1, 6, 6)
+    maps[0, 0, 1, 1] = maps[0, 0, 0, 0] = 0.5  # one pixel of 32 in the brain, one outside
+    changed = anomaly.score_healthy(maps, healthy.images + 0.1, healthy, threshold)
+    assert changed["false_positives"] == pytest.approx(1 / 32) and changed["healthy_change"] == pytest.approx(0.1)
