@@ -11,24 +11,54 @@ def anomaly_map(
     counterfactual: torch.Tensor,
     channels: Sequence[int] | None = None,
     morphology_size: int = 5,
+    difference: str = "absolute",
+    over_channels: str = "mean",
 ) -> torch.Tensor:
     """δ = close(open(mean over channels of |x_0 − x̂_0|)).
 
     The opening removes bright specks narrower than the square, the closing fills holes narrower than it.
 
     Args:
-        image, counterfactual (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1].
+        image, counterfactual (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1] (the map has their unit).
         channels (`Sequence[int]`, *optional*): the channels that count, all by default. The author's code takes FLAIR.
         morphology_size (`int`): side of the flat square in pixels, odd; 1 leaves the difference as it is.
+        difference (`str`): `"absolute"`, or `"squared"` as AnoDDPM takes it.
+        over_channels (`str`): `"mean"`, or `"sum"` as classifier guidance takes it.
 
     Returns:
-        `torch.Tensor` of shape `(B, 1, H, W)`: change of intensity in [0, 1].
+        `torch.Tensor` of shape `(B, 1, H, W)`: change of intensity, in [0, 1] with the defaults.
     """
-    difference = (image - counterfactual).abs()
+    change = image - counterfactual
+    change = change.abs() if difference == "absolute" else change**2
     if channels is not None:
-        difference = difference[:, list(channels)]
-    difference = difference.mean(dim=1, keepdim=True)  # (B, 1, H, W)
-    return closing(opening(difference, morphology_size), morphology_size)
+        change = change[:, list(channels)]
+    change = change.mean(1, keepdim=True) if over_channels == "mean" else change.sum(1, keepdim=True)  # (B, 1, H, W)
+    return closing(opening(change, morphology_size), morphology_size)
+
+
+def otsu_threshold(maps: torch.Tensor, num_bins: int = 256) -> torch.Tensor:
+    """Threshold of each map with the largest variance between the two classes it makes (Otsu 1979).
+
+    Args:
+        maps (`torch.Tensor` of shape `(B, 1, H, W)`): any range.
+        num_bins (`int`): bins of the histogram between a map's minimum and maximum.
+
+    Returns:
+        `torch.Tensor` of shape `(B, 1, 1, 1)`: values above it are the upper class; a constant map has none.
+    """
+    thresholds = []
+    for values in maps.double().flatten(1).cpu():
+        low, high = values.min().item(), values.max().item()
+        if low == high:
+            thresholds.append(high)
+            continue
+        counts, edges = torch.histogram(values, num_bins, range=(low, high))
+        centres = (edges[1:] + edges[:-1]) / 2
+        below, mass_below = counts.cumsum(0), (counts * centres).cumsum(0)
+        above, mass_above = below[-1] - below, mass_below[-1] - mass_below
+        between = below * above * (mass_below / below - mass_above / above) ** 2  # NaN where nothing is above
+        thresholds.append(centres[between.nan_to_num(-1).argmax()].item())
+    return torch.tensor(thresholds, dtype=maps.dtype, device=maps.device).view(-1, 1, 1, 1)
 
 
 def opening(image: torch.Tensor, size: int) -> torch.Tensor:

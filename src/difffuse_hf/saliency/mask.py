@@ -1,5 +1,7 @@
 """From a saliency map to the mask of tissue that Dif-fuse repaints (thesis Ch. 6)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -61,3 +63,27 @@ def gaussian_blur(image: torch.Tensor, kernel_size: int) -> torch.Tensor:
     padded = F.pad(image, (radius, radius, radius, radius), mode="reflect").flatten(0, 1)[:, None]  # (B·C, 1, …)
     blurred = F.conv2d(F.conv2d(padded, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
     return blurred.view_as(image)
+
+
+def smooth_through_slices(saliency: torch.Tensor, sigma: float = 1.0) -> torch.Tensor:
+    """Gaussian along the slice axis of one scan, so that masks do not jump from slice to slice; beyond the thesis.
+
+    Args:
+        saliency (`torch.Tensor` of shape `(S, 1, H, W)`): neighbouring slices in order; the outer ones are repeated.
+        sigma (`float`): standard deviation in slices; 0 leaves the maps as they are.
+
+    Returns:
+        `torch.Tensor` of shape `(S, 1, H, W)`.
+    """
+    if sigma < 0:
+        raise ValueError(f"`sigma` must be 0 or more slices, got {sigma}.")
+    if sigma == 0:
+        return saliency
+    radius = math.ceil(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, device=saliency.device)
+    weights = torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0).to(saliency)
+    index = torch.arange(len(saliency), device=saliency.device)
+    neighbours = (index[:, None] + offsets).clamp(0, len(saliency) - 1)  # (S, 2 · radius + 1)
+    through = torch.zeros(len(saliency), len(saliency), device=saliency.device, dtype=saliency.dtype)
+    through.scatter_add_(1, neighbours, weights.expand(neighbours.shape))  # (S, S), rows sum to 1
+    return torch.einsum("st,tchw->schw", through, saliency)
