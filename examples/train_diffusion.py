@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from difffuse_hf.schedulers.simplex import simplex_noise
 
 from difffuse_hf import DifFuseScheduler, make_healthy_unet
 from difffuse_hf.checkpoints import write_model
@@ -27,6 +26,7 @@ from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.evaluation.round_trip import as_picture, round_trip
 from difffuse_hf.losses import diffusion_losses
 from difffuse_hf.sample_stream import sample_uniform
+from difffuse_hf.schedulers.simplex import simplex_noise
 from difffuse_hf.training import (
     LoopArguments,
     fit,

@@ -31,17 +31,18 @@ def round_trip(
 
     def predict(sample, level):
         timestep = torch.full((len(sample),), scheduler.timestep_of(level), device=sample.device)
-        return scheduler.read_prediction(unet(sample, timestep, **labels).sample, level, sample)[0]
+        return scheduler.read_prediction(unet(sample, timestep, **labels).sample, level, sample)
 
     sample = 2 * image - 1
     for level, target in pairwise(scheduler.levels[::-1]):
-        sample = scheduler.invert_step(predict(sample, level), level, target, sample)
+        sample = scheduler.invert_step(predict(sample, level)[0], level, target, sample)
     ends = []
     for eta in (0.0, 1.0):
         back = sample
         for level, target in pairwise(scheduler.levels):
             noise = torch.randn(back.shape, generator=generator, device=back.device, dtype=back.dtype) if eta else None
-            back = scheduler.step(predict(back, level), level, target, back, eta=eta, noise=noise)
+            noise_pred, variance = predict(back, level)
+            back = scheduler.step(noise_pred, level, target, back, eta, noise, variance)
         ends.append((back / 2 + 0.5).clamp(0, 1))
     return torch.stack([image, *ends])
 
