@@ -4,8 +4,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_training import TINY
 from tiny_scans import tiny_volumes, write_case
 
@@ -39,8 +41,10 @@ def results(tmp_path_factory):
     options = ("--saliency_options", '{"num_steps": 2}', "--dtype", "float16")
     run("examples/assemble_pipeline.py", "--dataset", root / "slices", *parts, *settings, *options,
         "--output_dir", root / "model")  # fmt: skip
-    run("examples/evaluate_anomaly.py", "--model", root / "model", "--dataset", root / "slices", "--limit", 2,
-        "--seeds", 2, "--output_dir", root / "evaluation")  # fmt: skip
+    model, flat = (root / "model", root / "slices"), '{"percentile": 0, "num_samples": 1}'
+    run("examples/evaluate_anomaly.py", "--method", "Dif-fuse", *model, "--method", "Dif-fuse", *model, "--method",
+        "no mask", *model, flat, "--classifier", root / "classifier", "--out_of_domain", root / "slices",
+        "--limit", 2, "--output_dir", root / "evaluation", "--cohort", "brats", "--device", "cpu")  # fmt: skip
     return root
 
 
@@ -56,12 +60,44 @@ def test_the_assembled_model_carries_its_preprocessing_and_thresholds(results):
 
 def test_the_table_has_a_row_per_method_and_takes_its_thresholds_from_validation(results):
     table = (results / "evaluation" / "anomaly.md").read_text()
-    runs = json.loads((results / "evaluation" / "anomaly.json").read_text())["runs"]
-    assert len(runs) == 2 and all(name in table for name in runs[0])
-    for row in runs[0].values():
-        assert row["dice"] <= row["best_dice"] + 1e-6  # the ceiling picks a threshold for every test slice
-        assert row["iou"] <= row["dice"]
-    assert runs[0]["ACAT map alone"] == runs[1]["ACAT map alone"]  # nothing is sampled there
+    data = json.loads((results / "evaluation" / "anomaly.json").read_text())
+    assert {name: len(runs) for name, runs in data["results"].items()} == {"Dif-fuse": 2, "no mask": 1}
+    assert "| Dif-fuse |" in table and "0.699" in table and "thesis (real data)" in table
+    for runs in data["results"].values():
+        for row in runs:
+            assert row["dice"] <= row["best_dice"] + 1e-6  # the ceiling picks a threshold for every test slice
+            assert row["iou"] <= row["dice"] and np.isfinite(row["kid"]) and row["seconds_per_slice"] > 0
+    same = ("dice", "best_dice", "change_outside", "volume_dice")
+    for name, runs in data["results"].items():  # the foreign set is the same here, and so are its scores
+        assert [[run[key] for key in same] for run in data["out_of_domain"][name]] == [
+            [run[key] for key in same] for run in runs
+        ]
+    with Image.open(results / "evaluation" / "anomaly.png") as picture:
+        assert picture.width > picture.height / 2
+
+
+def test_finished_methods_are_not_scored_again_but_others_and_new_settings_are(results, capsys):
+    script = "examples/evaluate_anomaly.py"
+    model, folder = (results / "model", results / "slices"), results / "evaluation again"
+    flags = ("--limit", 1, "--output_dir", folder, "--device", "cpu")
+    run(script, "--method", "Dif-fuse", *model, *flags)
+    first = (folder / "runs" / "Dif-fuse_0.json").stat().st_mtime_ns
+    run(script, "--method", "Dif-fuse", *model, *flags)
+    assert (folder / "runs" / "Dif-fuse_0.json").stat().st_mtime_ns == first
+    run(script, "--method", "Dif-fuse", *model, *flags, "--seed", 1)
+    assert (folder / "runs" / "Dif-fuse_0.json").stat().st_mtime_ns > first
+
+
+def test_the_sweep_draws_curves_of_the_validation_split_and_goes_on_where_it_stopped(results):
+    script, folder = "examples/sweep_noise_and_threshold.py", results / "sweep"
+    flags = ("--model", results / "model", "--dataset", results / "slices", "--output_dir", folder, "--limit", 1)
+    flags += ("--seeds", 1, "--options", '{"num_inference_steps": 2}')
+    run(script, *flags, "--noise_levels", 10, "--percentiles", 80)
+    points = json.loads((folder / "points.json").read_text())
+    run(script, *flags, "--noise_levels", 10, 20, "--percentiles", 80)
+    more = json.loads((folder / "points.json").read_text())
+    assert points.items() <= more.items() and set(more) - set(points) == {"noise_level 20 0"}
+    assert "noise level K" in (folder / "sweep.md").read_text() and (folder / "sweep.png").exists()
 
 
 def test_the_assembled_model_detects(results, capsys):
