@@ -26,6 +26,9 @@ full)
     steps=20 masks=1000 checks=4 narrow="" pools="" autoencoder="" ;;
 *) echo "The size is smoke, night or full, got $size." >&2 && exit 2 ;;
 esac
+# Random changes of a scan and learning rates of the three stages: few scans need more of both than the thesis's.
+[ "$size" = full ] && rates="" || rates="--stage_learning_rates 1e-3 5e-4 1e-4 --dropout 0.2"
+[ "$size" = full ] && changes="" || changes="--shift_augmentation 2 --rotation_augmentation 8 --zoom_augmentation 0.08 --intensity_augmentation 0.05"
 [ "$size" = full ] && window="" || window="--window 15 60" # HU; few scans need the contrast
 [ "$size" = full ] && device=() || device=(--cpu)
 # What glibc gives back to the system after each step costs the next one up to a third of its time.
@@ -68,11 +71,11 @@ for seed in $seeds; do
 done
 
 for cohort in ist3 mosmed; do
-    [ $cohort = ist3 ] && pixels=$image base="--backbone half_brain $pools --stage_epochs $stages" ||
+    [ $cohort = ist3 ] && pixels=$image base="--backbone half_brain $pools --stage_epochs $stages $rates" ||
         pixels="$lung $lung" base="--backbone resnet18 $narrow --epochs ${stages%% *}"
     for seed in $seeds; do
         here=$out/$cohort/$seed
-        train=(--dataset "$here/data" --seed "$seed" --balance_classes "${loop[@]}")
+        train=(--dataset "$here/data" --seed "$seed" $changes "${loop[@]}")
         from=(--classifier "$here/baseline" --saliency "$here/saliency" --epochs $epochs)
 
         # Chapter 4: the classifier that the others start from, and those it is compared with (Table 4.2).
