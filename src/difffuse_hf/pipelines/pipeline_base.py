@@ -4,8 +4,12 @@ Notation (<name> -> <name in the thesis>)
     image -> x_0 in [0, 1]; sample -> x_t, which starts from 2 x_0 − 1; noise_pred -> ε_θ(x_t, t); noise_level -> K
 """
 
+import importlib
+import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +32,7 @@ class CounterfactualPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Load a pipeline from a folder or the Hub, in float32 unless `dtype` says otherwise."""
         check_model_folder(pretrained_model_name_or_path, passed=kwargs)
+        import_our_components(pretrained_model_name_or_path)
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -40,6 +45,7 @@ class CounterfactualPipeline(DiffusionPipeline):
         with explain_download_errors(pretrained_model_name):
             folder = snapshot_download(pretrained_model_name, allow_patterns=MODEL_FILES, **options)
         check_model_folder(folder, passed=kwargs)
+        import_our_components(folder)
         return folder
 
     def setting(self, name: str, value):
@@ -81,6 +87,14 @@ class CounterfactualPipeline(DiffusionPipeline):
             raise InputError(f"`generator` holds {len(generator)} generators for {batch_size} images; give one each.")
         return generator
 
+    def begin(self, image, generator, unet_batch_size: int, shared_noise: bool):
+        """What a call starts with: the checked image, and the noise, `predict(sample, level)` and `draw(sample, level)`."""
+        image = self.check_image(image).to(self._execution_device)
+        generators = self.check_generators(generator, len(image))
+        predict = partial(self.predict_noise, batch_size=unet_batch_size)
+        draw = partial(self.draw_noise, generators=generators, shared_by=len(image) if shared_noise else 1)
+        return image, predict, draw
+
     def predict_noise(
         self, sample: torch.Tensor, level: int, batch_size: int = 32, class_labels: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -101,9 +115,8 @@ class CounterfactualPipeline(DiffusionPipeline):
             outputs = [self.unet(part, timestep, class_labels=some).sample for part, some in zip(parts, labels)]
         return self.scheduler.read_prediction(torch.cat(outputs).to(sample.dtype), level, sample)
 
-    @staticmethod
-    def draw_noise(sample: torch.Tensor, generators, shared_by: int = 1) -> torch.Tensor:
-        """Gaussian noise z like `sample`; with `shared_by` B, the B images have the first one's, sample by sample."""
+    def draw_noise(self, sample: torch.Tensor, level: int, generators, shared_by: int = 1) -> torch.Tensor:
+        """Gaussian noise z like `sample`, at any level; with `shared_by` B, the B images have the first one's."""
         shape = (len(sample) // shared_by, *sample.shape[1:])
         generators = generators[: shape[0]] if isinstance(generators, list) else generators
         return randn_tensor(shape, generators, sample.device, sample.dtype).repeat(shared_by, 1, 1, 1)
@@ -138,7 +151,7 @@ class CounterfactualPipeline(DiffusionPipeline):
         draw: Callable,
         bar,
     ) -> torch.Tensor:
-        """Along `levels` that fall by DDPM steps inside the mask and rise by fresh noise (Lugmayr et al. 2022, Alg. 1).
+        """Along `levels`: they fall by DDPM steps inside the mask and rise by fresh noise (Lugmayr 2022, Alg. 1).
 
         Outside the mask x_t is drawn from q(x_t | x_0) at every step, with the noise of the step inside: no pixel of a
         binary mask sees both.
@@ -175,3 +188,14 @@ class CounterfactualPipeline(DiffusionPipeline):
 def to_unit_range(sample: torch.Tensor) -> torch.Tensor:
     """From the [-1, 1] of the diffusion process to the [0, 1] of images."""
     return (sample / 2 + 0.5).clamp(0, 1)
+
+
+def import_our_components(folder: str | Path) -> None:
+    """Import the modules of ours that a saved pipeline names; diffusers finds classes in loaded modules only."""
+    index = Path(folder) / "model_index.json"
+    if not index.is_file():
+        return
+    for value in json.loads(index.read_text(encoding="utf-8")).values():
+        module = value[0] if isinstance(value, list) and value else None
+        if isinstance(module, str) and module.startswith(f"{__package__.partition('.')[0]}."):
+            importlib.import_module(module)

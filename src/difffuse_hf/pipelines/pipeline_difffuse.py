@@ -220,7 +220,7 @@ class DifFusePipeline(MaskedPipeline):
         generators = [g for g in generators for _ in range(num_samples)] if type(generators) is list else generators
         for step, (level, target) in enumerate(pairwise(down)):
             noise_pred, variance_fraction = self.predict_noise(sample, level, unet_batch_size)
-            noise = self.draw_noise(sample, generators, shared_by=len(image) if shared_noise else 1)
+            noise = self.draw_noise(sample, level, generators, shared_by=len(image) if shared_noise else 1)
             background = None  # the DDIM branch of Eq. 6.10
             if settings.background == "trajectory":
                 background = per_sample(trajectory[target].to(sample))
