@@ -88,7 +88,7 @@ class CounterfactualPipeline(DiffusionPipeline):
         return generator
 
     def begin(self, image, generator, unet_batch_size: int, shared_noise: bool):
-        """What a call starts with: the checked image, and the noise, `predict(sample, level)` and `draw(sample, level)`."""
+        """The checked image, and `predict(sample, level)` and `draw(sample, level)` of the noise, for one call."""
         image = self.check_image(image).to(self._execution_device)
         generators = self.check_generators(generator, len(image))
         predict = partial(self.predict_noise, batch_size=unet_batch_size)

@@ -16,8 +16,8 @@ class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
     """Encode the whole image by inversion, and decode it as healthy, away from the U-Net's unconditional prediction.
 
     Args:
-        unet (`UNet2DModel`): class-conditional noise predictor (`num_class_embeds`), trained on slices in [-1, 1] of all
-            classes with the label sometimes dropped. The last label is the null label of the dropped ones.
+        unet (`UNet2DModel`): class-conditional noise predictor (`num_class_embeds`), trained on slices in [-1, 1] of
+            all classes with the label sometimes dropped. The last label is the null label of the dropped ones.
         scheduler (`DifFuseScheduler`): its noise schedule.
         processor (`DifFuseProcessor`, *optional*): how scans become slices for this model.
         noise_level (`int`): K.
@@ -40,8 +40,8 @@ class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
         super().__init__()
         if (unet.config.num_class_embeds or 0) < 2:
             raise InputError(
-                "Classifier-free guidance needs a class-conditional U-Net: `num_class_embeds` is the number of classes "
-                f"and one for the null label, got {unet.config.num_class_embeds}."
+                "Classifier-free guidance needs a class-conditional U-Net: `num_class_embeds` counts the classes "
+                f"and one null label, got {unet.config.num_class_embeds}."
             )
         self.register_modules(unet=unet, scheduler=scheduler, processor=processor)
         self.register_to_config(

@@ -17,8 +17,8 @@ class ClassifierGuidancePipeline(CounterfactualPipeline):
     """Encode the whole image by inversion, and decode it with the gradient of a classifier of noisy images.
 
     Args:
-        unet (`UNet2DModel`): noise predictor trained on healthy and lesioned slices in [-1, 1]; a class-conditional one
-            is given the healthy label on both ways, as in the published code.
+        unet (`UNet2DModel`): noise predictor trained on healthy and lesioned slices in [-1, 1]; a class-conditional
+            one is given the healthy label on both ways, as in the published code.
         scheduler (`DifFuseScheduler`): its noise schedule.
         classifier (`NoisyClassifier`): `classifier(sample, timestep).logits` of x_t and the U-Net's timestep.
         processor (`DifFuseProcessor`, *optional*): how scans become slices for this model.

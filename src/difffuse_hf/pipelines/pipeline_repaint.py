@@ -24,8 +24,8 @@ class RePaintPipeline(MaskedPipeline):
         scheduler (`DifFuseScheduler`): its noise schedule.
         classifier, autoencoder (*optional*): make the saliency map when the call brings neither saliency nor mask.
         processor (`DifFuseProcessor`, *optional*): how scans become slices for this model.
-        noise_level (`int`, *optional*): the first level; T by default, as published. A lower one starts with the noised
-            image in place of noise, for a U-Net that was not trained on all levels.
+        noise_level (`int`, *optional*): the first level; T by default, as published. A lower one starts with the
+            noised image in place of noise, for a U-Net that was not trained on all levels.
         num_inference_steps (`int`): levels of the schedule.
         jump_length (`int`): levels that a jump back to more noise spans.
         num_resamples (`int`): times that each stretch of that length is gone down.

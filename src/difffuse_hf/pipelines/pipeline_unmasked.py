@@ -71,7 +71,7 @@ class UnmaskedPipeline(CounterfactualPipeline):
         Args:
             image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1].
             noise_level, forward, reverse (*optional*): the model's own by default.
-            num_inference_steps (`int`, *optional*): steps of an inversion, and of the way back; every level by default.
+            num_inference_steps (`int`, *optional*): steps of an inversion and of the way back; every level by default.
             generator (*optional*): one `torch.Generator`, or one per image.
             output_type (`str`): `"pt"` or `"np"`, both channels first.
             unet_batch_size (`int`): most images in one network call.
