@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import InputError
 
-BACKGROUNDS = ("trajectory", "ddim", "reconstruction")
+BACKGROUNDS = ("trajectory", "ddim", "reconstruction", "late")
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Preset:
         background (`str`): x_t outside the mask. `"trajectory"`: the same level of the inversion, so that the image
             comes back exactly. `"ddim"`: Eq. 6.8 from the fused x_t. `"reconstruction"`: a DDIM trajectory of its own,
             at a second network call a step; the anomaly map is then taken against its end instead of the image.
+            `"late"`: as inside, and the image is put back at the end only (late blending, Fig. 6.3).
         num_inference_steps (`int`, *optional*): steps up and steps down; every level by default.
         num_samples (`int`): counterfactuals per image; the anomaly map is taken against their mean.
         picture_steps (`int`, *optional*): steps of one more chain that makes the counterfactual to look at. It shares

@@ -23,11 +23,11 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps (`int`): T of the noise schedule the U-Net was trained with.
         beta_start, beta_end (`float`): first and last β_t.
         beta_schedule (`str`): a name that `diffusers.DDPMScheduler` knows.
-        prediction_type (`str`): what the U-Net predicts: the noise, `"epsilon"`, as in the thesis, or `"v_prediction"`,
-            v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans & Ho 2022). See `read_prediction`.
+        prediction_type (`str`): what the U-Net predicts: `"epsilon"`, the noise, as in the thesis, or
+            `"v_prediction"`, v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans & Ho 2022).
         variance_type (`str`): variance of the DDPM noise. `"fixed_small"` is the posterior variance of Eq. 6.7,
-            `"fixed_large"` is σ_t² = β_t, as in the author's code; `"learned_range"` lies between the two where a U-Net
-            with 2C output channels says (Nichol & Dhariwal 2021). Such a U-Net also works with the fixed ones.
+            `"fixed_large"` is σ_t² = β_t, as in the author's code; `"learned_range"` lies between the two, where a
+            U-Net with 2C output channels says (Nichol & Dhariwal 2021). Such a U-Net also works with the fixed ones.
         clip_sample (`bool`): clamp the predicted clean image to [-1, 1]. Off, because clamping breaks inversion.
     """
 

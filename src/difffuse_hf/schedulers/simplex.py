@@ -1,7 +1,7 @@
 """Simplex noise, smooth in space and in t, for AnoDDPM's forward and reverse process (Wyatt et al. 2022).
 
 Perlin's simplex noise in three dimensions (x, y, t): gradients sit on a lattice of tetrahedra, and each adds
-(½ − r²)⁴ (gradient · offset) around its place. Octaves halve the wavelength and scale the amplitude by the persistence.
+(½ − r²)⁴ (gradient · offset) around its place. Each octave halves the wavelength and lowers the amplitude.
 
 Each image, channel and octave has a lattice of its own, shifted at random. So pixels have zero mean and unit variance
 over the random numbers, each of them, exactly as Gaussian noise has; the sum over octaves is divided by a constant and
@@ -52,8 +52,8 @@ def simplex_noise(
         timestep (`int` or `torch.Tensor` of shape `(B,)`): t, the third coordinate.
         generator (*optional*): one `torch.Generator`, or one per image.
         octaves (`int`), persistence (`float`): 6 and 0.8 in AnoDDPM.
-        wavelength (`float`): side of the first octave's lattice cells in pixels, and in steps of t; what AnoDDPM's code
-            calls a frequency of 64.
+        wavelength (`float`): side of the first octave's lattice cells in pixels, and in steps of t; AnoDDPM's code
+            calls it a frequency of 64.
         device, dtype (*optional*): of the noise; the random numbers are drawn where the generator lives.
 
     Returns:
@@ -78,9 +78,8 @@ def simplex_noise(
     for octave in range(octaves):
         amplitude, cells = persistence**octave, 2**octave / wavelength
         shift = shifts[:, :, octave].flatten(0, 1)  # (B·C, 3)
-        points = torch.stack(
-            torch.broadcast_tensors(*(axis * cells + s for axis, s in zip(pixels, shift.T[..., None])))
-        )
+        axes = [axis * cells + origin for axis, origin in zip(pixels, shift.T[..., None])]
+        points = torch.stack(torch.broadcast_tensors(*axes))  # (3, B·C, H·W)
         noise = noise + amplitude * _simplex(points, permutations[:, :, octave].flatten(0, 1))
         power = power + amplitude**2
     return (noise / (power * _lattice_variance()) ** 0.5).view(batch, channels, height, width).to(dtype)

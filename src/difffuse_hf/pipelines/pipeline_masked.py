@@ -1,0 +1,78 @@
+"""What the pipelines that repaint inside a mask share: the saliency of their own classifier, and the mask from it."""
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..saliency.counterfactual import class_agnostic_saliency
+from ..saliency.mask import saliency_to_mask
+from .pipeline_base import CounterfactualPipeline
+
+
+class MaskedPipeline(CounterfactualPipeline):
+    """Base of the pipelines with a mask; a subclass registers `classifier` and `autoencoder`, too, or None for them.
+
+    Its config holds `percentile`, `percentile_over` and `saliency_options`.
+    """
+
+    model_cpu_offload_seq = "classifier->autoencoder->unet"
+    _optional_components = ["classifier", "autoencoder", "processor"]
+
+    def make_saliency(self, image: torch.Tensor) -> torch.Tensor:
+        """Class-agnostic saliency of the pipeline's own classifier and autoencoder, `(B, 1, H, W)` in [0, 1]."""
+        if self.classifier is None or self.autoencoder is None:
+            raise InputError("This model has no classifier and autoencoder of its own: pass `saliency` or `mask`.")
+        image = image.to(self.autoencoder.dtype)
+        with torch.enable_grad():  # the call is under no_grad, and saliency needs gradients
+            saliency = class_agnostic_saliency(
+                self.classifier, self.autoencoder, image, **(self.config.saliency_options or {})
+            )
+        return saliency.detach().float()
+
+    def choose_mask(
+        self,
+        image: torch.Tensor,
+        saliency: torch.Tensor | np.ndarray | None = None,
+        mask: torch.Tensor | np.ndarray | None = None,
+        percentile: float | None = None,
+        percentile_over: str | None = None,
+        mask_reading: str = "thesis",
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Where to repaint: the mask as given, or the most salient pixels.
+
+        Args:
+            image (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1].
+            saliency, mask (`torch.Tensor` of shape `(B, 1, H, W)`, *optional*): a mask has precedence; with neither,
+                the saliency is the pipeline's own.
+            percentile, percentile_over (*optional*): the model's own by default.
+            mask_reading (`str`): see `saliency_to_mask`.
+
+        Returns:
+            The mask, and the saliency if there is one; both `(B, 1, H, W)`.
+        """
+        percentile_over = self.setting("percentile_over", percentile_over)
+        if percentile_over not in ("image", "foreground"):
+            raise InputError(f"`percentile_over` must be 'image' or 'foreground', got {percentile_over!r}.")
+        if saliency is not None:
+            saliency = check_map("saliency", saliency, image)
+        elif mask is None:
+            saliency = self.make_saliency(image)
+        if mask is not None:
+            mask = check_map("mask", mask, image)
+            if mask.min() < 0 or mask.max() > 1:
+                raise InputError(f"`mask` must lie in [0, 1], got {mask.min():.3g} to {mask.max():.3g}.")
+            return mask, saliency
+        percentile = self.setting("percentile", percentile)
+        foreground = (image > 0).any(dim=1, keepdim=True) if percentile_over == "foreground" else None
+        return saliency_to_mask(saliency, percentile, reading=mask_reading, foreground=foreground), saliency
+
+
+def check_map(name: str, values: torch.Tensor | np.ndarray, image: torch.Tensor) -> torch.Tensor:
+    """A map that a caller brings, as float32 beside `image`, or an `InputError`."""
+    values = torch.as_tensor(values).float()
+    expected = (len(image), 1, *image.shape[2:])
+    if values.shape != expected:
+        raise InputError(f"`{name}` must have the shape {expected} to fit `image`, got {tuple(values.shape)}.")
+    if not values.isfinite().all():
+        raise InputError(f"`{name}` has pixels that are NaN or infinite.")
+    return values.to(image.device)
