@@ -1,7 +1,10 @@
-"""Losses of the three networks that Dif-fuse needs: denoiser, autoencoder and classifier."""
+"""Losses of the networks that Dif-fuse needs, denoiser, autoencoder and classifier, and of their competitors."""
 
 import torch
 from torch.nn import functional as F
+
+from .anomaly import foreground
+from .models.modeling_denoising_ae import coarse_noise
 
 
 def diffusion_loss(
@@ -35,6 +38,76 @@ def diffusion_loss(
 def reconstruction_loss(autoencoder: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference between an image (B, C, H, W) in [0, 1] and its reconstruction."""
     return F.l1_loss(autoencoder(image).float(), image)
+
+
+def denoising_loss(
+    autoencoder: torch.nn.Module,
+    image: torch.Tensor,
+    generator: torch.Generator | None = None,
+    noise_std: float = 0.2,
+    noise_resolution: int = 16,
+) -> torch.Tensor:
+    """Squared error of the denoising autoencoder in the foreground m (Kascenas 2022), n being `coarse_noise`.
+
+        loss = mean m ⊙ (x − f(x + m ⊙ n))²
+
+    The mean is over all pixels, the background with its zeros too, as in the published code.
+
+    Args:
+        autoencoder (`torch.nn.Module`): f, from images to images.
+        image (`torch.Tensor` of shape `(B, C, H, W)`): x in [0, 1].
+        generator (`torch.Generator`, *optional*): source of the noise, on the image's device.
+        noise_std, noise_resolution: of `coarse_noise`.
+    """
+    mask = foreground(image)
+    noise = coarse_noise(image.shape, noise_std, noise_resolution, generator, image.device, image.dtype)
+    return (mask * (image - autoencoder(image + mask * noise).float()).square()).mean()
+
+
+def gradient_penalty(
+    critic: torch.nn.Module, real: torch.Tensor, fake: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """How far the critic's slope is from 1 between real and generated images (Gulrajani 2017): mean (‖∇D(x̂)‖₂ − 1)².
+
+    x̂ = x + u (x' − x), with one u an image, uniform in [0, 1).
+
+    Args:
+        critic (`torch.nn.Module`): D, from images to one number each.
+        real, fake (`torch.Tensor` of shape `(B, C, H, W)`): x and x'.
+        generator (`torch.Generator`, *optional*): source of u, on the images' device.
+    """
+    share = torch.rand((len(real), 1, 1, 1), generator=generator, device=real.device, dtype=real.dtype)
+    between = (real + share * (fake - real)).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def critic_loss(
+    critic: torch.nn.Module,
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    generator: torch.Generator | None = None,
+    penalty_weight: float = 10.0,
+) -> torch.Tensor:
+    """Loss of the critic of a WGAN-GP: mean D(x') − mean D(x) + λ · `gradient_penalty`, with λ = 10."""
+    penalty = gradient_penalty(critic, real, fake, generator)
+    return critic(fake).mean() - critic(real).mean() + penalty_weight * penalty
+
+
+def izi_f_losses(fanogan: torch.nn.Module, sample: torch.Tensor, kappa: float = 1.0) -> torch.Tensor:
+    """What f-AnoGAN's encoder is trained to lower, and the anomaly score of an image (Schlegl 2019): (B,).
+
+        A(x) = mean (x − G(E(x)))² + κ · mean (f(x) − f(G(E(x))))²,   f being the features of the critic
+
+    Args:
+        fanogan (`FAnoGAN`): E, G and the critic.
+        sample (`torch.Tensor` of shape `(B, C, size, size)`): x in [-1, 1], see `FAnoGAN.to_sample`.
+        kappa (`float`): κ.
+    """
+    reconstruction = fanogan.reconstruct(sample)
+    seen, made = (fanogan.critic.features(images) for images in (sample, reconstruction))
+    residual = (sample - reconstruction).square().flatten(1).mean(1)
+    return residual + kappa * (seen - made).square().mean(1)
 
 
 def classification_loss(
