@@ -133,6 +133,10 @@ def train_players(model, train, validation, args, folder):
 def train_encoder(model, train, validation, args):
     model.requires_grad_(False)
     model.encoder.requires_grad_(True)
+
+    def validate(loss, batches):
+        return {"loss": torch.stack([loss(batch["image"]) for batch in batches]).mean().item()}
+
     stage = dataclasses.replace(
         args,
         max_steps=args.max_steps if args.encoder_steps is None else args.encoder_steps,
@@ -145,7 +149,7 @@ def train_encoder(model, train, validation, args):
         lambda loss, batch, generator: loss(flipped(args, batch)),
         stage,
         validation_dataset=validation,
-        validate=lambda loss, batches: {"loss": torch.stack([loss(batch["image"]) for batch in batches]).mean().item()},
+        validate=validate,
         save=lambda loss: write_model(args.output_dir, loss.model.save_pretrained),
     )
 

@@ -139,6 +139,8 @@ def test_a_speck_leaves_no_score_and_a_plain_difference_is_had_with_squares_of_o
     reconstruction[..., 7, 6:9] = 0  # 3 of 25 pixels
     assert residual_map(image, reconstruction).sum() == 0
     assert_close(residual_map(image, reconstruction, 1, 1), (image - reconstruction).abs())
+    with pytest.raises(ValueError, match="must be odd, got 4 and 5"):
+        residual_map(image, reconstruction, erosion_size=4)
 
 
 def test_components_of_up_to_twenty_voxels_are_removed():

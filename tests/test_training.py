@@ -41,6 +41,10 @@ TINY = {
         *("--lr_scheduler", "constant", "--max_grad_norm", "1"),
     ],
     "train_denoising_ae": ["--channels", "4", "4", "--noise_resolution", "4", "--flip"],
+    "train_noisy_classifier": [
+        *("--block_out_channels", "8", "8", "--attention_levels", "1", "--norm_num_groups", "4"),
+        *("--layers_per_block", "1", "--balance_classes", "--max_timestep", "500"),
+    ],
     "train_diffusion": [
         *("--block_out_channels", "8", "8", "--attention_levels", "1", "--norm_num_groups", "4"),
         *("--layers_per_block", "1", "--warmup_steps", "3", "--intensity_augmentation", "0.1"),

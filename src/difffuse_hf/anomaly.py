@@ -65,10 +65,11 @@ def foreground(image: torch.Tensor) -> torch.Tensor:
 def residual_map(
     image: torch.Tensor, reconstruction: torch.Tensor, erosion_size: int = 5, median_size: int = 5
 ) -> torch.Tensor:
-    """What a reconstruction has left out (Kascenas 2022): median(mean over channels of |x − f(x)| ⊙ eroded foreground).
+    """What a reconstruction f(x) has left out (Kascenas 2022): median(m ⊙ mean over channels of |x − f(x)|).
 
-    The foreground is eroded where its mean over a square is at most 0.95: at 5 × 5, where two pixels of the square are
-    background or beyond the image. The median is over a square, the image reflected at its border.
+    m is the eroded foreground: a pixel stays if the mean of the foreground over a square is more than 0.95, that is at
+    5 × 5, if no two pixels of the square are background or beyond the image. The median is over a square, the image
+    reflected at its border.
 
     Args:
         image, reconstruction (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1].
@@ -77,6 +78,8 @@ def residual_map(
     Returns:
         `torch.Tensor` of shape `(B, 1, H, W)`, ≥ 0.
     """
+    if erosion_size % 2 == 0 or median_size % 2 == 0:
+        raise ValueError(f"The sides of the squares must be odd, got {erosion_size} and {median_size}.")
     mask = F.avg_pool2d(foreground(image).to(image), erosion_size, stride=1, padding=erosion_size // 2) > 0.95
     difference = ((image - reconstruction) * mask).abs().mean(dim=1, keepdim=True)  # (B, 1, H, W)
     padded = F.pad(difference, (median_size // 2,) * 4, mode="reflect")

@@ -26,13 +26,24 @@ def diffusion_loss(
         max_timestep (`int`, *optional*): timesteps are drawn below it; all T by default. A model that is only asked
             to repaint from level K needs no more than K.
     """
+    sample, noise, timestep = noised(image, alphas_cumprod, generator, max_timestep)
+    noise_pred = unet(sample, timestep).sample
+    return F.mse_loss(noise_pred.float(), noise)
+
+
+def noised(
+    image: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    generator: torch.Generator | None = None,
+    max_timestep: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε at a random level for each image, ε and the timesteps; see `diffusion_loss`."""
     clean = 2 * image - 1
     levels = max_timestep or len(alphas_cumprod)
     timestep = torch.randint(levels, (len(clean),), generator=generator, device=clean.device)
     noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
     signal = alphas_cumprod.to(clean)[timestep][:, None, None, None]  # [B,1,1,1]
-    noise_pred = unet(signal.sqrt() * clean + (1 - signal).sqrt() * noise, timestep).sample
-    return F.mse_loss(noise_pred.float(), noise)
+    return signal.sqrt() * clean + (1 - signal).sqrt() * noise, noise, timestep
 
 
 def reconstruction_loss(autoencoder: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -123,6 +134,32 @@ def classification_loss(
     if class_weights is None:
         return F.cross_entropy(logits, labels)
     return F.cross_entropy(logits, labels, weight=class_weights.to(logits), reduction="sum") / len(labels)
+
+
+def noisy_classification_loss(
+    classifier: torch.nn.Module,
+    image: torch.Tensor,
+    labels: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    generator: torch.Generator | None = None,
+    max_timestep: int | None = None,
+    class_weights: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`classification_loss` of a classifier that sees images at random noise levels, x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε.
+
+    Args:
+        classifier (`torch.nn.Module`): called as `classifier(sample, timestep).logits`.
+        image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1]; moved to [-1, 1] here.
+        labels (`torch.Tensor` of shape `(B,)`): class indices.
+        alphas_cumprod, generator, max_timestep: as in `diffusion_loss`.
+        class_weights: as in `classification_loss`.
+
+    Returns:
+        The loss and the logits, of shape `(B, classes)`.
+    """
+    sample, _, timestep = noised(image, alphas_cumprod, generator, max_timestep)
+    logits = classifier(sample, timestep).logits.float()
+    return classification_loss(logits, labels, class_weights), logits
 
 
 def balanced_class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -112,7 +112,9 @@ class FAnoGAN(ModelMixin, ConfigMixin):
     def to_sample(self, image: torch.Tensor) -> torch.Tensor:
         """Slices (B, C, H, W) in [0, 1] as the networks see them: (B, C, size, size) in [-1, 1]."""
         if image.shape[1] != self.config.in_channels:
-            raise ValueError(f"`image` has {image.shape[1]} channels but the f-AnoGAN takes {self.config.in_channels}.")
+            raise ValueError(
+                f"`image` has {image.shape[1]} channels but the f-AnoGAN takes {self.config.in_channels}."
+            )
         return 2 * resize(image, (self.config.sample_size,) * 2) - 1
 
     def reconstruct(self, sample: torch.Tensor) -> torch.Tensor:
