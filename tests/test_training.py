@@ -43,6 +43,11 @@ TINY = {
         *("--channels", "4", "4", "4", "--gradient_accumulation_steps", "2", "--intensity_augmentation", "0.1"),
         *("--lr_scheduler", "constant", "--max_grad_norm", "1"),
     ],
+    "train_denoising_ae": ["--channels", "4", "4", "--noise_resolution", "4", "--flip"],
+    "train_noisy_classifier": [
+        *("--block_out_channels", "8", "8", "--attention_levels", "1", "--norm_num_groups", "4"),
+        *("--layers_per_block", "1", "--balance_classes", "--max_timestep", "500"),
+    ],
     "train_diffusion": [
         *("--block_out_channels", "8", "8", "--attention_levels", "1", "--norm_num_groups", "4"),
         *("--layers_per_block", "1", "--warmup_steps", "3", "--intensity_augmentation", "0.1"),

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
+
+FOREGROUND = 0.01  # sum over channels above which a pixel is not background (Kascenas 2022)
 
 
 def anomaly_map(
@@ -81,3 +85,51 @@ def dilation(image: torch.Tensor, size: int) -> torch.Tensor:
 def erosion(image: torch.Tensor, size: int) -> torch.Tensor:
     """Minimum over a `size` × `size` square, cut off at the border."""
     return -dilation(-image, size)
+
+
+def foreground(image: torch.Tensor) -> torch.Tensor:
+    """Where images (B, C, H, W) in [0, 1] are not black: boolean, (B, 1, H, W)."""
+    return image.sum(1, keepdim=True) > FOREGROUND
+
+
+def residual_map(
+    image: torch.Tensor, reconstruction: torch.Tensor, erosion_size: int = 5, median_size: int = 5
+) -> torch.Tensor:
+    """What a reconstruction f(x) has left out (Kascenas 2022): median(m ⊙ mean over channels of |x − f(x)|).
+
+    m is the eroded foreground: a pixel stays if the mean of the foreground over a square is more than 0.95, that is at
+    5 × 5, if no two pixels of the square are background or beyond the image. The median is over a square, the image
+    reflected at its border.
+
+    Args:
+        image, reconstruction (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1].
+        erosion_size, median_size (`int`): sides of the two squares in pixels, odd; 1 does nothing.
+
+    Returns:
+        `torch.Tensor` of shape `(B, 1, H, W)`, ≥ 0.
+    """
+    if erosion_size % 2 == 0 or median_size % 2 == 0:
+        raise ValueError(f"The sides of the squares must be odd, got {erosion_size} and {median_size}.")
+    mask = F.avg_pool2d(foreground(image).to(image), erosion_size, stride=1, padding=erosion_size // 2) > 0.95
+    difference = ((image - reconstruction) * mask).abs().mean(dim=1, keepdim=True)  # (B, 1, H, W)
+    padded = F.pad(difference, (median_size // 2,) * 4, mode="reflect")
+    windows = padded.unfold(2, median_size, 1).unfold(3, median_size, 1)  # (B, 1, H, W, k, k)
+    return windows.flatten(-2).median(dim=-1).values
+
+
+def drop_small_components(detection: np.ndarray, max_voxels: int = 20) -> np.ndarray:
+    """A detection without its small pieces: 3-D components of at most `max_voxels` voxels are removed (Kascenas 2022).
+
+    Voxels that share a corner are connected. The published code counts the holes of a component along with it.
+
+    Args:
+        detection (`np.ndarray` of shape `(S, H, W)`): boolean, the slices of one volume above the threshold.
+        max_voxels (`int`): size of the largest component removed.
+
+    Returns:
+        `np.ndarray` of shape `(S, H, W)`: boolean.
+    """
+    labels, _ = ndimage.label(detection, structure=np.ones((3, 3, 3)))
+    keep = np.bincount(labels.ravel()) > max_voxels
+    keep[0] = False  # the background
+    return keep[labels]

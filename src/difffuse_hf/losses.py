@@ -1,9 +1,12 @@
-"""Losses of the three networks that Dif-fuse needs: denoiser, autoencoder and classifier."""
+"""Losses of the networks that Dif-fuse needs, denoiser, autoencoder and classifier, and of their competitors."""
 
 import math
 
 import torch
 from torch.nn import functional as F
+
+from .anomaly import foreground
+from .models.modeling_denoising_ae import coarse_noise
 
 
 def diffusion_loss(
@@ -22,10 +25,29 @@ def diffusion_loss(
         max_timestep (`int`, *optional*): timesteps are drawn below it; all T by default. A model that is only asked
             to repaint from level K needs no more than K.
     """
+    _, noise, timestep = noised(image, alphas_cumprod, generator, max_timestep)
+    return diffusion_losses(unet, image, noise, timestep, alphas_cumprod, **options).mean()
+
+
+def noised(
+    image: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    generator: torch.Generator | None = None,
+    max_timestep: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x_t at a random timestep for each image, the noise in it and the timesteps; arguments as in `diffusion_loss`."""
     levels = max_timestep or len(alphas_cumprod)
     timestep = torch.randint(levels, (len(image),), generator=generator, device=image.device)
     noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-    return diffusion_losses(unet, image, noise, timestep, alphas_cumprod, **options).mean()
+    return diffuse(image, noise, timestep, alphas_cumprod), noise, timestep
+
+
+def diffuse(
+    image: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, alphas_cumprod: torch.Tensor
+) -> torch.Tensor:
+    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε of images (B, C, H, W) in [0, 1], which are moved to [-1, 1] here."""
+    signal = alphas_cumprod.to(image)[timestep].view(-1, 1, 1, 1)  # [B,1,1,1]
+    return signal.sqrt() * (2 * image - 1) + (1 - signal).sqrt() * noise
 
 
 def diffusion_losses(
@@ -61,7 +83,7 @@ def diffusion_losses(
     """
     clean, channels = 2 * image - 1, image.shape[1]
     signal = alphas_cumprod.to(clean)[timestep].view(-1, 1, 1, 1)  # [B,1,1,1]
-    sample = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+    sample = diffuse(image, noise, timestep, alphas_cumprod)
     labels = {} if class_labels is None else {"class_labels": class_labels}
     prediction = unet(sample, timestep, **labels).sample.to(clean.dtype)
     mean, variance = prediction[:, :channels], prediction[:, channels:]
@@ -115,7 +137,7 @@ def variational_bound(
     posterior = beta * (1 - before) / (1 - bars)
     posterior[0] = posterior[1]  # there is none at t = 1; its logarithm is needed all the same
     from_clean, from_sample = before.sqrt() * beta / (1 - bars), (bars / before).sqrt() * (1 - before) / (1 - bars)
-    predicted_clean = ((sample - at((1 - bars).sqrt()) * noise_pred) / at(bars.sqrt())).clamp(-1, 1)
+    predicted_clean = (sample - at((1 - bars).sqrt()) * noise_pred) / at(bars.sqrt())
     true_mean = at(from_clean) * clean + at(from_sample) * sample
     mean = at(from_clean) * predicted_clean + at(from_sample) * sample
     log_variance = learned_log_variance(variance_pred, at(posterior), at(beta))
@@ -151,6 +173,76 @@ def reconstruction_loss(autoencoder: torch.nn.Module, image: torch.Tensor) -> to
     return F.l1_loss(autoencoder(image).float(), image)
 
 
+def denoising_loss(
+    autoencoder: torch.nn.Module,
+    image: torch.Tensor,
+    generator: torch.Generator | None = None,
+    noise_std: float = 0.2,
+    noise_resolution: int = 16,
+) -> torch.Tensor:
+    """Squared error of the denoising autoencoder in the foreground m (Kascenas 2022), n being `coarse_noise`.
+
+        loss = mean m ⊙ (x − f(x + m ⊙ n))²
+
+    The mean is over all pixels, the background with its zeros too, as in the published code.
+
+    Args:
+        autoencoder (`torch.nn.Module`): f, from images to images.
+        image (`torch.Tensor` of shape `(B, C, H, W)`): x in [0, 1].
+        generator (`torch.Generator`, *optional*): source of the noise, on the image's device.
+        noise_std, noise_resolution: of `coarse_noise`.
+    """
+    mask = foreground(image)
+    noise = coarse_noise(image.shape, noise_std, noise_resolution, generator, image.device, image.dtype)
+    return (mask * (image - autoencoder(image + mask * noise).float()).square()).mean()
+
+
+def gradient_penalty(
+    critic: torch.nn.Module, real: torch.Tensor, fake: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """How far the critic's slope is from 1 between real and generated images (Gulrajani 2017): mean (‖∇D(x̂)‖₂ − 1)².
+
+    x̂ = x + u (x' − x), with one u an image, uniform in [0, 1).
+
+    Args:
+        critic (`torch.nn.Module`): D, from images to one number each.
+        real, fake (`torch.Tensor` of shape `(B, C, H, W)`): x and x'.
+        generator (`torch.Generator`, *optional*): source of u, on the images' device.
+    """
+    share = torch.rand((len(real), 1, 1, 1), generator=generator, device=real.device, dtype=real.dtype)
+    between = (real + share * (fake - real)).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def critic_loss(
+    critic: torch.nn.Module,
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    generator: torch.Generator | None = None,
+    penalty_weight: float = 10.0,
+) -> torch.Tensor:
+    """Loss of the critic of a WGAN-GP: mean D(x') − mean D(x) + λ · `gradient_penalty`, with λ = 10."""
+    penalty = gradient_penalty(critic, real, fake, generator)
+    return critic(fake).mean() - critic(real).mean() + penalty_weight * penalty
+
+
+def izi_f_losses(fanogan: torch.nn.Module, sample: torch.Tensor, kappa: float = 1.0) -> torch.Tensor:
+    """What f-AnoGAN's encoder is trained to lower, and the anomaly score of an image (Schlegl 2019): (B,).
+
+        A(x) = mean (x − G(E(x)))² + κ · mean (f(x) − f(G(E(x))))²,   f being the features of the critic
+
+    Args:
+        fanogan (`FAnoGAN`): E, G and the critic.
+        sample (`torch.Tensor` of shape `(B, C, size, size)`): x in [-1, 1], see `FAnoGAN.to_sample`.
+        kappa (`float`): κ.
+    """
+    reconstruction = fanogan.reconstruct(sample)
+    seen, made = (fanogan.critic.features(images) for images in (sample, reconstruction))
+    residual = (sample - reconstruction).square().flatten(1).mean(1)
+    return residual + kappa * (seen - made).square().mean(1)
+
+
 def classification_loss(
     logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -164,6 +256,32 @@ def classification_loss(
     if class_weights is None:
         return F.cross_entropy(logits, labels)
     return F.cross_entropy(logits, labels, weight=class_weights.to(logits), reduction="sum") / len(labels)
+
+
+def noisy_classification_loss(
+    classifier: torch.nn.Module,
+    image: torch.Tensor,
+    labels: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    generator: torch.Generator | None = None,
+    max_timestep: int | None = None,
+    class_weights: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`classification_loss` of a classifier that sees images at random noise levels, x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε.
+
+    Args:
+        classifier (`torch.nn.Module`): called as `classifier(sample, timestep).logits`.
+        image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1]; moved to [-1, 1] here.
+        labels (`torch.Tensor` of shape `(B,)`): class indices.
+        alphas_cumprod, generator, max_timestep: as in `diffusion_loss`.
+        class_weights: as in `classification_loss`.
+
+    Returns:
+        The loss and the logits, of shape `(B, classes)`.
+    """
+    sample, _, timestep = noised(image, alphas_cumprod, generator, max_timestep)
+    logits = classifier(sample, timestep).logits.float()
+    return classification_loss(logits, labels, class_weights), logits
 
 
 def balanced_class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

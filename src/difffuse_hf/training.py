@@ -55,10 +55,14 @@ class LoopArguments:
     max_steps: int = option(60_000, "Optimiser steps.")
     batch_size: int = option(10, "Slices in a forward pass, on each process.")
     gradient_accumulation_steps: int = option(1, "Forward passes in an optimiser step.")
-    optimizer: Literal["adam", "adamw"] = option("adamw", "Adam with coupled or decoupled weight decay.")
+    optimizer: Literal["adam", "adamw", "amsgrad", "rmsprop"] = option(
+        "adamw", "Adam with coupled or decoupled weight decay, AMSGrad (coupled), or RMSProp."
+    )
+    adam_betas: list[float] = option([0.9, 0.999], "Decay of Adam's averages of the gradient and of its square.")
     learning_rate: float = option(1e-4, "Peak learning rate.")
     weight_decay: float = option(0.0, "Weight decay.")
     lr_scheduler: Literal["constant", "cosine"] = option("constant", "Learning rate after the warm-up.")
+    cosine_steps: int = option(0, "Steps in which the cosine falls; it rises again in as many. 0 = all steps.")
     warmup_steps: int = option(0, "Steps over which the learning rate rises linearly.")
     max_grad_norm: float = option(0.0, "Clip the gradient to this norm; 0 = off.")
     ema_decay: float = option(0.0, "Decay of the averaged weights, which are the ones validated and saved; 0 = off.")
@@ -76,6 +80,17 @@ class LoopArguments:
     push_to_hub: str | None = option(None, "Push the trained model to this Hub repository (private if new).")
 
 
+def make_optimizer(parameters: Sequence[torch.nn.Parameter], args: LoopArguments) -> torch.optim.Optimizer:
+    """The optimiser that `args.optimizer` names."""
+    options = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+    if args.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, **options)
+    options["betas"] = tuple(args.adam_betas)
+    if args.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    return torch.optim.Adam(parameters, amsgrad=args.optimizer == "amsgrad", **options)
+
+
 def parse_arguments(arguments_class: type, presets: dict[str, dict], argv: list[str] | None = None):
     """Command line to an instance of `arguments_class`: flags, over the preset's values, over the defaults."""
     parser = HfArgumentParser(arguments_class, allow_abbrev=False)
@@ -89,11 +104,14 @@ def parse_arguments(arguments_class: type, presets: dict[str, dict], argv: list[
 
 
 def learning_rate_factor(step: int, args: LoopArguments) -> float:
-    """Factor on the learning rate in step `step`, counted from 0: linear warm-up, then constant or half a cosine."""
+    """Factor on the learning rate in step `step`, counted from 0: linear warm-up, then constant or a cosine.
+
+    The cosine falls to 0 at the last step, or over and over again with `cosine_steps`, as PyTorch's with T_max does.
+    """
     warmup = min(1.0, (step + 1) / (args.warmup_steps + 1))
     if args.lr_scheduler == "constant":
         return warmup
-    progress = max(0, step - args.warmup_steps) / max(1, args.max_steps - args.warmup_steps)
+    progress = max(0, step - args.warmup_steps) / (args.cosine_steps or max(1, args.max_steps - args.warmup_steps))
     return warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -245,9 +263,7 @@ def fit(
     several = accelerator.num_processes > 1
     if several:
         synchronise_batch_norm(model)
-    optimizer_class = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
-    optimizer = optimizer_class(trained, lr=args.learning_rate, weight_decay=args.weight_decay)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = accelerator.prepare(model, make_optimizer(trained, args))
     bare_model = accelerator.unwrap_model(model)
     ema = EMAModel(bare_model.parameters(), decay=args.ema_decay, foreach=True) if args.ema_decay else None
     progress = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint, ema)

@@ -1,0 +1,137 @@
+"""Counterfactuals without diffusion (thesis Ch. 6): denoising autoencoder, f-AnoGAN, or ACAT's saliency map alone."""
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from ..anomaly import residual_map
+from ..errors import InputError
+from ..models.modeling_autoencoder import ResNetAutoencoder
+from ..models.modeling_denoising_ae import DenoisingAutoencoder
+from ..models.modeling_fanogan import FAnoGAN, resize
+from ..models.modeling_slice_classifier import SliceClassifier
+from ..saliency.counterfactual import class_agnostic_saliency, latent_counterfactual
+from ..saliency.mask import saliency_to_mask
+from .pipeline_output import CounterfactualOutput
+
+HEALTHY = 0  # class index
+OF_THE_MAP = ("reference", "num_classes", "batch_size")  # options of the saliency map, not of a single counterfactual
+
+
+class ReconstructionPipeline(DiffusionPipeline):
+    """Reconstruct a slice with a network that knows healthy ones only; the anomaly map is what differs.
+
+    f-AnoGAN's difference is taken at the size of its networks and then resized: at the size of the slice it would be
+    the detail that its reconstruction cannot have. Without a reconstructor, the anomaly map is the class-agnostic
+    saliency of classifier and autoencoder, and the counterfactual their latent one towards class 0, healthy.
+
+    Args:
+        reconstructor (`DenoisingAutoencoder` or `FAnoGAN`, *optional*): trained on healthy slices.
+        classifier, autoencoder (*optional*): for the saliency map alone.
+        erosion_size, median_size (`int`, *optional*): squares of `residual_map` in pixels; published are 5 and 5 for
+            the denoising autoencoder, and none (1 and 1) for f-AnoGAN.
+        percentile (`float`): τ of the mask that is made of a saliency map.
+        saliency_options (`dict`, *optional*): arguments of `class_agnostic_saliency`.
+    """
+
+    model_cpu_offload_seq = "classifier->autoencoder->reconstructor"
+    _optional_components = ["reconstructor", "classifier", "autoencoder"]
+
+    def __init__(
+        self,
+        reconstructor: DenoisingAutoencoder | FAnoGAN | None = None,
+        classifier: SliceClassifier | None = None,
+        autoencoder: ResNetAutoencoder | None = None,
+        erosion_size: int | None = None,
+        median_size: int | None = None,
+        percentile: float = 90.0,
+        saliency_options: dict | None = None,
+    ):
+        super().__init__()
+        if reconstructor is None and (classifier is None or autoencoder is None):
+            raise ValueError("The pipeline needs a `reconstructor`, or a `classifier` and an `autoencoder`.")
+        if reconstructor is not None:
+            reconstructor.eval()  # batch norm would mix the images of a batch
+        self.register_modules(reconstructor=reconstructor, classifier=classifier, autoencoder=autoencoder)
+        self.register_to_config(
+            erosion_size=erosion_size,
+            median_size=median_size,
+            percentile=percentile,
+            saliency_options=saliency_options,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: torch.Tensor | np.ndarray,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pt",
+        batch_size: int = 32,
+    ) -> CounterfactualOutput:
+        """Make a healthy counterfactual of each slice and the anomaly map between the two.
+
+        Args:
+            image (`torch.Tensor` of shape `(B, C, H, W)`): slices in [0, 1].
+            generator: not used, for nothing is drawn; the pipelines share this argument.
+            output_type (`str`): `"pt"` or `"np"`, both channels first.
+            batch_size (`int`): most images in one call of the networks.
+
+        Returns:
+            `CounterfactualOutput`: the masks are 1 everywhere, for all of a slice is made anew, or the saliency above
+            its percentile. `saliency` is None with a reconstructor.
+        """
+        image = self._check_image(image).to(self._execution_device)
+        make = self._saliency if self.reconstructor is None else self._reconstruct
+        parts = []
+        for part in self.progress_bar(image.split(batch_size)):
+            parts.append(make(part))
+        outputs = [None if value[0] is None else torch.cat(value).float() for value in zip(*parts)]
+        self.maybe_free_model_hooks()
+        if output_type == "np":
+            outputs = [None if value is None else value.cpu().numpy() for value in outputs]
+        return CounterfactualOutput(*outputs)
+
+    def _reconstruct(self, image):
+        """Counterfactual, anomaly map, mask and no saliency."""
+        model = self.reconstructor
+        seen, default_size = image, 5
+        if isinstance(model, FAnoGAN):
+            sample = model.to_sample(image.to(model.dtype))
+            seen, made, default_size = sample / 2 + 0.5, model.reconstruct(sample) / 2 + 0.5, 1
+        else:
+            made = model(image.to(model.dtype))
+        sizes = [
+            default_size if size is None else size for size in (self.config.erosion_size, self.config.median_size)
+        ]
+        anomaly = resize(residual_map(seen.float(), made.float(), *sizes), image.shape[-2:])
+        made = resize(made, image.shape[-2:]).clamp(0, 1)
+        return made, anomaly, torch.ones_like(anomaly), None
+
+    def _saliency(self, image):
+        """Counterfactual, saliency as the anomaly map, its mask, and the saliency."""
+        options = self.config.saliency_options or {}
+        of_one = {name: value for name, value in options.items() if name not in OF_THE_MAP}
+        image = image.to(self.autoencoder.dtype)
+        healthy = torch.full((len(image),), HEALTHY, device=image.device)
+        with torch.enable_grad():  # the call is under no_grad, and saliency needs gradients
+            saliency = class_agnostic_saliency(self.classifier, self.autoencoder, image, **options).detach()
+            found = latent_counterfactual(self.classifier, self.autoencoder, image, healthy, **of_one)
+        return found.counterfactual, saliency, saliency_to_mask(saliency, self.config.percentile), saliency
+
+    def _check_image(self, image):
+        image = torch.as_tensor(image)
+        network = self.autoencoder if self.reconstructor is None else self.reconstructor
+        channels = network.config.in_channels
+        if image.ndim != 4 or 0 in image.shape:
+            raise InputError(f"`image` must have the shape (B, C, H, W), got {tuple(image.shape)}.")
+        if image.shape[1] != channels:
+            raise InputError(
+                f"`image` has {image.shape[1]} channels but the {type(network).__name__} takes {channels}."
+            )
+        image = image.float()
+        if not image.isfinite().all() or image.min() < 0 or image.max() > 1:
+            raise InputError(
+                f"`image` must be finite and lie in [0, 1], got {image.min():.3g} to {image.max():.3g}; "
+                "scale it as the model's training slices were."
+            )
+        return image
