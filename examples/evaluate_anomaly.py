@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     output = Path(args.output_dir)
     (output / "runs").mkdir(parents=True, exist_ok=True)
     methods = {}
-    for name, *run in args.method:
+    for name, *run in [*args.method, *(one for pair in args.all for one in listed(*pair))]:
         methods.setdefault(name, []).append(Run(*run))
     results, elsewhere, tiles = {}, {}, {}
     for name, runs in methods.items():
@@ -99,8 +99,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", nargs="+", action="append", required=True, metavar="VALUE",
+    parser.add_argument("--method", nargs="+", action="append", default=[], metavar="VALUE",
                         help="NAME MODEL DATASET [OPTIONS]; again for a seed or a method more")  # fmt: skip
+    parser.add_argument("--all", nargs=2, action="append", default=[], metavar=("METHODS", "DATASET"),
+                        help="every method that assemble_competitors.py left in a folder; again for a seed more")  # fmt: skip
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--cohort", choices=list(COHORTS), help="print the thesis's figures for it beside ours")
     parser.add_argument("--out_of_domain", metavar="DATASET", help="its test split is scored as well")
@@ -115,7 +117,17 @@ def parse(argv):
     for values in args.method:
         if len(values) not in (3, 4):
             parser.error(f"--method takes NAME MODEL DATASET [OPTIONS], got {' '.join(values)}")
+    if not args.method and not args.all:
+        parser.error("give a --method or --all")
     return args
+
+
+def listed(folder: str, dataset: str) -> list[tuple[str, str, str, str]]:
+    """Name, model, data set and options of the methods in a folder of assemble_competitors.py."""
+    path = Path(folder) / "methods.json"
+    if not path.exists():
+        raise InputError(f"{folder} holds no methods.json; make it with examples/assemble_competitors.py.")
+    return [(one["name"], one["model"], dataset, json.dumps(one["options"])) for one in json.loads(path.read_text())]
 
 
 def origin(run: Run, args) -> dict:

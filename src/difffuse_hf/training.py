@@ -376,7 +376,7 @@ def fit(
                     raise InputError(
                         f"The loss is {mean_loss} at step {progress.step}; lower --learning_rate or clip the gradient."
                     )
-                validated = {f"validation {name}": f"{value:.4f}" for name, value in metrics.items()}
+                validated = {f"validation {n}": f"{value:.4f}" for n, value in metrics.items() if "/" not in n}
                 bar.set_postfix({"loss": f"{mean_loss:.4f}", **validated})
                 accelerator.log({"train/loss": mean_loss, "train/learning_rate": learning_rate}, step=progress.step)
                 record(step=progress.step, loss=mean_loss, learning_rate=learning_rate)

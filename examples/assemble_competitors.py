@@ -1,0 +1,182 @@
+"""Put trained networks together as every method of Table 6.1, each tuned on the validation split.
+
+python examples/assemble_competitors.py --dataset data/slices --output_dir out/methods --num_inference_steps 50 \\
+    --classifier out/classifier --autoencoder out/autoencoder --diffusion out/diffusion \\
+    --simplex out/diffusion_simplex --conditional out/diffusion_conditional \\
+    --noisy_classifier out/noisy_classifier --denoising_autoencoder out/denoising_ae --fanogan out/fanogan
+
+A method whose networks are not given is left out. What is tuned is the method's own main setting (`GRIDS`), by the
+mean Dice of `--limit` validation slices with a lesion at their best threshold; `methods.json` lists folders, options
+and every value tried, and is what `evaluate_anomaly.py --all` reads. Folders that are there are kept: an interrupted
+run is continued by repeating it.
+"""
+
+import argparse
+import json
+from itertools import product
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+
+import difffuse_hf as package
+from difffuse_hf import (
+    DenoisingAutoencoder,
+    DifFuseProcessor,
+    DifFuseScheduler,
+    FAnoGAN,
+    NoisyClassifier,
+    ResNetAutoencoder,
+    load_classifier,
+)
+from difffuse_hf.data.slices import load_slices
+from difffuse_hf.detect import complete_folder
+from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, run_method
+from difffuse_hf.files import write_whole
+from difffuse_hf.training import run_script
+
+HEALTHY, MASK, LEVELS = ("unet",), ("unet", "classifier", "autoencoder"), {"noise_level": [200, 350, 500]}
+METHODS = {  # name in the tables: pipeline, its networks, settings of its own
+    "f-AnoGAN": ("ReconstructionPipeline", ("fanogan",), {}),
+    "DenoisingAE": ("ReconstructionPipeline", ("denoising_autoencoder",), {}),
+    "CG": ("ClassifierGuidancePipeline", ("conditional", "noisy_classifier"), {}),
+    "CFG": ("ClassifierFreeGuidancePipeline", ("conditional",), {}),
+    "AnoDDPM": ("AnoDDPMPipeline", ("simplex",), {}),
+    "AutoDDPM": ("AutoDDPMPipeline", HEALTHY, {}),
+    "DDPM": ("UnmaskedPipeline", HEALTHY, {"forward": "noise", "reverse": "ddpm"}),
+    "DDIM-DDPM": ("UnmaskedPipeline", HEALTHY, {"forward": "inversion", "reverse": "ddpm"}),
+    "DDPM-DDIM": ("UnmaskedPipeline", HEALTHY, {"forward": "noise", "reverse": "ddim"}),
+    "DDIM": ("UnmaskedPipeline", HEALTHY, {"forward": "inversion", "reverse": "ddim"}),
+    "RePaint": ("RePaintPipeline", MASK, {}),
+    "ACAT": ("ReconstructionPipeline", ("classifier", "autoencoder"), {}),
+    "Dif-fuse": ("DifFusePipeline", MASK, {}),
+}
+GRIDS = {  # settings tried for each pipeline; published values are among them
+    "ClassifierGuidancePipeline": {"guidance_scale": [10.0, 30.0, 100.0]},
+    "ClassifierFreeGuidancePipeline": {"guidance_scale": [1.5, 3.0, 6.0]},
+    "AnoDDPMPipeline": {"noise_level": [100, 200, 300]},
+    "AutoDDPMPipeline": LEVELS,
+    "UnmaskedPipeline": LEVELS,
+    "RePaintPipeline": {"percentile": [90.0, 95.0]},
+    "DifFusePipeline": {"noise_level": [350, 500], "percentile": [90.0, 95.0]},
+}
+STRIDED = (
+    "UnmaskedPipeline",
+    "AnoDDPMPipeline",
+    "AutoDDPMPipeline",
+    "ClassifierGuidancePipeline",
+    "ClassifierFreeGuidancePipeline",
+    "DifFusePipeline",
+)  # fmt: skip  take --num_inference_steps in their call
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("dataset", "output_dir"):
+        parser.add_argument(f"--{name}", required=True)
+    networks = ("classifier", "autoencoder", "diffusion", "simplex", "conditional", "noisy_classifier",
+                "denoising_autoencoder", "fanogan")  # fmt: skip
+    for name in networks:
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--num_inference_steps", type=int, help="of the diffusion pipelines; every level by default")
+    parser.add_argument("--repaint_steps", type=int, nargs=3, metavar=("STEPS", "JUMP", "RESAMPLES"),
+                        default=[250, 10, 10])  # fmt: skip
+    parser.add_argument("--preset", default="exact", help="of Dif-fuse")
+    parser.add_argument("--saliency_options", type=json.loads, default={}, help="of class_agnostic_saliency, as JSON")
+    parser.add_argument("--percentile_over", choices=["image", "foreground"], default="image")
+    parser.add_argument("--anomaly_channels", type=int, nargs="*", help="channels of the anomaly map; all by default")
+    parser.add_argument("--morphology_size", type=int, help="of the anomaly map; each method's own by default")
+    parser.add_argument("--limit", type=int, default=100, help="validation slices of each class used for tuning")
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(argv)
+
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    validation = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
+    load = {
+        "unet": (args.diffusion, lambda folder: UNet2DModel.from_pretrained(folder, subfolder="unet")),
+        "simplex": (args.simplex, lambda folder: UNet2DModel.from_pretrained(folder, subfolder="unet")),
+        "conditional": (args.conditional, lambda folder: UNet2DModel.from_pretrained(folder, subfolder="unet")),
+        "classifier": (args.classifier, lambda folder: load_classifier(folder).eval()),
+        "autoencoder": (args.autoencoder, ResNetAutoencoder.from_pretrained),
+        "noisy_classifier": (args.noisy_classifier, NoisyClassifier.from_pretrained),
+        "denoising_autoencoder": (args.denoising_autoencoder, DenoisingAutoencoder.from_pretrained),
+        "fanogan": (args.fanogan, FAnoGAN.from_pretrained),
+    }
+    listed, left_out = [], []
+    for name in args.methods:
+        kind, parts, settings = METHODS[name]
+        if any(load[part][0] is None for part in parts):
+            left_out.append(name)
+            continue
+        folder, record = output / name, output / name / "tuning.json"
+        options = {"num_inference_steps": args.num_inference_steps} if kind in STRIDED else {}
+        options |= {"picture_steps": 0} if kind == "DifFusePipeline" else {}
+        if not record.exists():
+            networks = {part: load[part][1](load[part][0]) for part in parts}
+            pipeline = build(kind, networks, settings, args).to(args.device)
+            tried, best = tune(name, pipeline, validation, options, GRIDS.get(kind, {}), args)
+            pipeline.register_to_config(**{**dict(pipeline.config), **best})
+            with complete_folder(folder) as temporary:
+                pipeline.save_pretrained(temporary)
+                (temporary / "tuning.json").write_text(json.dumps(tried, indent=2))
+        tuning = json.loads(record.read_text())
+        listed.append({"name": name, "model": str(folder), "options": options, "tuning": tuning})
+        write_whole(output / "methods.json", lambda path: path.write_text(json.dumps(listed, indent=2)))
+    print(f"{len(listed)} methods in {output / 'methods.json'}.")
+    if left_out:
+        print(f"Left out for want of a network: {', '.join(left_out)}.")
+
+
+def build(kind: str, networks: dict, settings: dict, args):
+    """A pipeline of one kind around its networks."""
+    common = {"anomaly_channels": args.anomaly_channels, **settings}
+    if args.morphology_size is not None:
+        common["morphology_size"] = args.morphology_size
+    masked = {"percentile_over": args.percentile_over, "saliency_options": args.saliency_options}
+    if kind == "ReconstructionPipeline":
+        reconstructor = networks.pop("fanogan", None) or networks.pop("denoising_autoencoder", None)
+        return package.ReconstructionPipeline(
+            reconstructor, **networks, saliency_options=args.saliency_options, **settings
+        )
+    (unet,) = (networks.pop(part) for part in ("unet", "simplex", "conditional") if part in networks)
+    source = {"AnoDDPMPipeline": args.simplex}.get(kind, args.conditional if "Guidance" in kind else args.diffusion)
+    if "noisy_classifier" in networks:
+        networks["classifier"] = networks.pop("noisy_classifier")
+    if kind == "RePaintPipeline":
+        names = ("num_inference_steps", "jump_length", "num_resamples")
+        common |= dict(zip(names, args.repaint_steps)) | masked
+    if kind == "DifFusePipeline":
+        common |= masked | {"preset": args.preset}
+    return getattr(package, kind)(
+        unet=unet,
+        scheduler=DifFuseScheduler.from_pretrained(source, subfolder="scheduler"),
+        processor=DifFuseProcessor.from_pretrained(args.dataset),
+        **networks,
+        **common,
+    )
+
+
+def tune(name: str, pipeline, validation: Slices, options: dict, grid: dict, args) -> tuple[list[dict], dict]:
+    """Every setting of the grid with its validation Dice, and the best one."""
+    sick, healthy = (validation.select(validation.labels == label) for label in (1, 0))
+    tried = []
+    for values in product(*grid.values()):
+        setting = dict(zip(grid, values))
+        if hasattr(pipeline, "calibrate"):
+            generator = torch.Generator().manual_seed(args.seed)
+            pipeline.calibrate(healthy.images, generator=generator, **setting, **options)
+            setting["mask_threshold"] = pipeline.config.mask_threshold
+        label = f"{name} {json.dumps(setting)}"
+        maps, _ = run_method(
+            pipeline, sick.images, args.seed, label=label, batch_size=args.batch_size, **setting, **options
+        )
+        tried.append({"setting": setting, "dice": choose_threshold(maps, sick).dice})
+    return tried, max(tried, key=lambda one: one["dice"])["setting"]
+
+
+if __name__ == "__main__":
+    run_script(main)
