@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from difffuse_hf import BraTS2021
+from difffuse_hf.data.brats2021 import MODALITIES
 from difffuse_hf.data.prepare import add_arguments, prepare
 from difffuse_hf.training import run_script
 
@@ -20,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", help="folder of BraTS cases")
     parser.add_argument("output", type=Path, help="folder for the Parquet shards and preprocessor_config.json")
+    parser.add_argument("--modalities", nargs="+", default=list(MODALITIES), help="channels, in this order")
     parser.add_argument("--image_size", type=int, default=256, help="pixels on a side (thesis: 256)")
     parser.add_argument("--pixel_spacing_mm", type=float, default=1.0)
     parser.add_argument("--slice_margin", type=int, default=25, help="slices dropped at each end (thesis: 25)")
@@ -30,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     builder = BraTS2021(
         "slices",
         data_dir=args.data_dir,
+        modalities=tuple(args.modalities),
         image_size=(args.image_size, args.image_size),
         pixel_spacing_mm=args.pixel_spacing_mm,
         slice_margin=args.slice_margin,

@@ -34,5 +34,12 @@ python "$here/examples/assemble_pipeline.py" --dataset "$out/slices" --classifie
     --preset fast --percentile 95 --anomaly_channels 0 --morphology_size 3 --limit 60 \
     --saliency_options '{"reference": "reconstruction", "num_steps": 6, "step_size": 0.03}' \
     --training_data "Synthetic subjects only: BrainPhantom over the label maps of SynthSeg."
-python "$here/examples/evaluate_anomaly.py" --model "$out/model" --dataset "$out/slices" --limit 30 \
-    --output_dir "$out/evaluation"
+python "$here/examples/assemble_competitors.py" --dataset "$out/slices" --classifier "$out/classifier" \
+    --autoencoder "$out/autoencoder" --diffusion "$out/diffusion" --methods ACAT DDIM-DDPM --num_inference_steps 10 \
+    --anomaly_channels 0 --morphology_size 3 --output_dir "$out/methods" \
+    --saliency_options '{"reference": "reconstruction", "num_steps": 6, "step_size": 0.03}'
+methods=()
+for seed in 0 1 2; do
+    methods+=(--all "$out/methods" "$out/slices" --method Dif-fuse "$out/model" "$out/slices")
+done
+python "$here/examples/evaluate_anomaly.py" "${methods[@]}" --limit 30 --output_dir "$out/evaluation"

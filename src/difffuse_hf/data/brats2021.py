@@ -36,11 +36,14 @@ _CITATION = """\
 """
 
 
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+
+
 @dataclass
 class BraTS2021Config(SliceConfig):
     """What to read and how to cut it."""
 
-    modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")
+    modalities: tuple[str, ...] = MODALITIES
 
 
 class BraTS2021(FolderBuilder):

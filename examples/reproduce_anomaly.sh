@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Chapter 6 from nothing, on synthetic cohorts: data, all networks, every method of Table 6.1 tuned and scored.
+#
+#     examples/reproduce_anomaly.sh smoke|night|full OUT ANATOMIES
+#
+# smoke: does everything run? its figures mean nothing. night: 64 x 64 pixels of 3 mm, three seeds, for two cores and a
+# night. full: the thesis's sizes and iterations, for GPUs. The networks learn FLAIR and T1 of gliomas (BraTS layout),
+# so that the same ones can be scored on white-matter hyperintensities (WMH layout), which they have never seen.
+# ANATOMIES is a folder of at least three label maps (SynthSeg's training_seg_*.nii.gz); the splits are by anatomy, dealt
+# anew for every seed. What is finished is kept: after an interrupt, repeat the command.
+set -euo pipefail
+size=$1
+mkdir -p "$2"
+out=$(realpath "$2")
+anatomies=$(realpath "${3:?the third argument is the folder of label maps}")
+cd "$(dirname "$0")/.."
+launch=${LAUNCH:-python}
+unet="--block_out_channels 32 48 96 128 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8"
+noisy="--block_out_channels 16 32 64 64 --layers_per_block 1 --attention_levels 1 --attention_head_dim 16 --norm_num_groups 8"
+case $size in
+smoke)
+    subjects=6 foreign=3 seeds="0" pixels=32 mm=6 steps=3 gan=2 limit=4 inference=3 repaint="6 2 2"
+    unet="--block_out_channels 8 16 --layers_per_block 1 --attention_levels 1 --norm_num_groups 4" noisy="$unet --attention_head_dim 8"
+    dae="--channels 8 16 16" fanogan="--sample_size 32 --width 8 --batch_size 4" narrow="--channels 8 8 8 8" latent="--channels 8 8 8"
+    counterfactual='{"reference": "reconstruction", "num_steps": 2}' ;;
+night)
+    subjects=120 foreign=40 seeds="0 1 2" pixels=64 mm=3 steps=4000 gan=3000 limit=40 inference=25 repaint="25 5 5"
+    dae="--channels 16 32 64 128" fanogan="--width 16 --batch_size 32" narrow="--channels 16 32 64 128" latent="--channels 16 32 64"
+    counterfactual='{"reference": "reconstruction", "num_steps": 6, "step_size": 0.03}' ;;
+full)
+    subjects=1000 foreign=110 seeds="0 1 2" pixels=256 mm=1 steps=60000 gan=500000 limit=200 inference="" repaint="250 10 10"
+    unet="" noisy="" dae="" fanogan="" narrow="" latent="" counterfactual='{"num_steps": 20}' ;;
+*) echo "The size is smoke, night or full, got $size." >&2 && exit 2 ;;
+esac
+if [ "$size" = full ]; then
+    device=() common=() recipe=() dae_steps=67200 noisy_steps=150000
+else
+    device=(--cpu) common=(--batch_size 16) dae_steps=$steps noisy_steps=$steps
+    recipe=(--learning_rate 5e-4 --lr_scheduler cosine --warmup_steps 200 --ema_decay 0.995 --max_grad_norm 1)
+fi
+[ "$size" = smoke ] && common=(--batch_size 4)
+export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TOP_PAD_=100000000  # see README, Speed
+
+# Data
+cut="--image_size $pixels --pixel_spacing_mm $mm --slice_margin 0 --min_foreground 0.08"
+[ "$size" = full ] && cut=""
+python datasets_scripts/make_phantom.py "$out/glioma" --layout brats2021 --subjects $subjects --anatomies "$anatomies"
+python datasets_scripts/make_phantom.py "$out/hyperintensities" --layout wmh --subjects $foreign --anatomies "$anatomies"
+[ -e "$out/wmh/README.md" ] ||
+    python datasets_scripts/prepare_wmh.py "$out/hyperintensities" "$out/wmh" --brain_mask none --split test $cut
+for seed in $seeds; do
+    [ -e "$out/$seed/data/README.md" ] || python datasets_scripts/prepare_brats2021.py "$out/glioma" \
+        "$out/$seed/data" --modalities flair t1 --split_seed "$seed" $cut
+done
+
+# Networks, methods
+for seed in $seeds; do
+    here=$out/$seed
+    train=(--dataset "$here/data" --seed "$seed" --report_to none --resume_from_checkpoint latest "${device[@]}")
+    once() { # output, script, flags
+        local folder=$here/$1 script=$2
+        shift 2
+        [ -e "$folder/done" ] && return
+        $launch "examples/$script.py" "$@" "${train[@]}" --output_dir "$folder" && touch "$folder/done"
+    }
+    once classifier train_classifier --backbone resnet18 $narrow --max_steps $steps --balance_classes --learning_rate 1e-3 "${common[@]}"
+    once autoencoder train_autoencoder $latent --max_steps $steps "${common[@]}"
+    for kind in healthy simplex conditional; do
+        case $kind in
+        healthy) flags="" ;;
+        simplex) flags="--noise simplex --max_timestep 800" ;;
+        conditional) flags="--class_conditional" ;;
+        esac
+        once $kind train_diffusion $unet --max_steps $steps $flags "${common[@]}" "${recipe[@]}"
+    done
+    once noisy_classifier train_noisy_classifier $noisy --max_steps $noisy_steps --balance_classes "${common[@]}"
+    once denoising_ae train_denoising_ae $dae --max_steps $dae_steps "${common[@]}"
+    once fanogan train_fanogan $fanogan --max_steps $gan
+    python examples/assemble_competitors.py --dataset "$here/data" --output_dir "$here/methods" \
+        --classifier "$here/classifier" --autoencoder "$here/autoencoder" --diffusion "$here/healthy" \
+        --simplex "$here/simplex" --conditional "$here/conditional" --noisy_classifier "$here/noisy_classifier" \
+        --denoising_autoencoder "$here/denoising_ae" --fanogan "$here/fanogan" --limit $limit --seed "$seed" \
+        --saliency_options "$counterfactual" --repaint_steps $repaint ${inference:+--num_inference_steps $inference}
+done
+
+# Table 6.1, Figs. 6.6 and 6.7
+all=()
+for seed in $seeds; do all+=(--all "$out/$seed/methods" "$out/$seed/data"); done
+python examples/evaluate_anomaly.py "${all[@]}" --out_of_domain "$out/wmh" --classifier "$out/0/classifier" \
+    --cohort brats --limit $((2 * limit)) --output_dir "$out/tables"
+python examples/sweep_noise_and_threshold.py --model "$out/0/methods/Dif-fuse" --dataset "$out/0/data" --seeds 1 \
+    --limit $limit --output_dir "$out/sweep" ${inference:+--options "{\"num_inference_steps\": $inference, \"picture_steps\": 0}"} \
+    $([ "$size" = smoke ] && echo --noise_levels 100 500 --percentiles 80 90)
+echo "Tables and figures are in $out/tables and $out/sweep; all of them are of synthetic scans."
