@@ -102,7 +102,7 @@ def parse(argv):
     parser.add_argument("--method", nargs="+", action="append", default=[], metavar="VALUE",
                         help="NAME MODEL DATASET [OPTIONS]; again for a seed or a method more")  # fmt: skip
     parser.add_argument("--all", nargs=2, action="append", default=[], metavar=("METHODS", "DATASET"),
-                        help="every method that assemble_competitors.py left in a folder; again for a seed")  # fmt: skip
+                        help="every method in a folder of assemble_competitors.py; again for a seed")  # fmt: skip
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--cohort", choices=list(COHORTS), help="print the thesis's figures for it beside ours")
     parser.add_argument("--out_of_domain", metavar="DATASET", help="its test split is scored as well")
