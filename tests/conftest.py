@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import
 import pytest
 import torch
 from hub_stub import StubHub
+from tiny_models import tiny_unet
 
 from difffuse_hf import (
     DifFusePipeline,
@@ -15,7 +16,6 @@ from difffuse_hf import (
     ResNetAutoencoder,
     SliceClassifier,
     SliceClassifierConfig,
-    make_healthy_unet,
 )
 
 torch.set_num_threads(1)
@@ -28,13 +28,8 @@ def scheduler():
 
 @pytest.fixture
 def unet():
-    """A U-Net for two channels, divisible by 2, whose noise prediction is small but depends on everything."""
-    torch.manual_seed(0)
-    unet = make_healthy_unet(2, 16, (8, 16), attention_levels=1, norm_num_groups=4, layers_per_block=1).eval()
-    for parameter in unet.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return unet
+    """For two channels."""
+    return tiny_unet()
 
 
 @pytest.fixture

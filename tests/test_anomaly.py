@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from difffuse_hf.anomaly import anomaly_map, closing, dilation, erosion, opening
+from difffuse_hf.anomaly import anomaly_map, closing, dilation, erosion, opening, otsu_threshold
 
 
 @pytest.fixture
@@ -51,3 +51,23 @@ def test_a_square_of_one_pixel_leaves_the_difference(noise):
 def test_even_squares_are_refused(noise):
     with pytest.raises(ValueError, match="must be odd"):
         anomaly_map(noise, noise, morphology_size=4)
+
+
+def test_squares_and_sums_are_the_maps_of_other_methods(noise):
+    image, counterfactual = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+    counterfactual[:, 0], counterfactual[:, 1] = 0.2, 0.4
+    assert anomaly_map(image, counterfactual, difference="squared").unique().item() == pytest.approx(0.1)
+    assert anomaly_map(image, counterfactual, over_channels="sum").unique().item() == pytest.approx(0.6)
+
+
+def test_otsus_threshold_is_that_of_scikit_image(noise):
+    filters = pytest.importorskip("skimage.filters")
+    maps = torch.cat([noise, noise**4, (noise > 0.8) + 0.1 * noise])
+    expected = [filters.threshold_otsu(one[0].numpy()) for one in maps]
+    assert otsu_threshold(maps).flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_otsus_threshold_parts_two_levels_and_finds_nothing_in_a_constant_map():
+    maps = torch.full((2, 1, 8, 8), 0.3)
+    maps[0, :, 2:4, 2:4] = 0.9
+    assert (maps > otsu_threshold(maps)).sum(dim=(1, 2, 3)).tolist() == [4, 0]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from difffuse_hf import saliency_to_mask
-from difffuse_hf.saliency.mask import gaussian_blur
+from difffuse_hf.saliency.mask import gaussian_blur, smooth_through_slices
 
 
 @pytest.fixture
@@ -68,3 +68,23 @@ def test_the_blur_keeps_the_mass_and_has_the_spread_of_its_sigma():
 def test_unknown_settings_are_refused(saliency, arguments):
     with pytest.raises(ValueError, match="must"):
         saliency_to_mask(saliency, **arguments)
+
+
+def test_smoothing_through_slices_is_a_gaussian_along_the_slices():
+    scan = torch.zeros(9, 1, 4, 4)
+    scan[4, :, 1, 2] = 1
+    smoothed = smooth_through_slices(scan, sigma=1.0)
+    assert smoothed.sum().item() == pytest.approx(1)
+    assert smoothed[:, :, 0].sum() == 0  # nothing moves within a slice
+    ratio = smoothed[5, 0, 1, 2] / smoothed[4, 0, 1, 2]
+    assert ratio.item() == pytest.approx(torch.tensor(-0.5).exp().item())
+
+
+def test_smoothing_through_slices_keeps_constants_and_the_order_of_the_slices(saliency):
+    constant = torch.full((5, 1, 3, 3), 0.7)
+    torch.testing.assert_close(smooth_through_slices(constant, sigma=2.0), constant)
+    assert torch.equal(smooth_through_slices(saliency, sigma=0.0), saliency)
+    torch.testing.assert_close(smooth_through_slices(saliency.flip(0)), smooth_through_slices(saliency).flip(0))
+    assert smooth_through_slices(saliency).diff(dim=0).abs().mean() < saliency.diff(dim=0).abs().mean() / 2
+    with pytest.raises(ValueError, match="`sigma` must be 0 or more"):
+        smooth_through_slices(saliency, sigma=-1.0)

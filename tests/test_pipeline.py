@@ -130,6 +130,31 @@ def replayed(pipeline, image, draws, mask, noise_level, num_inference_steps):
     return (sample / 2 + 0.5).clamp(0, 1)
 
 
+def test_late_blending_is_ddim_ddpm_with_the_image_put_back_at_the_end(pipeline, image, mask):
+    ones = torch.ones_like(mask)
+    everywhere = pipeline(image, mask=ones, generator=seeded()).counterfactuals
+    late = pipeline(image, mask=mask, generator=seeded(), background="late").counterfactuals
+    torch.testing.assert_close(late, mask * everywhere + (1 - mask) * image, rtol=0, atol=1e-6)
+    assert (late - pipeline(image, mask=mask, generator=seeded()).counterfactuals).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_with_shared_noise_equal_slices_have_equal_counterfactuals(pipeline, image, mask, preset):
+    image, mask = image[:1].repeat(3, 1, 1, 1), mask[:1].repeat(3, 1, 1, 1)
+    call = {"mask": mask, "preset": preset, "noise_level": 8, "num_inference_steps": 3, "picture_steps": 4}
+    for generator in (seeded(), [seeded(i) for i in range(3)]):
+        shared = pipeline(image, generator=generator, shared_noise=True, **call)
+        for name in ("counterfactuals", "anomaly_maps"):
+            torch.testing.assert_close(shared[name], shared[name][:1].expand_as(shared[name]), rtol=0, atol=1e-6)
+    own = pipeline(image, generator=seeded(), **call).counterfactuals
+    assert not torch.allclose(own[0], own[1], atol=1e-4)
+
+
+def test_with_shared_noise_the_samples_of_an_image_still_differ(pipeline, image, mask):
+    uncertainty = pipeline(image, mask=mask, num_samples=3, generator=seeded(), shared_noise=True).uncertainty
+    assert (uncertainty[mask == 1] > 0).all()
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_same_seed_gives_the_same_result(pipeline, image, mask, preset):
     call = {"mask": mask, "preset": preset, "noise_level": 8, "num_inference_steps": 3, "picture_steps": 4}
@@ -247,6 +272,7 @@ def test_images_that_do_not_fit_the_model_are_refused_in_one_sentence(whole_pipe
         ({"saliency": torch.zeros(1, 1, 16, 16)}, r"`saliency` must have the shape"),
         ({"saliency": torch.full((2, 1, 16, 16), float("nan"))}, "`saliency` has pixels that are NaN"),
         ({}, "no classifier and autoencoder of its own: pass `saliency` or `mask`"),
+        ({"background": "later"}, "`background` must be one of trajectory, ddim, reconstruction, late, got 'later'"),
         ({"preset": "quick"}, "`preset` must be one of exact, thesis, reference_code, fast, got 'quick'"),
         ({"background": "white"}, "`background` must be one of"),
         ({"percentile_over": "brain"}, "`percentile_over` must be 'image' or 'foreground'"),

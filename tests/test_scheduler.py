@@ -135,6 +135,73 @@ def test_adding_noise_and_predicting_the_image_undo_each_other(scheduler, sample
     torch.testing.assert_close(scheduler.predict_original(noise, 300, noisy), sample, rtol=0, atol=1e-12)
 
 
+def test_diffusing_in_two_stages_is_diffusing_once(scheduler, sample, noise):
+    def once(clean, noise):
+        return scheduler.diffuse(clean, 0, 700, noise)
+
+    def twice(clean, first, second):
+        return scheduler.diffuse(scheduler.diffuse(clean, 0, 120, first), 120, 700, second)
+
+    none = torch.zeros_like(sample)
+    torch.testing.assert_close(twice(sample, none, none), once(sample, none), rtol=0, atol=1e-13)
+    power = twice(none, noise, none) ** 2 + twice(none, none, noise) ** 2  # of independent noise
+    torch.testing.assert_close(power, once(none, noise) ** 2, rtol=0, atol=1e-13)
+    stock = scheduler.add_noise(sample, noise, torch.tensor([699, 699]))
+    torch.testing.assert_close(once(sample, noise), stock, rtol=0, atol=1e-13)
+
+
+def test_v_prediction_is_read_as_the_noise(sample, noise):
+    scheduler = DifFuseScheduler(prediction_type="v_prediction")
+    alpha_bar = scheduler.alpha_bar(300)
+    noisy = scheduler.diffuse(sample, 0, 300, noise)
+    velocity = alpha_bar**0.5 * noise - (1 - alpha_bar) ** 0.5 * sample
+    noise_pred, variance_fraction = scheduler.read_prediction(velocity, 300, noisy)
+    torch.testing.assert_close(noise_pred, noise, rtol=0, atol=1e-12)
+    torch.testing.assert_close(scheduler.predict_original(noise_pred, 300, noisy), sample, rtol=0, atol=1e-12)
+    assert variance_fraction is None
+
+
+def test_v_prediction_agrees_with_the_stock_scheduler(sample, noise):
+    scheduler = DifFuseScheduler(prediction_type="v_prediction")
+    stock = in_float64(DDIMScheduler(**STOCK, prediction_type="v_prediction", timestep_spacing="trailing"))
+    stock.set_timesteps(50)
+    expected = stock.step(predict(sample, 400), 399, sample).prev_sample
+    noise_pred, _ = scheduler.read_prediction(predict(sample, 400), 400, sample)
+    torch.testing.assert_close(scheduler.step(noise_pred, 400, 380, sample), expected, rtol=0, atol=1e-12)
+
+
+def test_a_learned_variance_agrees_with_the_stock_scheduler(sample, noise):
+    scheduler = DifFuseScheduler(variance_type="learned_range")
+    stock = in_float64(DDPMScheduler(**STOCK, variance_type="learned_range"))
+    output = torch.cat([predict(sample, 300), torch.tanh(noise)], dim=1)
+    generator = torch.Generator().manual_seed(4)
+    draw = torch.randn(SHAPE, dtype=torch.float64, generator=generator.clone_state())
+    expected = stock.step(output, 299, sample, generator=generator).prev_sample
+    noise_pred, variance_fraction = scheduler.read_prediction(output, 300, sample)
+    actual = scheduler.step(noise_pred, 300, 299, sample, 1.0, draw, variance_fraction)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)  # stock betas are float32
+
+
+@pytest.mark.parametrize(("fraction", "variance_type"), [(0.0, "fixed_small"), (1.0, "fixed_large")])
+def test_a_learned_variance_lies_between_the_fixed_ones(sample, noise, fraction, variance_type):
+    noise_pred, fraction = predict(sample, 300), torch.full_like(sample, fraction)
+    fixed = DifFuseScheduler(variance_type=variance_type).step(noise_pred, 300, 290, sample, 1.0, noise)
+    learned = DifFuseScheduler(variance_type="learned_range").step(
+        noise_pred, 300, 290, sample, 1.0, noise, variance_fraction=fraction
+    )
+    torch.testing.assert_close(learned, fixed, rtol=0, atol=1e-12)
+
+
+def test_a_learned_variance_that_is_not_there_is_refused(sample, noise):
+    with pytest.raises(ValueError, match="'learned_range' but the U-Net predicts no variance"):
+        DifFuseScheduler(variance_type="learned_range").step(noise, 300, 290, sample, 1.0, noise)
+
+
+def test_a_unet_with_other_numbers_of_channels_is_refused(scheduler, sample):
+    with pytest.raises(ValueError, match="must give 3 channels, or 6 with a learned variance, got 4"):
+        scheduler.read_prediction(torch.zeros(2, 4, 4, 4), 300, sample)
+
+
 @pytest.mark.parametrize(("steps", "noise_level"), [(None, 500), (10, 500), (7, 23), (23, 23), (1, 5)])
 def test_levels_fall_from_the_noise_level_to_the_clean_image(scheduler, steps, noise_level):
     scheduler.set_timesteps(steps, noise_level)

@@ -133,13 +133,13 @@ class AutoDDPMPipeline(CounterfactualPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         batch_size: int = 16,
     ) -> float:
-        """Choose the smallest `mask_threshold` that at most 5 % of the pixels of healthy slices exceed, and keep it.
+        """Choose the smallest `mask_threshold` that no more than a share of healthy pixels exceed, and keep it.
 
         Counted are pixels above 0 in some channel, over all slices together and before the mask is dilated.
 
         Args:
             images (`torch.Tensor` of shape `(N, C, H, W)`): healthy slices in [0, 1], from the validation split.
-            false_positive_rate (`float`): share of the pixels, 0–1.
+            false_positive_rate (`float`): that share, 0–1; 0.05 in the paper.
             noise_level, num_inference_steps, perceptual: as the calls will have them.
             generator (*optional*): one `torch.Generator`, or one per image.
             batch_size (`int`): slices at a time.

@@ -13,7 +13,8 @@ class CounterfactualOutput(BaseOutput):
 
     Args:
         counterfactuals (`torch.Tensor` or `np.ndarray` of shape `(B, C, H, W)`): x̂_0 in [0, 1].
-        anomaly_maps (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`): δ ≥ 0, change of intensity.
+        anomaly_maps (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`): δ ≥ 0, change of intensity; the
+            pipeline says of what kind and range.
         masks (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`): m, 1 where tissue was repainted.
         saliency (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`, *optional*): in [0, 1]; None when the mask
             was given instead.
