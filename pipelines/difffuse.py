@@ -7,7 +7,8 @@
     out.counterfactuals, out.anomaly_maps
 
 "user/healthy-slices" is a repository of an unconditional `DDPMPipeline` (or `DDIMPipeline`) whose U-Net predicts the
-noise of healthy slices in [-1, 1]. Method: A. Fontanella (Edinburgh 2024), Ch. 6. A research tool, not a medical device.
+noise of healthy slices in [-1, 1]. Method: A. Fontanella (Edinburgh 2024), Ch. 6. A research tool, not a medical
+device.
 """
 
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ class DifFuseCustomPipeline(DiffusionPipeline):
 
     Args:
         unet (`UNet2DModel`): noise predictor of healthy slices in [-1, 1].
-        scheduler: any stock scheduler with `alphas_cumprod` and `prediction_type="epsilon"`; only the schedule is used,
-            for no stock scheduler steps between the levels 0 ... K of a DDIM inversion.
+        scheduler: any stock scheduler with `alphas_cumprod` and `prediction_type="epsilon"`; only its schedule is
+            used, for no stock scheduler steps between the levels 0 ... K of a DDIM inversion.
     """
 
     model_cpu_offload_seq = "unet"
@@ -93,9 +94,8 @@ class DifFuseCustomPipeline(DiffusionPipeline):
                 return tensor.repeat_interleave(num_samples, dim=0)
 
             sample, repaint = per_sample(trajectory[noise_level]), per_sample(mask)
-            generators = (
-                [g for g in generator for _ in range(num_samples)] if isinstance(generator, list) else generator
-            )
+            several = isinstance(generator, list)
+            generators = [one for one in generator for _ in range(num_samples)] if several else generator
             for level, target in pairwise(down):  # Eq. 6.10
                 noise_pred = self.predict_noise(sample, level)
                 noise = randn_tensor(sample.shape, generators, sample.device, sample.dtype)
