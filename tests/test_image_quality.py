@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("torchmetrics", reason="needs the extra `train`")
 
 from difffuse_hf import SliceClassifier, SliceClassifierConfig  # noqa: E402
-from difffuse_hf.evaluation.image_quality import classifier_features, kid  # noqa: E402
+from difffuse_hf.evaluation.image_quality import classifier_features, flicker, kid  # noqa: E402
 
 
 def flat(images):
@@ -52,3 +52,14 @@ def test_features_of_a_classifier_are_those_that_its_head_sees():
     features = classifier_features(classifier)(images)
     assert features.shape == (3, 8)
     assert torch.equal(features, classifier_features(classifier)(images))
+
+
+def test_a_change_that_goes_on_through_the_slices_does_not_flicker_and_noise_does():
+    images = draw(5, 0, offset=0.1)
+    assert flicker(images, images + draw(1, 1)) == pytest.approx(0, abs=1e-12)
+    ramp = torch.arange(5.0, dtype=torch.float64).view(-1, 1, 1, 1)
+    assert flicker(images, images + 0.1 * ramp) == pytest.approx(0.1)
+    images[:, :, 0] = 0  # black: no brain
+    changed = images.clone()
+    changed[::2, :, 0] = 1
+    assert flicker(images, changed) == 0

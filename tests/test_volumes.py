@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from difffuse_hf.errors import InputError
+from difffuse_hf.evaluation.image_quality import flicker
 from difffuse_hf.models.configuration_slice_classifier import SliceClassifierConfig
 from difffuse_hf.models.modeling_autoencoder import ResNetAutoencoder
 from difffuse_hf.models.modeling_slice_classifier import SliceClassifier
@@ -282,3 +284,19 @@ def test_real_brats_cases_are_read_and_restored(name):
         assert 4 * masks.sum().item() == pytest.approx(np.count_nonzero(case.reference), rel=0.1)
         rows, columns = masks.nonzero()[:, 1:].float().median(dim=0).values
         assert rows < 48 and columns < 48  # right frontal: in front, and on the picture's left
+
+
+def test_in_volume_consistent_mode_slices_that_are_alike_get_the_same_counterfactual(pipeline, folder):
+    case = read_case(folder, MODALITIES)
+    alike = np.repeat(case.volumes[..., SHAPE[2] // 2][..., None], SHAPE[2], axis=-1)
+    case = dataclasses.replace(case, volumes=alike, affine=np.eye(4), reference=None)
+
+    def made(**options):
+        result = detect(pipeline, case, **options)
+        return result, flicker(result.slices["image"], result.slices["counterfactual"])
+
+    plain, consistent = made(), made(through_slices=1.0, batch_size=3)
+    assert plain[1] > 100 * consistent[1] and consistent[1] < 1e-6
+    assert consistent[0].parameters["through_slices"] == 1.0
+    other = detect(pipeline, case, through_slices=1.0, batch_size=5)
+    np.testing.assert_allclose(other.counterfactual, consistent[0].counterfactual, atol=1e-3)

@@ -233,6 +233,12 @@ def detect(
         float | None,
         typer.Option(min=0, help="Of the anomaly map, above which is lesion.", show_default="from the model"),
     ] = None,
+    through_slices: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SIGMA", help="Smooth saliency over so many slices and share noise: less flicker."
+        ),
+    ] = None,
 ):
     """Find lesions: healthy counterfactual, anomaly map, lesion mask and a report for each scan."""
     device = _check_device(device)
@@ -242,6 +248,7 @@ def detect(
 
     pipeline, line = load_model(model, device, None if dtype is Dtype.auto else getattr(torch, dtype.value))
     options = {"preset": preset.value, "batch_size": batch_size, "seed": seed, "all_slices": all_slices}
+    options["through_slices"] = through_slices
     chosen = {"num_samples": samples, "noise_level": noise_level, "percentile": percentile}
     options.update({name: value for name, value in chosen.items() if value is not None})
     if threshold is not None:

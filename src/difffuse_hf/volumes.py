@@ -15,6 +15,7 @@ from rich.progress import track
 from .errors import InputError
 from .evaluation.segmentation import dice
 from .models.processing_difffuse import check_intensities
+from .saliency.mask import smooth_through_slices
 
 AFFINE_TOLERANCE_MM = 1e-3  # modalities closer than this share one grid
 _UNREADABLE = (
@@ -178,6 +179,7 @@ def detect_volume(
     seed: int = 0,
     all_slices: bool = False,
     progress: bool = True,
+    through_slices: float | None = None,
     **call_arguments,
 ) -> DetectionResult:
     """Find the lesions of a scan: classifier on every usable slice, Dif-fuse on the suspicious ones.
@@ -190,6 +192,9 @@ def detect_volume(
         seed (`int`): with the slice's index, the seed of that generator.
         all_slices (`bool`): repaint every usable slice, whatever the classifier says.
         progress (`bool`): show progress bars.
+        through_slices (`float`, *optional*): volume-consistent mode, beyond the thesis: saliency is smoothed by a
+            Gaussian of so many slices, and all slices share their noise, so that the counterfactual flickers less from
+            slice to slice (see `flicker`).
         call_arguments: further arguments of the pipeline's call (`percentile`, `noise_level`, ...).
 
     Raises:
@@ -212,10 +217,21 @@ def detect_volume(
     counterfactual = slices.clone()
     anomaly, mask, saliency = (torch.zeros_like(slices[:, :1]) for _ in range(3))  # (S, 1, H, W)
     pipeline.set_progress_bar_config(disable=True)
+    consistent = through_slices is not None
+    if consistent:
+        for index in track(_batches(suspicious, batch_size), "Looking at slices", disable=not progress):
+            saliency[index] = pipeline.make_saliency(slices[index].to(pipeline.device)).cpu()
+        smooth = smooth_through_slices(saliency, through_slices)
     for index in track(_batches(suspicious, batch_size), "Making counterfactuals", disable=not progress):
-        generators = [_generator(seed, i) for i in index.tolist()]
+        generators = [_generator(seed, 0 if consistent else i) for i in index.tolist()]
+        given = {"saliency": smooth[index]} if consistent else {}
         output = pipeline(
-            slices[index].to(pipeline.device), generator=generators, preset=preset, output_type="pt", **call_arguments
+            slices[index].to(pipeline.device),
+            generator=generators,
+            preset=preset,
+            output_type="pt",
+            **given,
+            **call_arguments,
         )
         counterfactual[index] = output.counterfactuals.float().cpu()
         anomaly[index] = output.anomaly_maps.float().cpu()
@@ -258,6 +274,7 @@ def detect_volume(
             "seed": seed,
             "batch_size": batch_size,
             "all_slices": all_slices,
+            "through_slices": through_slices,
             "modalities": list(processor.modalities),
             "image_size": list(processor.image_size),
             "pixel_spacing_mm": processor.pixel_spacing_mm,

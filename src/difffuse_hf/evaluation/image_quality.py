@@ -1,4 +1,4 @@
-"""Do counterfactuals look like healthy slices? Kernel inception distance of two sets of slices (thesis Sec. 6.6)."""
+"""Do counterfactuals look like healthy slices (kernel inception distance, thesis Sec. 6.6), and like one volume?"""
 
 import warnings
 from collections.abc import Callable
@@ -49,6 +49,20 @@ def kid(
                 distance.update(batch, real=is_real)
     mean, deviation = distance.compute()
     return float(mean), 0.0 if whole else float(deviation)
+
+
+def flicker(images: torch.Tensor, counterfactuals: torch.Tensor) -> float:
+    """How much the change of neighbouring slices differs: mean |Δ_s (x̂ − x)| over the brain that both slices show.
+
+    A change that goes on from slice to slice as it is has none, whatever the anatomy does in between.
+
+    Args:
+        images, counterfactuals (`torch.Tensor` of shape `(S, C, H, W)`): the slices of one scan, in order.
+    """
+    brain = (images > 0).any(1, keepdim=True)
+    both = (brain[1:] & brain[:-1]).expand_as(images[1:])
+    step = (counterfactuals - images).diff(dim=0).abs()[both]
+    return float(step.mean()) if step.numel() else 0.0
 
 
 def classifier_features(classifier) -> Callable[[torch.Tensor], torch.Tensor]:
