@@ -17,7 +17,7 @@ import torch
 from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.detect import complete_folder, fastest_dtype, to_fastest
-from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, run_method
+from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, false_positive_threshold, run_method
 from difffuse_hf.hub import model_card, write_model_card
 from difffuse_hf.models.unet import UNet2DModel
 from difffuse_hf.training import run_script
@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--morphology_size", type=int, default=5)
     parser.add_argument("--saliency_options", type=json.loads, default={}, help="of class_agnostic_saliency, as JSON")
     parser.add_argument("--sensitivity", type=float, default=0.95)
+    parser.add_argument("--false_positives", type=float, nargs="*", default=[], metavar="SHARE",
+                        help="calibrate thresholds that so much healthy brain reaches, such as 0.01")  # fmt: skip
     parser.add_argument("--limit", type=int, help="validation slices of each class; all by default")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the saved weights")
     parser.add_argument("--training_data", default="Not stated.", help="a sentence for the model card")
@@ -71,6 +73,12 @@ def main(argv: list[str] | None = None) -> None:
     known = validation.select(sick)
     maps, _ = run_method(pipeline, known.images, args.seed, label="Validation slices", picture_steps=0)
     threshold = choose_threshold(maps, known)
+    if args.false_positives:
+        healthy = validation.select(~sick)
+        maps, _ = run_method(pipeline, healthy.images, args.seed, label="Healthy slices", picture_steps=0)
+        pipeline.processor.false_positive_thresholds = {
+            f"{share:g}": false_positive_threshold(maps, healthy, share).value for share in args.false_positives
+        }
     pipeline.unet, pipeline.processor.anomaly_threshold = trained, threshold.value
     card = model_card(
         name=Path(args.output_dir).name,

@@ -38,7 +38,7 @@ def results(tmp_path_factory):
         run(f"examples/{script}.py", *flags, "--cpu", "--report_to", "none", *TINY[script])
     parts = [flag for part in ("classifier", "autoencoder", "diffusion") for flag in (f"--{part}", root / part)]
     settings = ("--preset", "fast", "--noise_level", 30, "--morphology_size", 1, "--percentile", 80)
-    options = ("--saliency_options", '{"num_steps": 2}', "--dtype", "float16")
+    options = ("--saliency_options", '{"num_steps": 2}', "--dtype", "float16", "--false_positives", 0.1, 0.01)
     run("examples/assemble_pipeline.py", "--dataset", root / "slices", *parts, *settings, *options,
         "--output_dir", root / "model")  # fmt: skip
     model, flat = (root / "model", root / "slices"), '{"percentile": 0, "num_samples": 1}'
@@ -52,6 +52,7 @@ def test_the_assembled_model_carries_its_preprocessing_and_thresholds(results):
     pipeline = DifFusePipeline.from_pretrained(results / "model")
     assert pipeline.processor.image_size == (32, 32) and pipeline.processor.slice_margin == 0
     assert pipeline.processor.anomaly_threshold > 0
+    assert 0 < pipeline.processor.threshold_for(0.1) <= pipeline.processor.threshold_for(0.01)
     assert 0 < pipeline.processor.lesion_probability_threshold < 1
     assert pipeline.config.noise_level == 30 and pipeline.config.preset == "fast"
     assert pipeline.unet.dtype == torch.float32  # saved in half precision, computed in single
@@ -104,3 +105,11 @@ def test_the_assembled_model_detects(results, capsys):
     case = results / "cases" / "BraTS2021_00000"
     assert cli.main(["detect", str(case), "--model", str(results / "model"), "--output", str(results / "out")]) == 0
     assert (results / "out" / case.name / "report.html").exists()
+    pipeline = DifFusePipeline.from_pretrained(results / "model")
+    common = ["detect", str(case), "--model", str(results / "model"), "--output", str(results / "strict")]
+    assert cli.main([*common, "--false-positives", "0.01"]) == 0
+    summary = json.loads((results / "strict" / case.name / "summary.json").read_text())
+    assert summary["parameters"]["anomaly_threshold"] == pipeline.processor.threshold_for(0.01)
+    assert cli.main([*common, "--false-positives", "0.5"]) == 1
+    assert "it is for: 0.01, 0.1" in capsys.readouterr().err
+    assert cli.main([*common, "--false-positives", "0.1", "--threshold", "1"]) == 2

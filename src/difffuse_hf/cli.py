@@ -233,6 +233,12 @@ def detect(
         float | None,
         typer.Option(min=0, help="Of the anomaly map, above which is lesion.", show_default="from the model"),
     ] = None,
+    false_positives: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="Take the threshold that so much healthy brain reaches, such as 0.01."
+        ),
+    ] = None,
     through_slices: Annotated[
         float | None,
         typer.Option(
@@ -251,6 +257,10 @@ def detect(
     options["through_slices"] = through_slices
     chosen = {"num_samples": samples, "noise_level": noise_level, "percentile": percentile}
     options.update({name: value for name, value in chosen.items() if value is not None})
+    if threshold is not None and false_positives is not None:
+        raise typer.BadParameter("--threshold and --false-positives both choose the threshold; give one of them.")
+    if false_positives is not None:
+        threshold = pipeline.processor.threshold_for(false_positives)
     if threshold is not None:
         pipeline.processor.anomaly_threshold = threshold
     summaries, failures = [], []

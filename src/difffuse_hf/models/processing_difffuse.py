@@ -81,6 +81,8 @@ class DifFuseProcessor(BaseImageProcessor):
         slice_margin (`int`): slices dropped at each end of a 155-slice volume (thesis: 25), in proportion for others.
         min_foreground (`float`): a slice is used if at least this fraction of it is brain.
         anomaly_threshold (`float`, *optional*): calibrated on validation data; a voxel above it is lesion.
+        false_positive_thresholds (`dict[str, float]`, *optional*): share of healthy brain to the anomaly threshold
+            that no larger share reaches, on healthy validation slices, `{"0.01": 0.08}`.
         lesion_probability_threshold (`float`): slices that the classifier finds less suspicious are left as they are.
     """
 
@@ -95,6 +97,7 @@ class DifFuseProcessor(BaseImageProcessor):
         slice_margin: int = 25,
         min_foreground: float = 0.02,
         anomaly_threshold: float | None = None,
+        false_positive_thresholds: dict[str, float] | None = None,
         lesion_probability_threshold: float = 0.5,
         **kwargs,
     ):
@@ -113,7 +116,23 @@ class DifFuseProcessor(BaseImageProcessor):
         self.slice_margin = slice_margin
         self.min_foreground = min_foreground
         self.anomaly_threshold = anomaly_threshold
+        self.false_positive_thresholds = dict(false_positive_thresholds or {})
         self.lesion_probability_threshold = lesion_probability_threshold
+
+    def threshold_for(self, false_positives: float) -> float:
+        """The anomaly threshold calibrated for at most this share of healthy brain.
+
+        Raises:
+            InputError: it was not calibrated for that share.
+        """
+        for share, threshold in self.false_positive_thresholds.items():
+            if float(share) == false_positives:
+                return threshold
+        known = ", ".join(self.false_positive_thresholds) or "none"
+        raise InputError(
+            f"The model is not calibrated for a share of {false_positives:g} false positives (it is for: {known}); "
+            "calibrate it with examples/assemble_pipeline.py --false_positives."
+        )
 
     def preprocess(self, volumes: np.ndarray, affine: np.ndarray) -> BatchFeature:
         """`processor(volumes, affine)`: `pixel_values`, all axial slices as (S, C, H, W)."""
