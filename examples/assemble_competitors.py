@@ -49,6 +49,8 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "DDIM": ("UnmaskedPipeline", HEALTHY, {"forward": "inversion", "reverse": "ddim"}),
     "RePaint": ("RePaintPipeline", MASK, {}),
     "ACAT": ("ReconstructionPipeline", ("classifier", "autoencoder"), {}),
+    "Dif-fuse, Grad-CAM masks": ("DifFusePipeline", MASK, {"saliency_options": {"method": "grad_cam"}}),
+    "Dif-fuse, gradient masks": ("DifFusePipeline", MASK, {"saliency_options": {"method": "gradient"}}),
     "Dif-fuse": ("DifFusePipeline", MASK, {}),
 }
 GRIDS = {  # settings tried for each pipeline; published values are among them
@@ -133,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def build(kind: str, networks: dict, settings: dict, args):
     """A pipeline of one kind around its networks."""
-    common = {"anomaly_channels": args.anomaly_channels, **settings}
+    common = {"anomaly_channels": args.anomaly_channels}
     if args.morphology_size is not None:
         common["morphology_size"] = args.morphology_size
     masked = {"percentile_over": args.percentile_over, "saliency_options": args.saliency_options}
@@ -156,7 +158,7 @@ def build(kind: str, networks: dict, settings: dict, args):
         scheduler=DifFuseScheduler.from_pretrained(source, subfolder="scheduler"),
         processor=DifFuseProcessor.from_pretrained(args.dataset),
         **networks,
-        **common,
+        **(common | settings),
     )
 
 

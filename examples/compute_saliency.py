@@ -9,26 +9,18 @@ maps it was trained on as `--saliency`; a third one takes the second's maps in t
 """
 
 import argparse
-import functools
 import json
 
 import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-import difffuse_hf
 from difffuse_hf import ResNetAutoencoder, load_classifier
 from difffuse_hf.data.scans import SaliencyStore, load_scans
 from difffuse_hf.data.splits import SPLITS
 from difffuse_hf.errors import InputError
+from difffuse_hf.saliency.methods import METHODS, WITH_AUTOENCODER, saliency_method
 from difffuse_hf.training import run_script
-
-WITH_AUTOENCODER = ("class_agnostic_saliency", "latent_shift")
-METHODS = (
-    *WITH_AUTOENCODER,
-    *("gradient", "smooth_grad", "guided_backprop", "integrated_gradients"),
-    *("grad_cam", "grad_cam_plus_plus", "score_cam", "rise"),
-)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,10 +41,10 @@ def main(argv: list[str] | None = None) -> None:
 
     state = PartialState(cpu=args.cpu)
     classifier = load_classifier(args.classifier).to(state.device)
-    method = functools.partial(getattr(difffuse_hf, args.method), classifier, **args.options)
+    autoencoder = None
     if args.method in WITH_AUTOENCODER:
         autoencoder = ResNetAutoencoder.from_pretrained(args.autoencoder).eval().to(state.device)
-        method = functools.partial(getattr(difffuse_hf, args.method), classifier, autoencoder, **args.options)
+    method = saliency_method(args.method, classifier, autoencoder, **args.options)
     classifier.requires_grad_(False)
 
     settings = {"method": args.method, "options": args.options, "classifier": args.classifier}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from difffuse_hf import DifFusePipeline, DifFuseScheduler
+from difffuse_hf import DifFusePipeline, DifFuseScheduler, gradient
 from difffuse_hf.errors import InputError
 from difffuse_hf.pipelines.presets import PRESETS
 
@@ -235,6 +235,22 @@ def test_a_saved_pipeline_gives_identical_output(whole_pipeline, image, tmp_path
         assert torch.equal(before[name], after[name])
     assert loaded.processor.modalities == ("flair", "t1")
     assert loaded.config.saliency_options == {"num_steps": 2} and loaded.config.noise_level == 6
+
+
+def test_the_mask_can_come_from_any_saliency_method_by_its_name(whole_pipeline, image):
+    whole_pipeline.register_to_config(saliency_options={"method": "gradient"})
+    whole_pipeline.register_modules(autoencoder=None)  # not needed for it
+    named = whole_pipeline(image, generator=seeded())
+    with torch.enable_grad():
+        saliency = gradient(whole_pipeline.classifier, image)
+    given = whole_pipeline(image, saliency=saliency, generator=seeded())
+    assert torch.equal(named.masks, given.masks) and torch.equal(named.counterfactuals, given.counterfactuals)
+    whole_pipeline.register_to_config(saliency_options={"method": "latent_shift"})
+    with pytest.raises(InputError, match="no classifier and autoencoder of its own"):
+        whole_pipeline(image)
+    whole_pipeline.register_to_config(saliency_options={"method": "wishful_thinking"})
+    with pytest.raises(InputError, match="no saliency method 'wishful_thinking'"):
+        whole_pipeline(image)
 
 
 def test_weights_saved_in_half_precision_load_in_single(whole_pipeline, tmp_path):

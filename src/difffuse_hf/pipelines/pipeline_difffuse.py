@@ -37,7 +37,8 @@ class DifFusePipeline(MaskedPipeline):
         percentile_over (`str`): `"image"`, or `"foreground"` to leave out pixels that are 0 in all channels.
         anomaly_channels (`list[int]`, *optional*): channels of the anomaly map, all by default.
         morphology_size (`int`): square of the map's opening and closing, in pixels.
-        saliency_options (`dict`, *optional*): arguments of `class_agnostic_saliency`.
+        saliency_options (`dict`, *optional*): arguments of `class_agnostic_saliency`, or of another saliency function
+            that its entry `"method"` names, such as `{"method": "grad_cam"}`.
         preset (`str`): a name in `PRESETS`.
     """
 

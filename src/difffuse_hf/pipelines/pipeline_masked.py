@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..saliency.counterfactual import class_agnostic_saliency
 from ..saliency.mask import saliency_to_mask
+from ..saliency.methods import WITH_AUTOENCODER, saliency_method
 from .pipeline_base import CounterfactualPipeline
 
 
@@ -19,14 +19,18 @@ class MaskedPipeline(CounterfactualPipeline):
     _optional_components = ["classifier", "autoencoder", "processor"]
 
     def make_saliency(self, image: torch.Tensor) -> torch.Tensor:
-        """Class-agnostic saliency of the pipeline's own classifier and autoencoder, `(B, 1, H, W)` in [0, 1]."""
-        if self.classifier is None or self.autoencoder is None:
+        """Saliency of the pipeline's own classifier (and autoencoder), `(B, 1, H, W)` in [0, 1].
+
+        Class-agnostic, from latent counterfactuals; or what `saliency_options["method"]` names (see `METHODS`), of the
+        class that the classifier predicts.
+        """
+        options = dict(self.config.saliency_options or {})
+        name = options.pop("method", "class_agnostic_saliency")
+        if self.classifier is None or (name in WITH_AUTOENCODER and self.autoencoder is None):
             raise InputError("This model has no classifier and autoencoder of its own: pass `saliency` or `mask`.")
-        image = image.to(self.autoencoder.dtype)
+        method = saliency_method(name, self.classifier, self.autoencoder, **options)
         with torch.enable_grad():  # the call is under no_grad, and saliency needs gradients
-            saliency = class_agnostic_saliency(
-                self.classifier, self.autoencoder, image, **(self.config.saliency_options or {})
-            )
+            saliency = method(image.to(self.classifier.dtype))
         return saliency.detach().float()
 
     def choose_mask(
