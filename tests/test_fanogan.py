@@ -84,6 +84,9 @@ def test_the_published_networks_are_64_pixels_wide_and_end_in_four_by_four_maps(
         assert model.encoder(torch.empty(2, 1, 64, 64)).shape == (2, 128)
         assert model.critic(torch.empty(2, 1, 64, 64)).shape == (2, 1)
         assert model.critic.features(torch.empty(2, 1, 64, 64)).shape == (2, 4 * 4 * 8 * 64)
+        four = FAnoGAN()
+    networks = (four.generator, four.critic, four.encoder)
+    assert [sum(p.numel() for p in net.parameters()) for net in networks] == [8_541_060, 7_492_417, 8_532_928]
     norms = [type(m) for m in model.critic.modules() if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm))]
     assert set(norms) == {nn.GroupNorm}  # the penalty is of single images
 
