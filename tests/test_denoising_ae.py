@@ -32,6 +32,7 @@ def test_the_published_network_has_7_703_748_parameters():
 
 
 def test_kernels_are_standardised_and_borders_reflected():
+    torch.manual_seed(0)
     conv = StandardisedConv2d(2, 3, 3, padding=1, padding_mode="reflect").double()
     image = torch.randn(1, 2, 6, 6, dtype=torch.float64)
     kernels = conv.weight.detach()
@@ -39,7 +40,7 @@ def test_kernels_are_standardised_and_borders_reflected():
     assert_close(conv(image), F.conv2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), kernels, conv.bias))
     scaled = StandardisedConv2d(2, 3, 3, padding=1, padding_mode="reflect").double()
     scaled.weight.data, scaled.bias = 1e3 * conv.weight.data + 5, conv.bias
-    assert_close(scaled(image), conv(image), rtol=0, atol=1e-3)
+    assert_close(scaled(image), conv(image), rtol=0, atol=5e-3)  # but for the 1e-5 beside the deviation
 
 
 @pytest.mark.parametrize("size", [(16, 16), (15, 22), (5, 9)])

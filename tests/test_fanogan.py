@@ -3,6 +3,10 @@
 import copy
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -16,6 +20,8 @@ from difffuse_hf import FAnoGAN
 from difffuse_hf.losses import critic_loss, gradient_penalty, izi_f_losses
 
 TINY = {"in_channels": 2, "sample_size": 16, "width": 2, "latent_size": 3}
+
+TINY_FLAGS = ["--sample_size", "16", "--width", "2", "--latent_size", "3", "--critic_steps", "2"]
 
 
 def seeded(seed=0):
@@ -78,6 +84,9 @@ def test_the_published_networks_are_64_pixels_wide_and_end_in_four_by_four_maps(
         assert model.encoder(torch.empty(2, 1, 64, 64)).shape == (2, 128)
         assert model.critic(torch.empty(2, 1, 64, 64)).shape == (2, 1)
         assert model.critic.features(torch.empty(2, 1, 64, 64)).shape == (2, 4 * 4 * 8 * 64)
+        four = FAnoGAN()
+    networks = (four.generator, four.critic, four.encoder)
+    assert [sum(p.numel() for p in net.parameters()) for net in networks] == [8_541_060, 7_492_417, 8_532_928]
     norms = [type(m) for m in model.critic.modules() if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm))]
     assert set(norms) == {nn.GroupNorm}  # the penalty is of single images
 
@@ -152,8 +161,7 @@ def test_one_optimiser_over_both_players_does_what_one_for_each_would(model):
 
 def train(slices, output, *flags):  # noqa: F811
     command = ["--dataset", slices, "--output_dir", output, "--batch_size", "4", "--cpu", "--report_to", "none"]
-    tiny = ["--sample_size", "16", "--width", "2", "--latent_size", "3", "--critic_steps", "2", "--log_every", "1"]
-    script().main([str(flag) for flag in (*command, *tiny, *flags)])
+    script().main([str(flag) for flag in (*command, *TINY_FLAGS, "--log_every", "1", *flags)])
 
 
 def lines(output):
@@ -201,3 +209,21 @@ def test_the_critic_takes_its_steps_and_the_generator_one_of_its_own(slices, tmp
     names = [name for name, _ in FAnoGAN(**TINY).named_parameters() if not name.startswith("encoder")]
     steps = {name.split(".")[0]: int(state[i]["step"]) for i, name in enumerate(names)}
     assert steps == {"generator": 2, "critic": 4}
+
+
+@pytest.mark.slow
+def test_two_processes_train_both_stages_and_their_encoder_as_one_process_does(slices, tmp_path):  # noqa: F811
+    """The second stage draws nothing but flips, so that its loss curve is that of one process with twice the batch."""
+    flags = ["--dataset", slices, "--cpu", "--report_to", "none", "--log_every", "1", "--validation_steps", "0"]
+    flags += [*TINY_FLAGS, "--max_steps", "2", "--encoder_steps", "3", "--checkpointing_steps", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, EXAMPLES / "train_fanogan.py", *flags, "--batch_size", "2", "--output_dir", tmp_path / "two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert [line["step"] for line in lines(tmp_path / "two" / "gan")] == list(range(1, 7))
+    shutil.copytree(tmp_path / "two" / "gan", tmp_path / "one" / "gan")
+    flags += ["--batch_size", "4", "--output_dir", tmp_path / "one", "--resume_from_checkpoint", "latest"]
+    script().main([str(flag) for flag in flags])
+    one, two = ([line["loss"] for line in lines(tmp_path / name)] for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-4) and len(one) == 3

@@ -121,6 +121,8 @@ def run_script(main: Callable[[], None]) -> None:
         main()
     except (InputError, FileNotFoundError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _require_columns(dataset, columns: Sequence[str], name: str) -> None:
@@ -422,5 +424,6 @@ def fit(
     if args.push_to_hub and accelerator.is_main_process:
         _push(args)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()  # and the processes stay together, for the next stage of a training
     return metrics
