@@ -141,9 +141,9 @@ def build(kind: str, networks: dict, settings: dict, args):
     masked = {"percentile_over": args.percentile_over, "saliency_options": args.saliency_options}
     if kind == "ReconstructionPipeline":
         reconstructor = networks.pop("fanogan", None) or networks.pop("denoising_autoencoder", None)
-        return package.ReconstructionPipeline(
-            reconstructor, **networks, saliency_options=args.saliency_options, **settings
-        )
+        settings = {"saliency_options": args.saliency_options, **settings}
+        processor = DifFuseProcessor.from_pretrained(args.dataset)
+        return package.ReconstructionPipeline(reconstructor, **networks, processor=processor, **settings)
     (unet,) = (networks.pop(part) for part in ("unet", "simplex", "conditional") if part in networks)
     source = {"AnoDDPMPipeline": args.simplex}.get(kind, args.conditional if "Guidance" in kind else args.diffusion)
     if "noisy_classifier" in networks:

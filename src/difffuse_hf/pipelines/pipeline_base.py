@@ -52,21 +52,24 @@ class CounterfactualPipeline(DiffusionPipeline):
         """An argument of the call, or the model's own value of it where the call leaves it at None."""
         return self.config[name] if value is None else value
 
+    def what_images_must_fit(self) -> tuple[str, int, int]:
+        """Name of the network that sees the image, its channels, and what height and width are multiples of."""
+        return "U-Net", self.unet.config.in_channels, 2 ** (len(self.unet.config.block_out_channels) - 1)
+
     def check_image(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:
         """The slices as float32, or an `InputError` that says what is wrong with them."""
         image = torch.as_tensor(image)
-        channels = self.unet.config.in_channels
-        if image.ndim != 4:
+        network, channels, multiple = self.what_images_must_fit()
+        if image.ndim != 4 or 0 in image.shape:
             raise InputError(f"`image` must have the shape (B, C, H, W), got {tuple(image.shape)}.")
         if image.shape[1] != channels:
             modalities = getattr(self.processor, "modalities", None)
             remedy = f"; stack {', '.join(modalities)} on dim 1." if modalities else "."
-            raise InputError(f"`image` has {image.shape[1]} channels but the U-Net takes {channels}{remedy}")
-        multiple = 2 ** (len(self.unet.config.block_out_channels) - 1)
+            raise InputError(f"`image` has {image.shape[1]} channels but the {network} takes {channels}{remedy}")
         if image.shape[2] % multiple or image.shape[3] % multiple:
             raise InputError(
-                f"`image` is {image.shape[2]} x {image.shape[3]} pixels but the U-Net takes multiples of {multiple}; "
-                "pad it with zeros."
+                f"`image` is {image.shape[2]} x {image.shape[3]} pixels but the {network} takes multiples of "
+                f"{multiple}; pad it with zeros."
             )
         image = image.float()
         if not image.isfinite().all():

@@ -2,23 +2,23 @@
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 
 from ..anomaly import residual_map
-from ..errors import InputError
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_denoising_ae import DenoisingAutoencoder
 from ..models.modeling_fanogan import FAnoGAN, resize
 from ..models.modeling_slice_classifier import SliceClassifier
+from ..models.processing_difffuse import DifFuseProcessor
 from ..saliency.counterfactual import class_agnostic_saliency, latent_counterfactual
 from ..saliency.mask import saliency_to_mask
+from .pipeline_base import CounterfactualPipeline
 from .pipeline_output import CounterfactualOutput
 
 HEALTHY = 0  # class index
 OF_THE_MAP = ("reference", "num_classes", "batch_size")  # options of the saliency map, not of a single counterfactual
 
 
-class ReconstructionPipeline(DiffusionPipeline):
+class ReconstructionPipeline(CounterfactualPipeline):
     """Reconstruct a slice with a network that knows healthy ones only; the anomaly map is what differs.
 
     f-AnoGAN's difference is taken at the size of its networks and then resized: at the size of the slice it would be
@@ -28,6 +28,7 @@ class ReconstructionPipeline(DiffusionPipeline):
     Args:
         reconstructor (`DenoisingAutoencoder` or `FAnoGAN`, *optional*): trained on healthy slices.
         classifier, autoencoder (*optional*): for the saliency map alone.
+        processor (`DifFuseProcessor`, *optional*): how scans become slices for this model.
         erosion_size, median_size (`int`, *optional*): squares of `residual_map` in pixels; published are 5 and 5 for
             the denoising autoencoder, and none (1 and 1) for f-AnoGAN.
         percentile (`float`): τ of the mask that is made of a saliency map.
@@ -35,13 +36,14 @@ class ReconstructionPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "classifier->autoencoder->reconstructor"
-    _optional_components = ["reconstructor", "classifier", "autoencoder"]
+    _optional_components = ["reconstructor", "classifier", "autoencoder", "processor"]
 
     def __init__(
         self,
         reconstructor: DenoisingAutoencoder | FAnoGAN | None = None,
         classifier: SliceClassifier | None = None,
         autoencoder: ResNetAutoencoder | None = None,
+        processor: DifFuseProcessor | None = None,
         erosion_size: int | None = None,
         median_size: int | None = None,
         percentile: float = 90.0,
@@ -52,7 +54,9 @@ class ReconstructionPipeline(DiffusionPipeline):
             raise ValueError("The pipeline needs a `reconstructor`, or a `classifier` and an `autoencoder`.")
         if reconstructor is not None:
             reconstructor.eval()  # batch norm would mix the images of a batch
-        self.register_modules(reconstructor=reconstructor, classifier=classifier, autoencoder=autoencoder)
+        self.register_modules(
+            reconstructor=reconstructor, classifier=classifier, autoencoder=autoencoder, processor=processor
+        )
         self.register_to_config(
             erosion_size=erosion_size,
             median_size=median_size,
@@ -80,16 +84,17 @@ class ReconstructionPipeline(DiffusionPipeline):
             `CounterfactualOutput`: the masks are 1 everywhere, for all of a slice is made anew, or the saliency above
             its percentile. `saliency` is None with a reconstructor.
         """
-        image = self._check_image(image).to(self._execution_device)
+        image = self.check_image(image).to(self._execution_device)
         make = self._saliency if self.reconstructor is None else self._reconstruct
         parts = []
         for part in self.progress_bar(image.split(batch_size)):
             parts.append(make(part))
         outputs = [None if value[0] is None else torch.cat(value).float() for value in zip(*parts)]
-        self.maybe_free_model_hooks()
-        if output_type == "np":
-            outputs = [None if value is None else value.cpu().numpy() for value in outputs]
-        return CounterfactualOutput(*outputs)
+        return self.make_output(output_type, *outputs)
+
+    def what_images_must_fit(self) -> tuple[str, int, int]:
+        network = self.autoencoder if self.reconstructor is None else self.reconstructor
+        return type(network).__name__, network.config.in_channels, 1
 
     def _reconstruct(self, image):
         """Counterfactual, anomaly map, mask and no saliency."""
@@ -117,21 +122,3 @@ class ReconstructionPipeline(DiffusionPipeline):
             saliency = class_agnostic_saliency(self.classifier, self.autoencoder, image, **options).detach()
             found = latent_counterfactual(self.classifier, self.autoencoder, image, healthy, **of_one)
         return found.counterfactual, saliency, saliency_to_mask(saliency, self.config.percentile), saliency
-
-    def _check_image(self, image):
-        image = torch.as_tensor(image)
-        network = self.autoencoder if self.reconstructor is None else self.reconstructor
-        channels = network.config.in_channels
-        if image.ndim != 4 or 0 in image.shape:
-            raise InputError(f"`image` must have the shape (B, C, H, W), got {tuple(image.shape)}.")
-        if image.shape[1] != channels:
-            raise InputError(
-                f"`image` has {image.shape[1]} channels but the {type(network).__name__} takes {channels}."
-            )
-        image = image.float()
-        if not image.isfinite().all() or image.min() < 0 or image.max() > 1:
-            raise InputError(
-                f"`image` must be finite and lie in [0, 1], got {image.min():.3g} to {image.max():.3g}; "
-                "scale it as the model's training slices were."
-            )
-        return image
