@@ -164,7 +164,7 @@ def build(kind: str, networks: dict, settings: dict, args):
 
 def tune(name: str, pipeline, validation: Slices, options: dict, grid: dict, args) -> tuple[list[dict], dict]:
     """Every setting of the grid with its validation Dice, and the best one."""
-    sick, healthy = (validation.select(validation.labels == label) for label in (1, 0))
+    sick, healthy = validation.with_lesion(), validation.select(validation.labels == 0)
     tried = []
     for values in product(*grid.values()):
         setting = dict(zip(grid, values))

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
     trained = pipeline.unet
     pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(pipeline.device))  # as `difffuse detect` will
-    known = validation.select(sick)
+    known = validation.with_lesion()
     maps, _ = run_method(pipeline, known.images, args.seed, label="Validation slices", picture_steps=0)
     threshold = choose_threshold(maps, known)
     if args.false_positives:

@@ -157,7 +157,7 @@ def evaluate(name: str, number: int, run: Run, path: Path, args) -> dict:
     validation, test = (
         scores.as_slices(load_slices(run.dataset, split), split, args.limit) for split in ("validation", "test")
     )
-    sick = validation.select(validation.labels == 1)
+    sick = validation.with_lesion()
     maps, _ = scores.run_method(pipeline, sick.images, seed, label=f"{name}, validation", **sampling)
     threshold, edges = scores.choose_threshold(maps, sick), scores.size_edges(sick)
     judge = load_classifier(args.classifier).eval().to(args.device) if args.classifier else None
@@ -173,7 +173,7 @@ def evaluate(name: str, number: int, run: Run, path: Path, args) -> dict:
 
 def score(pipeline, name, slices, threshold, edges, seed, sampling, judge, args) -> tuple[dict, dict]:
     """All measures on one set of slices, and a few of its slices with what the method made of them."""
-    sick, healthy = slices.select(slices.labels == 1), slices.select(slices.labels == 0)
+    sick, healthy = slices.with_lesion(), slices.select(slices.labels == 0)
     start = time.perf_counter()
     maps, made = scores.run_method(pipeline, sick.images, seed, label=f"{name}, {slices.split}", **sampling)
     measures = {"threshold": threshold.value, "seconds_per_slice": (time.perf_counter() - start) / len(sick.images)}

@@ -19,7 +19,7 @@ unet="--block_out_channels 32 48 96 128 --layers_per_block 1 --attention_levels 
 noisy="--block_out_channels 16 32 64 64 --layers_per_block 1 --attention_levels 1 --attention_head_dim 16 --norm_num_groups 8"
 case $size in
 smoke)
-    subjects=6 foreign=3 seeds="0" pixels=32 mm=6 steps=3 gan=2 limit=4 inference=3 repaint="6 2 2"
+    subjects=14 foreign=3 seeds="0" pixels=32 mm=6 steps=3 gan=2 limit=4 inference=3 repaint="6 2 2"
     unet="--block_out_channels 8 16 --layers_per_block 1 --attention_levels 1 --norm_num_groups 4" noisy="$unet --attention_head_dim 8"
     dae="--channels 8 16 16" fanogan="--sample_size 32 --width 8 --batch_size 4" narrow="--channels 8 8 8 8" latent="--channels 8 8 8"
     counterfactual='{"reference": "reconstruction", "num_steps": 2}' ;;
@@ -47,7 +47,7 @@ cut="--image_size $pixels --pixel_spacing_mm $mm --slice_margin 0 --min_foregrou
 python datasets_scripts/make_phantom.py "$out/glioma" --layout brats2021 --subjects $subjects --anatomies "$anatomies"
 python datasets_scripts/make_phantom.py "$out/hyperintensities" --layout wmh --subjects $foreign --anatomies "$anatomies"
 [ -e "$out/wmh/README.md" ] ||
-    python datasets_scripts/prepare_wmh.py "$out/hyperintensities" "$out/wmh" --brain_mask none --split test $cut
+    python datasets_scripts/prepare_wmh.py "$out/hyperintensities" "$out/wmh" --split test $cut
 for seed in $seeds; do
     [ -e "$out/$seed/data/README.md" ] || python datasets_scripts/prepare_brats2021.py "$out/glioma" \
         "$out/$seed/data" --modalities flair t1 --split_seed "$seed" $cut

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
     pipeline = load_pipeline(args.model, args.device)
     slices = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
-    sick = slices.select(slices.labels == 1)
+    sick = slices.with_lesion()
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     points = [("noise_level", level) for level in args.noise_levels]

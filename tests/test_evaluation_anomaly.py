@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("sklearn", reason="needs the extra `train`")
 
+from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.evaluation import anomaly  # noqa: E402
 from difffuse_hf.evaluation.anomaly import Slices, Threshold  # noqa: E402
 
@@ -121,3 +122,8 @@ def test_healthy_slices_that_come_back_unchanged_lose_nothing():
     maps[0, 0, 1, 1] = maps[0, 0, 0, 0] = 0.5  # one pixel of 32 in the brain, one outside
     changed = anomaly.score_healthy(maps, healthy.images + 0.1, healthy, threshold)
     assert changed["false_positives"] == pytest.approx(1 / 32) and changed["healthy_change"] == pytest.approx(0.1)
+
+
+def test_a_split_without_lesions_is_named():
+    with pytest.raises(InputError, match="The split 'validation' has no slice with a lesion"):
+        slices().select(torch.tensor([0, 2])).with_lesion()

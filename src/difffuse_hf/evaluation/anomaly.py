@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from ..errors import InputError
 from .localisation import average_precision
 from .segmentation import best_dice, best_threshold, dice, iou
 
@@ -33,6 +34,16 @@ class Slices:
         index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
         subjects = [self.subjects[i] for i in index.tolist()]
         return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split)
+
+    def with_lesion(self) -> "Slices":
+        """The slices with a lesion.
+
+        Raises:
+            InputError: there is none, so that nothing can be scored or chosen.
+        """
+        if not (self.labels == 1).any():
+            raise InputError(f"The split '{self.split}' has no slice with a lesion; bring more subjects.")
+        return self.select(self.labels == 1)
 
     @property
     def brain(self) -> torch.Tensor:
