@@ -41,22 +41,9 @@ from difffuse_hf.evaluation.tables import (
 )
 from difffuse_hf.files import write_whole
 from difffuse_hf.models.auto import load_classifier
-from difffuse_hf.saliency.cam import grad_cam, grad_cam_plus_plus, score_cam
-from difffuse_hf.saliency.counterfactual import class_agnostic_saliency
-from difffuse_hf.saliency.gradients import gradient, guided_backprop, integrated_gradients, smooth_grad
-from difffuse_hf.saliency.latent_shift import latent_shift
-from difffuse_hf.saliency.rise import rise
+from difffuse_hf.saliency.methods import METHODS, saliency_method
 from difffuse_hf.training import run_script
 
-WITH_AUTOENCODER = (class_agnostic_saliency, latent_shift)
-METHODS = {
-    function.__name__: function
-    for function in (
-        *WITH_AUTOENCODER,
-        *(gradient, smooth_grad, guided_backprop, integrated_gradients),
-        *(grad_cam, grad_cam_plus_plus, score_cam, rise),
-    )
-}
 SECOND_ROUND = "acat_own_classifier"
 CHANCE = {  # rows of the tables: what a map scores that is the same in the whole image, or in the head alone
     "chance, image": {"pointing": "chance", "pointing_slices": "chance_slices", "energy": "chance", "auprc": "chance"},
@@ -200,20 +187,20 @@ def make_methods(classifier: str, autoencoder: str, acat: str | None, args) -> d
     autoencoder = ResNetAutoencoder.from_pretrained(autoencoder).eval().requires_grad_(False).to(args.device)
     num_labels = network.config.num_labels
 
-    def make(function: Callable, name: str, guided: bool = False) -> Callable:
+    def make(name: str, guided: bool = False) -> Callable:
         def method(model, image, label, saliency):
             torch.manual_seed(args.seed)  # for SmoothGrad and RISE: every scan and every network gets the same noise
-            between = (autoencoder,) if function in WITH_AUTOENCODER else ()
             target = label.clamp(max=num_labels - 1) if args.target == "label" else None  # two classes: lesion or not
             given = {"saliency": saliency} if guided else {}
-            return function(model, *between, image, target, **given, **args.options.get(name, {}))
+            function = saliency_method(name, model, autoencoder, **args.options.get(name, {}))
+            return function(image, target, **given)
 
         return method
 
-    methods = {name: (make(METHODS[name], name), network.to(args.device)) for name in args.methods}
+    methods = {name: (make(name), network.to(args.device)) for name in args.methods}
     if acat:
         model = load_classifier(acat).requires_grad_(False).to(args.device)
-        methods[SECOND_ROUND] = (make(class_agnostic_saliency, class_agnostic_saliency.__name__, True), model)
+        methods[SECOND_ROUND] = (make("class_agnostic_saliency", guided=True), model)
     return methods
 
 
