@@ -150,6 +150,25 @@ def test_with_shared_noise_equal_slices_have_equal_counterfactuals(pipeline, ima
     assert not torch.allclose(own[0], own[1], atol=1e-4)
 
 
+def test_agreement_is_the_share_of_samples_that_reach_the_threshold_each_by_itself(whole_pipeline, image):
+    whole_pipeline.register_to_config(morphology_size=1)
+    mask = torch.ones_like(image[:, :1])
+
+    def call(**options):
+        return whole_pipeline(image, mask=mask, generator=seeded(), num_inference_steps=3, **options)
+
+    assert call(num_samples=4).agreement is None  # no threshold was calibrated
+    several = call(num_samples=4)
+    middle = float(several.anomaly_maps.median())
+    whole_pipeline.processor.anomaly_threshold = middle
+    agreement = call(num_samples=4).agreement
+    assert agreement.shape == mask.shape and set((4 * agreement).unique().tolist()) <= {0, 1, 2, 3, 4}
+    assert len(agreement.unique()) > 2
+    assert call().agreement is None
+    whole_pipeline.processor.anomaly_threshold = 2.0  # nothing changes by so much
+    assert call(num_samples=4).agreement.max() == 0
+
+
 def test_with_shared_noise_the_samples_of_an_image_still_differ(pipeline, image, mask):
     uncertainty = pipeline(image, mask=mask, num_samples=3, generator=seeded(), shared_noise=True).uncertainty
     assert (uncertainty[mask == 1] > 0).all()

@@ -178,11 +178,11 @@ class CounterfactualPipeline(DiffusionPipeline):
         return sample
 
     def make_output(
-        self, output_type: str, counterfactuals, anomaly_maps, masks, saliency=None, uncertainty=None
+        self, output_type: str, counterfactuals, anomaly_maps, masks, saliency=None, uncertainty=None, agreement=None
     ) -> CounterfactualOutput:
         """The results as tensors, or as arrays with `output_type` `"np"`; ends the call."""
         self.maybe_free_model_hooks()
-        outputs = (counterfactuals, anomaly_maps, masks, saliency, uncertainty)
+        outputs = (counterfactuals, anomaly_maps, masks, saliency, uncertainty, agreement)
         if output_type == "np":
             outputs = [None if value is None else value.cpu().numpy() for value in outputs]
         return CounterfactualOutput(*outputs)

@@ -172,12 +172,16 @@ class DifFusePipeline(MaskedPipeline):
         counterfactuals = results[-1][0][:, 0]
 
         # 4. What changed: the mean of the samples finds more than any one of them
-        anomaly_maps = anomaly_map(
-            reference, samples.mean(dim=1), self.config.anomaly_channels, self.config.morphology_size
-        )  # (B, 1, H, W)
-        uncertainty = samples.std(dim=1).mean(dim=1, keepdim=True) if samples.shape[1] > 1 else None
+        def map_of(made):  # (B, 1, H, W)
+            return anomaly_map(reference, made, self.config.anomaly_channels, self.config.morphology_size)
 
-        return self.make_output(output_type, counterfactuals, anomaly_maps, mask, saliency, uncertainty)
+        anomaly_maps = map_of(samples.mean(dim=1))
+        uncertainty = samples.std(dim=1).mean(dim=1, keepdim=True) if samples.shape[1] > 1 else None
+        threshold, agreement = getattr(self.processor, "anomaly_threshold", None), None
+        if uncertainty is not None and threshold is not None:
+            agreement = torch.stack([map_of(made) >= threshold for made in samples.unbind(1)]).float().mean(0)
+
+        return self.make_output(output_type, counterfactuals, anomaly_maps, mask, saliency, uncertainty, agreement)
 
     def _invert(self, image, scheduler, up, keep_all, offload, unet_batch_size, bar):
         """x_0 to x_K along the levels `up` (Eq. 6.9); {level: x_level}, of all levels or of the last one only."""

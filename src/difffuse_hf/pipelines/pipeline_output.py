@@ -20,6 +20,8 @@ class CounterfactualOutput(BaseOutput):
             was given instead.
         uncertainty (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`, *optional*): standard deviation over the
             samples, averaged over channels; None with one sample.
+        agreement (`torch.Tensor` or `np.ndarray` of shape `(B, 1, H, W)`, *optional*): share of the samples whose own
+            anomaly map reaches the model's calibrated threshold, 0 to 1; None with one sample or without a threshold.
     """
 
     counterfactuals: torch.Tensor | np.ndarray
@@ -27,3 +29,4 @@ class CounterfactualOutput(BaseOutput):
     masks: torch.Tensor | np.ndarray
     saliency: torch.Tensor | np.ndarray | None = None
     uncertainty: torch.Tensor | np.ndarray | None = None
+    agreement: torch.Tensor | np.ndarray | None = None
