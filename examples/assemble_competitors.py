@@ -117,6 +117,8 @@ def main(argv: list[str] | None = None) -> None:
         folder, record = output / name, output / name / "tuning.json"
         options = {"num_inference_steps": args.num_inference_steps} if kind in STRIDED else {}
         options |= {"picture_steps": 0} if kind == "DifFusePipeline" else {}
+        if kind == "AutoDDPMPipeline" and args.num_inference_steps:
+            options["num_inpaint_steps"] = max(2, args.num_inference_steps // 4)  # 50 of the 200 levels
         if not record.exists():
             networks = {part: load[part][1](load[part][0]) for part in parts}
             pipeline = build(kind, networks, settings, args).to(args.device)
@@ -170,7 +172,9 @@ def tune(name: str, pipeline, validation: Slices, options: dict, grid: dict, arg
         setting = dict(zip(grid, values))
         if hasattr(pipeline, "calibrate"):
             generator = torch.Generator().manual_seed(args.seed)
-            pipeline.calibrate(healthy.images, generator=generator, **setting, **options)
+            pipeline.calibrate(
+                healthy.images, generator=generator, num_inference_steps=args.num_inference_steps, **setting
+            )
             setting["mask_threshold"] = pipeline.config.mask_threshold
         label = f"{name} {json.dumps(setting)}"
         maps, _ = run_method(

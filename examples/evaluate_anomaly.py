@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 
 from difffuse_hf import load_classifier
+from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation import anomaly as scores
@@ -80,16 +81,19 @@ def main(argv: list[str] | None = None) -> None:
             if number == 0:
                 tiles[name] = path.with_suffix(".npz")
 
+    synthetic = any(is_synthetic(run.dataset) for runs in methods.values() for run in runs)
     where = f"split 'test'{f', at most {args.limit} slices of a class' if args.limit else ''}"
+    where += ", synthetic data" if synthetic else ""
     thesis = COHORTS.get(args.cohort, ())
     tables = [
         measures_table(results, OVERLAP, f"Lesions found, {where}.", thesis),
         measures_table(results, PICTURE, f"Counterfactuals, {where}; KID over {features_of(args)}."),
     ]
     if args.out_of_domain:
-        caption = f"Lesions found in {Path(args.out_of_domain).name}, seen by no model, thresholds as before."
+        kind = ", synthetic data," if is_synthetic(args.out_of_domain) else ""
+        caption = f"Lesions found in {Path(args.out_of_domain).name}{kind} seen by no model, thresholds as before."
         tables.append(measures_table(elsewhere, OVERLAP, caption, COHORTS["wmh"] if args.cohort else ()))
-    data = {"limit": args.limit, "results": results, "out_of_domain": elsewhere}
+    data = {"limit": args.limit, "synthetic": synthetic, "results": results, "out_of_domain": elsewhere}
     write_tables(tables, data, output, "anomaly")
     shown = {name: dict(np.load(path)) for name, path in tiles.items()}
     methods_figure(shown, "Counterfactuals and what changed", output / "anomaly.png")

@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 import pandas
 import torch
-from huggingface_hub import DatasetCard
-from huggingface_hub.errors import EntryNotFoundError
 
 from difffuse_hf import load_classifier
+from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.scans import load_scans
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation import classification as scores
@@ -153,17 +152,6 @@ def predictions_of(run, path, args):
 def changed(source):
     """When the newest file of a folder was written; 0 for what is not on this disk."""
     return max((file.stat().st_mtime for file in Path(source).rglob("*") if file.is_file()), default=0.0)
-
-
-def is_synthetic(dataset):
-    """Whether the card of a data set, in its folder or on the Hub, says that it is."""
-    card = Path(dataset, "README.md")
-    if Path(dataset).exists() and not card.exists():
-        return False
-    try:
-        return "synthetic" in (DatasetCard.load(card if card.exists() else dataset).data.tags or [])
-    except EntryNotFoundError:
-        return False
 
 
 def score_methods(methods, predictions, data, where, args):

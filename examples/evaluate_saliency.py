@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub import DatasetCard
 from rich.progress import track
 from torch import nn
 
 from difffuse_hf import ResNetAutoencoder
+from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.regions import load_atlas, regions_of_scan, territory_mask
 from difffuse_hf.data.scans import load_scans
 from difffuse_hf.errors import InputError
@@ -348,12 +348,6 @@ def save_figure(scans: list[Scan], pictures: dict[int, dict[str, torch.Tensor]],
     columns = ["image", *(name.replace("_", " ") for name in next(iter(pictures.values())))]
     bars = [(SALIENCY_COLOURS, 1.0, "saliency; 1 is the maximum of the scan")]
     overview_figure(rows, columns, "Saliency maps", bars, {"lesion": REFERENCE}, path)
-
-
-def is_synthetic(dataset: str) -> bool:
-    """Whether the card in the folder of a data set says that it is."""
-    card = Path(dataset, "README.md")
-    return card.exists() and "synthetic" in (DatasetCard.load(card).data.tags or [])
 
 
 if __name__ == "__main__":

@@ -19,16 +19,16 @@ unet="--block_out_channels 32 48 96 128 --layers_per_block 1 --attention_levels 
 noisy="--block_out_channels 16 32 64 64 --layers_per_block 1 --attention_levels 1 --attention_head_dim 16 --norm_num_groups 8"
 case $size in
 smoke)
-    subjects=14 foreign=3 seeds="0" pixels=32 mm=6 steps=3 gan=2 limit=4 inference=3 repaint="6 2 2"
+    subjects=14 foreign=3 morphology=1 seeds="0" pixels=32 mm=6 steps=3 gan=2 limit=4 inference=3 repaint="6 2 2"
     unet="--block_out_channels 8 16 --layers_per_block 1 --attention_levels 1 --norm_num_groups 4" noisy="$unet --attention_head_dim 8"
     dae="--channels 8 16 16" fanogan="--sample_size 32 --width 8 --batch_size 4" narrow="--channels 8 8 8 8" latent="--channels 8 8 8"
-    counterfactual='{"reference": "reconstruction", "num_steps": 2}' ;;
+    counterfactual='{"reference": "reconstruction", "num_steps": 2, "step_rule": "proximal"}' ;;
 night)
-    subjects=120 foreign=40 seeds="0 1 2" pixels=64 mm=3 steps=4000 gan=3000 limit=40 inference=25 repaint="25 5 5"
+    subjects=120 foreign=40 morphology=3 seeds="0 1 2" pixels=64 mm=3 steps=4000 gan=3000 limit=40 inference=25 repaint="25 5 5"
     dae="--channels 16 32 64 128" fanogan="--width 16 --batch_size 32" narrow="--channels 16 32 64 128" latent="--channels 16 32 64"
-    counterfactual='{"reference": "reconstruction", "num_steps": 6, "step_size": 0.03}' ;;
+    counterfactual='{"reference": "reconstruction", "num_steps": 8, "step_rule": "proximal", "step_growth": 1.5}' ;;
 full)
-    subjects=1000 foreign=110 seeds="0 1 2" pixels=256 mm=1 steps=60000 gan=500000 limit=200 inference="" repaint="250 10 10"
+    subjects=1000 foreign=110 morphology="" seeds="0 1 2" pixels=256 mm=1 steps=60000 gan=500000 limit=200 inference="" repaint="250 10 10"
     unet="" noisy="" dae="" fanogan="" narrow="" latent="" counterfactual='{"num_steps": 20}' ;;
 *) echo "The size is smoke, night or full, got $size." >&2 && exit 2 ;;
 esac
@@ -80,6 +80,7 @@ for seed in $seeds; do
         --classifier "$here/classifier" --autoencoder "$here/autoencoder" --diffusion "$here/healthy" \
         --simplex "$here/simplex" --conditional "$here/conditional" --noisy_classifier "$here/noisy_classifier" \
         --denoising_autoencoder "$here/denoising_ae" --fanogan "$here/fanogan" --limit $limit --seed "$seed" \
+        --percentile_over foreground ${morphology:+--morphology_size $morphology} \
         --saliency_options "$counterfactual" --repaint_steps $repaint ${inference:+--num_inference_steps $inference}
 done
 

@@ -124,6 +124,14 @@ def test_healthy_slices_that_come_back_unchanged_lose_nothing():
     assert changed["false_positives"] == pytest.approx(1 / 32) and changed["healthy_change"] == pytest.approx(0.1)
 
 
+def test_maps_that_are_black_find_nothing():
+    sick = slices().with_lesion()
+    threshold = anomaly.choose_threshold(0 * sick.masks, sick)
+    assert threshold.dice == 0 and threshold.value == float("inf")
+    found = anomaly.score_maps(0 * sick.masks, sick, threshold, edges=[3, 5])
+    assert found["dice"] == found["volume_dice"] == 0
+
+
 def test_a_split_without_lesions_is_named():
     with pytest.raises(InputError, match="The split 'validation' has no slice with a lesion"):
         slices().select(torch.tensor([0, 2])).with_lesion()

@@ -97,11 +97,15 @@ def run_method(
 def choose_threshold(maps: torch.Tensor, slices: Slices) -> Threshold:
     """The threshold with the best mean Dice over slices with a lesion, of any split but `test`.
 
+    Maps that are 0 everywhere find nothing at any threshold: theirs is infinite, with a Dice of 0.
+
     Raises:
         ValueError: the slices are of the test split, on which nothing may be chosen.
     """
     if slices.split == "test":
         raise ValueError("A threshold is never chosen on the split 'test'; choose it on 'validation'.")
+    if maps.max() <= 0:
+        return Threshold(float("inf"), 0.0, slices.split)
     return Threshold(*best_threshold(maps, slices.masks), slices.split)
 
 
