@@ -12,6 +12,7 @@ from test_training import TINY
 from tiny_scans import tiny_volumes, write_case
 
 from difffuse_hf import DifFusePipeline, cli
+from difffuse_hf.pipelines.auto import load_pipeline
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,3 +114,38 @@ def test_the_assembled_model_detects(results, capsys):
     assert cli.main([*common, "--false-positives", "0.5"]) == 1
     assert "it is for: 0.01, 0.1" in capsys.readouterr().err
     assert cli.main([*common, "--false-positives", "0.1", "--threshold", "1"]) == 2
+
+
+def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(results, capsys):
+    root, folder = results, results / "methods"
+    common = ("--dataset", root / "slices", "--max_steps", 1, "--cpu", "--report_to", "none", "--batch_size", 2)
+    unet = TINY["train_diffusion"]
+    small = ("--block_out_channels", 8, 8, "--attention_levels", 1, "--norm_num_groups", 4, "--layers_per_block", 1)
+    run("examples/train_diffusion.py", *common, *unet, "--noise", "simplex", "--output_dir", root / "simplex")
+    run("examples/train_diffusion.py", *common, *unet, "--class_conditional", "--output_dir", root / "conditional")
+    run("examples/train_noisy_classifier.py", *common, *small, "--attention_head_dim", 4, "--output_dir",
+        root / "noisy_classifier")  # fmt: skip
+    run("examples/train_denoising_ae.py", *common, "--channels", 4, 8, "--output_dir", root / "denoising_ae")
+    run("examples/train_fanogan.py", *common, "--width", 2, "--sample_size", 16, "--latent_size", 4,
+        "--output_dir", root / "fanogan")  # fmt: skip
+    parts = ("classifier", "autoencoder", "diffusion", "simplex", "conditional", "noisy_classifier", "fanogan")
+    networks = [flag for part in parts for flag in (f"--{part}", root / part)]
+    settings = ("--num_inference_steps", 2, "--repaint_steps", 4, 2, 1, "--limit", 1, "--morphology_size", 1)
+    assemble = ("examples/assemble_competitors.py", "--dataset", root / "slices", "--output_dir", folder, *networks)
+    options = '{"num_steps": 2, "step_rule": "proximal"}'
+    run(*assemble, *settings, "--saliency_options", options)
+    assert "Left out for want of a network: DenoisingAE." in capsys.readouterr().out
+    first = (folder / "DDPM" / "tuning.json").stat().st_mtime_ns
+    run(*assemble, *settings, "--saliency_options", options, "--denoising_autoencoder", root / "denoising_ae")
+    assert (folder / "DDPM" / "tuning.json").stat().st_mtime_ns == first  # what is there is kept
+    methods = {one["name"]: one for one in json.loads((folder / "methods.json").read_text())}
+    assert len(methods) == 15
+    for method in methods.values():
+        best = max(one["dice"] for one in method["tuning"])
+        chosen = next(one["setting"] for one in method["tuning"] if one["dice"] == best)
+        config = load_pipeline(method["model"]).config
+        assert {name: config[name] for name in chosen} == chosen
+    run("examples/evaluate_anomaly.py", "--all", folder, root / "slices", "--limit", 1, "--device", "cpu",
+        "--output_dir", root / "all methods")  # fmt: skip
+    data = json.loads((root / "all methods" / "anomaly.json").read_text())
+    assert list(data["results"]) == list(methods)
