@@ -1,9 +1,10 @@
-"""Dice of a Dif-fuse model against the noise level K and the percentile of its mask (thesis Figs. 6.6 and 6.7).
+"""Dice of a Dif-fuse model against the noise level K, the percentile of its mask (thesis Figs. 6.6 and 6.7), and the
+number of samples that its map is the mean of (beyond the thesis: whether more of them pay).
 
 python examples/sweep_noise_and_threshold.py --model out/difffuse --dataset data/brats_slices --output_dir out/sweep
 
 On the validation split: this is how K and τ are chosen, and a test split chooses nothing. Each curve varies one of the
-two and leaves the other as the model has it; at every point the anomaly threshold is the best one there. Points that
+three and leaves the others as the model has them; at every point the anomaly threshold is the best one there. Points that
 are there already are kept, so that an interrupted sweep is continued by repeating the command.
 """
 
@@ -22,7 +23,7 @@ from difffuse_hf.files import write_whole
 from difffuse_hf.pipelines.auto import load_pipeline
 from difffuse_hf.training import run_script
 
-CURVES = {"noise_level": "noise level K", "percentile": "percentile τ of the mask"}
+CURVES = {"noise_level": "noise level K", "percentile": "percentile τ of the mask", "num_samples": "samples"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--noise_levels", type=int, nargs="*", default=[100, 200, 300, 400, 500, 600, 700, 800])
     parser.add_argument("--percentiles", type=float, nargs="*", default=[70, 80, 85, 90, 95, 98])
+    parser.add_argument("--num_samples", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--options", type=json.loads, default={}, help="further arguments of the pipeline, as JSON")
     parser.add_argument("--limit", type=int, help="validation slices with a lesion; all by default")
     parser.add_argument("--seeds", type=int, default=3, help="of the sampling")
@@ -45,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     points = [("noise_level", level) for level in args.noise_levels]
     points += [("percentile", percentile) for percentile in args.percentiles]
+    points += [("num_samples", number) for number in args.num_samples]
     kept = output / "points.json"
     origin = {name: value for name, value in vars(args).items() if name in ("model", "dataset", "options", "limit")}
     done = json.loads(kept.read_text()) if kept.exists() else {"origin": origin}

@@ -93,7 +93,7 @@ def test_finished_methods_are_not_scored_again_but_others_and_new_settings_are(r
 def test_the_sweep_draws_curves_of_the_validation_split_and_goes_on_where_it_stopped(results):
     script, folder = "examples/sweep_noise_and_threshold.py", results / "sweep"
     flags = ("--model", results / "model", "--dataset", results / "slices", "--output_dir", folder, "--limit", 1)
-    flags += ("--seeds", 1, "--options", '{"num_inference_steps": 2}')
+    flags += ("--seeds", 1, "--num_samples", 1, 2, "--options", '{"num_inference_steps": 2}')
     run(script, *flags, "--noise_levels", 10, "--percentiles", 80)
     points = json.loads((folder / "points.json").read_text())
     run(script, *flags, "--noise_levels", 10, 20, "--percentiles", 80)
