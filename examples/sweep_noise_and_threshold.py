@@ -4,8 +4,8 @@ number of samples that its map is the mean of (beyond the thesis: whether more o
 python examples/sweep_noise_and_threshold.py --model out/difffuse --dataset data/brats_slices --output_dir out/sweep
 
 On the validation split: this is how K and τ are chosen, and a test split chooses nothing. Each curve varies one of the
-three and leaves the others as the model has them; at every point the anomaly threshold is the best one there. Points that
-are there already are kept, so that an interrupted sweep is continued by repeating the command.
+three and leaves the others as the model has them; at every point the anomaly threshold is the best one there. Points
+that are there already are kept, so that an interrupted sweep is continued by repeating the command.
 """
 
 import argparse
