@@ -24,6 +24,7 @@ from difffuse_hf.data.scans import load_scans
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation import classification as scores
 from difffuse_hf.evaluation.agreement import read_readers, reader_agreement
+from difffuse_hf.evaluation.charts import draw_confusions, draw_lines
 from difffuse_hf.evaluation.tables import (
     COHORTS,
     Column,
@@ -183,7 +184,7 @@ def score_methods(methods, predictions, data, where, args):
         tables.append(measures_table(subgroup_rows(seeds), SUBGROUP, caption, row_heading="subgroup"))
 
     totals = {name: sum(seeds) for name, seeds in matrices.items()}
-    scores.draw_confusions(totals, names, f"Scans by class, all seeds, {where}", output / "confusion_matrices.png")
+    draw_confusions(totals, names, f"Scans by class, all seeds, {where}", output / "confusion_matrices.png")
     draw_grades(groups, where, output / "sensitivity_by_size.png")
     return tables
 
@@ -229,7 +230,7 @@ def draw_grades(groups, where, path):
             values = graded.groupby("value")["lesion_sensitivity"]
             lines[name] = {grade: mean_and_error(list(sensitivity))[:2] for grade, sensitivity in values}
         if any(lines.values()):
-            scores.draw_lines(lines, (group, "lesion sensitivity, %"), f"Sensitivity by {group}, {where}", path)
+            draw_lines(lines, (group, "lesion sensitivity, %"), f"Sensitivity by {group}, {where}", path)
             return
     print("The data set knows neither infarct size nor severity, so there is no figure of sensitivity by size.")
 
@@ -267,7 +268,7 @@ def score_curves(predictions, data, where, args):
     for (name, size), seeds in results.items():
         lines.setdefault(name, {})[size] = mean_and_error([seed["accuracy"] for seed in seeds])[:2]
     path = Path(args.output_dir) / "accuracy_by_training_scans.png"
-    scores.draw_lines(lines, ("training scans", "accuracy, %"), f"Accuracy, {where}", path)
+    draw_lines(lines, ("training scans", "accuracy, %"), f"Accuracy, {where}", path)
     caption = f"Accuracy against the number of training scans, {where}."
     rows = {f"{name}, {size} scans": seeds for (name, size), seeds in results.items()}
     column = Column("accuracy", "accuracy, %", 100, best=None)

@@ -12,11 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, run_method
+from difffuse_hf.evaluation.charts import new_figure, save
 from difffuse_hf.evaluation.segmentation import best_dice
 from difffuse_hf.evaluation.tables import Column, measures_table, write_tables
 from difffuse_hf.files import write_whole
@@ -73,14 +71,13 @@ def main(argv: list[str] | None = None) -> None:
             caption = f"{len(sick.images)} validation slices with a lesion."
             tables.append(measures_table(rows, columns, caption, row_heading=title))
     write_tables(tables, {"curves": curves}, output, "sweep")
-    write_whole(output / "sweep.png", lambda path: draw(curves, path))
+    draw(curves, output / "sweep.png")
     print("\n".join(table.markdown() for table in tables))
 
 
 def draw(curves: dict, path: Path) -> None:
     """A panel for each curve: mean Dice over the seeds, and its ceiling."""
-    figure = Figure(figsize=(4.2 * len(curves), 3.2), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.2 * len(curves), 3.2)
     for number, (name, curve) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(1, len(curves), number)
         for measure, style in (("dice", "o-"), ("best_dice", "s--")):
@@ -90,7 +87,7 @@ def draw(curves: dict, path: Path) -> None:
         axes.set_ylabel("Dice, validation")
         axes.set_ylim(0, 1)
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, format="png", facecolor="white")
+    save(figure, path)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from sklearn import metrics
 
 from difffuse_hf import SliceClassifier, SliceClassifierConfig
 from difffuse_hf.errors import InputError
+from difffuse_hf.evaluation.charts import draw_confusions, draw_lines
 from difffuse_hf.evaluation.classification import (
     by_class,
     class_names,
@@ -16,8 +17,6 @@ from difffuse_hf.evaluation.classification import (
     confusion_matrix,
     confusion_measures,
     decide,
-    draw_confusions,
-    draw_lines,
     evaluate,
     lesion_sites,
     measure,

@@ -9,8 +9,7 @@ resample makes the bootstrap a matrix product; patients are drawn, never scans, 
 together.
 """
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 import pandas
@@ -19,13 +18,11 @@ from rich.progress import track
 from scipy.stats import binomtest
 
 from ..errors import InputError
-from .tables import percentile_interval, write_whole
+from .tables import percentile_interval
 
 PROBABILITY = "prob_"
 CONDITIONS = ("old_infarct", "leukoaraiosis", "atrophy", "hyperdense_vessel")
 GRADES = {"infarct_size": "infarct size", "severity": "severity"}  # of the lesion: IST-3, MosMed
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's palette
-MARKERS = "osD^vPX"
 
 
 @torch.no_grad()
@@ -369,59 +366,6 @@ def compare(
     }
 
 
-def draw_confusions(matrices: dict[str, np.ndarray], names: Sequence[str], title: str, path: str | Path) -> None:
-    """Write a PNG with one confusion matrix (K, K) a method: counts, coloured by their share of the true class."""
-    columns = min(len(matrices), 4)
-    rows = -(-len(matrices) // columns)
-    figure = _figure(0.4 + 2.6 * columns, 0.4 + 3.0 * rows)
-    figure.suptitle(title, fontsize=9)
-    for i, (method, counts) in enumerate(matrices.items()):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        shares = np.nan_to_num(_ratio(counts, np.sum(counts, 1, keepdims=True)))
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
-            colour = "white" if share > 0.6 else "black"
-            axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(len(names)), names, fontsize=7)
-        axes.set_yticks(range(len(names)), names, fontsize=7, rotation=90, va="center")
-        axes.set_title(method, fontsize=8)
-        axes.set_xlabel("given", fontsize=7)
-        if i % columns == 0:
-            axes.set_ylabel("true", fontsize=7)
-    _save(figure, path)
-
-
-def draw_lines(lines: dict[str, dict], labels: tuple[str, str], title: str, path: str | Path) -> None:
-    """Write a PNG with a line a method: mean and standard error, in per cent, against a size or a grade.
-
-    Args:
-        lines: method to {x: (mean, standard error or None)}, fractions; a mean of NaN is left out. Names as x stand
-            side by side, in order.
-        labels: of the two axes.
-    """
-    figure = _figure(6.8, 3.6)
-    axes = figure.add_subplot()
-    grades = sorted({x for line in lines.values() for x in line})
-    place = {x: i if isinstance(x, str) else x for i, x in enumerate(grades)}
-    for i, (method, line) in enumerate(lines.items()):
-        points = [(place[x], 100 * m, 100 * (e or 0.0)) for x, (m, e) in sorted(line.items()) if np.isfinite(m)]
-        if points:
-            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-            style["linestyle"] = ("-", "--", ":")[i // len(COLOURS) % 3]  # when the colours come round again
-            axes.errorbar(*zip(*points), label=method, capsize=2, linewidth=1.3, markersize=4, **style)
-    axes.set_xticks(list(place.values()), list(map(str, place)), fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.set_xlabel(labels[0], fontsize=8)
-    axes.set_ylabel(labels[1], fontsize=8)
-    axes.set_title(title, fontsize=9)
-    axes.grid(alpha=0.3)
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(max(bottom, -2), min(top, 102))
-    if axes.lines:
-        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
-    _save(figure, path)
-
-
 def _agreed_names(config, feature):
     """Class names that model and data set agree on; a model that has not named its classes takes the data's."""
     own = [config.id2label[index] for index in range(config.num_labels)]
@@ -465,16 +409,3 @@ def _ratio(part, whole):
 def _mean_of_defined(values):
     """Mean over the last axis of what is not NaN; NaN where nothing is."""
     return _ratio(np.nansum(values, -1), np.isfinite(values).sum(-1))
-
-
-def _figure(width, height):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure, path):
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", facecolor="white"))

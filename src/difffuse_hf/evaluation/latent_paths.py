@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from ..files import write_whole
 from ..saliency.counterfactual import (
     by_slice,
     check_inputs,
@@ -21,6 +20,7 @@ from ..saliency.counterfactual import (
     latent_counterfactual,
     pick,
 )
+from .charts import new_figure, save
 
 ONE_STEP, NO_DISTANCE, OURS = "one-step latent shift", "gradient steps without the L1 term", "Eq. 5.4"
 COLOURS = {ONE_STEP: "#d55e00", NO_DISTANCE: "#56b4e9", OURS: "#000000"}  # Okabe and Ito's palette
@@ -115,11 +115,7 @@ def summarise_paths(paths: dict[str, LatentPath]) -> dict:
 
 def draw_paths(summary: dict, path: Path | str, title: str = "") -> None:
     """Write the summary as a picture: probability by step, distance by step, and one against the other."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.6), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 3.6)
     by_step, distance_by_step, against = figure.subplots(1, 3)
     for name, row in summary.items():
         colour = COLOURS.get(name)
@@ -136,7 +132,7 @@ def draw_paths(summary: dict, path: Path | str, title: str = "") -> None:
     against.set(xlabel="mean |z − E(x)|", ylabel="probability of the target class", ylim=(-0.02, 1.02))
     by_step.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+    save(figure, path)
 
 
 @torch.no_grad()
