@@ -227,14 +227,7 @@ if __name__ == "__main__":
         (folder / f"stopped_{rank}.txt").write_text(str(error))
     AcceleratorState._reset_state(reset_partial_state=True)
     train(folder / "spare_0", 3)
-
-    def meet(place):  # torchrun arranges one meeting only, and each run ends its own
-        AcceleratorState._reset_state(reset_partial_state=True)
-        dist.init_process_group("gloo", init_method=f"file://{folder.resolve()}/{place}", rank=rank, world_size=2)
-
-    meet("second")
-    train(folder / "spare_2", 3, spare_from=2)
-    meet("third")
+    train(folder / "spare_2", 3, spare_from=2)  # a second stage: the processes have stayed together
     network = synchronise_batch_norm(small_network().double())
     half = torch.load(folder / "image.pt")[4 * rank : 4 * rank + 4]
     output, image_gradient, gradients = pass_through(network, half)
