@@ -49,6 +49,7 @@ LESION = [
 AUC = Column("auc", "AUC", digits=3)
 SCANS = Column("scans", "scans", digits=0, best=None, spread=False)
 SUBGROUP = [SCANS, *(Column(one.measure, one.heading, 100, digits=1, best=None) for one in (ACCURACY, *LESION))]
+SUBGROUP.append(Column("auc", "AUC (of lesions alone: against all without)", digits=3, best=None))
 AGREEMENT = [Column("alpha", "α", digits=3, best=None), Column("change_from_readers", "change", digits=3, best=None)]
 
 

@@ -216,6 +216,13 @@ def test_groups_that_the_lesion_defines_have_a_sensitivity_and_no_specificity(st
     assert rows.loc[("all", ""), "scans"] == 6
 
 
+def test_the_auc_of_a_group_of_lesions_is_against_all_scans_without_one():
+    frame = table([0, 0, 1, 1], [0, 0, 1, 1], infarct_size=[0, 0, 1, 4])
+    frame["prob_healthy"], frame["prob_lesion"] = [0.9, 0.3, 0.5, 0.1], [0.1, 0.7, 0.5, 0.9]
+    rows = subgroup_table(frame, 0).set_index(["group", "value"])["auc"]
+    assert rows["infarct size", "1"] == 0.5 and rows["infarct size", "4"] == 1.0 and rows["all", ""] == 0.75
+
+
 def test_without_metadata_there_is_the_side_of_the_label_alone():
     groups = subgroups(table([0, 1, 2, 3], [0, 1, 2, 3], SIDES))
     assert {(group, value) for group, value, _ in groups} == {("side", "left"), ("side", "right"), ("side", "both")}

@@ -302,8 +302,10 @@ def subgroup_table(
     """Accuracy, and sensitivity and specificity for "lesion present", in every subgroup; "all" is the first row.
 
     Columns: `group`, `value`, `scans`, `patients`, `lesions` (scans with one), and of `accuracy`, `lesion_sensitivity`
-    and `lesion_specificity` the value, `_low` and `_high`, NaN where it is undefined: see `subgroups`.
+    and `lesion_specificity` the value, `_low` and `_high`, NaN where it is undefined: see `subgroups`. And `auc`,
+    lesion against none: of a group that the lesion defines, such as small infarcts, against all scans without one.
     """
+    healthy = predictions[predictions["label"] == 0]
     everything = ("all", "", np.ones(len(predictions), bool))
     rows = []
     for group, value, inside in [everything, *subgroups(predictions)]:
@@ -320,6 +322,9 @@ def subgroup_table(
             row |= {
                 f"{name}{end}": results[name][key] for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
             }
+        compared = pandas.concat([chosen, healthy]) if row["lesions"] == len(chosen) else chosen
+        suspicion = 1 - _probabilities(compared)[:, 0]
+        row["auc"] = float(roc_auc(suspicion, (compared["label"] > 0).to_numpy())[0])
         rows.append(row)
     return pandas.DataFrame(rows)
 
