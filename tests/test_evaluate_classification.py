@@ -132,7 +132,7 @@ def test_the_tables_say_that_the_data_are_synthetic_and_whose_figure_is_whose(ro
     assert "synthetic data" in main and "12 scans of 6 patients" in main and "1 to 2 seeds" in main
     assert "accuracy, %, thesis (real data)" in main and "72.55 (Table 5.1, IST-3)" in main
     row = next(line for line in text.splitlines() if line.startswith("| infarct size: 1 |"))
-        assert row.split(" | ")[4] == "–"  # no healthy scan, so no specificity
+    assert row.split(" | ")[4] == "–"  # no healthy scan, so no specificity
     assert "| baseline in place of Dr A |" in text and "on 12 scans" in text
     assert "baseline, 200 scans" in text and "p (McNemar)" in text
     assert r"\toprule" in (root / "out" / "classification.tex").read_text()
