@@ -9,33 +9,19 @@ from .anomaly import foreground
 from .models.modeling_denoising_ae import coarse_noise
 
 
-def diffusion_loss(
-    unet: torch.nn.Module,
-    image: torch.Tensor,
-    alphas_cumprod: torch.Tensor,
-    generator: torch.Generator | None = None,
-    max_timestep: int | None = None,
-    **options,
-) -> torch.Tensor:
-    """Mean of `diffusion_losses` at random timesteps (Eq. 6.5).
-
-    Args:
-        unet, image, alphas_cumprod, options: as there.
-        generator (`torch.Generator`, *optional*): source of the timesteps and of the noise, on the image's device.
-        max_timestep (`int`, *optional*): timesteps are drawn below it; all T by default. A model that is only asked
-            to repaint from level K needs no more than K.
-    """
-    _, noise, timestep = noised(image, alphas_cumprod, generator, max_timestep)
-    return diffusion_losses(unet, image, noise, timestep, alphas_cumprod, **options).mean()
-
-
 def noised(
     image: torch.Tensor,
     alphas_cumprod: torch.Tensor,
     generator: torch.Generator | None = None,
     max_timestep: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x_t at a random timestep for each image, the noise in it and the timesteps; arguments as in `diffusion_loss`."""
+    """x_t at a random timestep for each image (B, C, H, W) in [0, 1], the noise in it and the timesteps (B,).
+
+    Args:
+        generator (`torch.Generator`, *optional*): source of the timesteps and of the noise, on the image's device.
+        max_timestep (`int`, *optional*): timesteps are drawn below it; all T by default. A model that is only asked
+            to work up to level K needs no more than K.
+    """
     levels = max_timestep or len(alphas_cumprod)
     timestep = torch.randint(levels, (len(image),), generator=generator, device=image.device)
     noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
@@ -273,7 +259,7 @@ def noisy_classification_loss(
         classifier (`torch.nn.Module`): called as `classifier(sample, timestep).logits`.
         image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1]; moved to [-1, 1] here.
         labels (`torch.Tensor` of shape `(B,)`): class indices.
-        alphas_cumprod, generator, max_timestep: as in `diffusion_loss`.
+        alphas_cumprod, generator, max_timestep: as in `noised`.
         class_weights: as in `classification_loss`.
 
     Returns:
