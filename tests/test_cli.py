@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
@@ -75,6 +76,19 @@ def test_bad_usage_is_one_sentence_and_code_2(arguments, capsys):
 def test_no_command_prints_the_help(capsys):
     assert cli.main([]) == 2
     assert "detect" in capsys.readouterr().out
+
+
+def test_the_caller_keeps_its_own_handling_of_signals(capsys):
+    """A handler left behind would reach the processes that it forks later, whose pools end them by SIGTERM."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        for arguments in (["--help"], ["diagnose"]):
+            cli.main(arguments)
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        with ThreadPoolExecutor() as pool:  # where no handler may be set
+            assert pool.submit(cli.main, ["diagnose"]).result() == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ Exit codes: 0, 1 for work that failed, 2 for bad usage, 130 when interrupted. An
 
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -283,9 +284,9 @@ def detect(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop cleans up as Ctrl-C does
     try:
-        code = app(args=arguments, prog_name="difffuse", standalone_mode=False)
+        with _stop_is_an_interrupt():
+            code = app(args=arguments, prog_name="difffuse", standalone_mode=False)
     except UsageError as error:
         path = error.ctx.command_path if error.ctx else "difffuse"
         _complain(f"{error.format_message().rstrip('.')} (see `{path} --help`).")
@@ -298,6 +299,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == 130:  # newer versions of typer turn the interrupt into this code themselves
         _complain("Interrupted; what was finished is kept and nothing half-written is left.")
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _stop_is_an_interrupt():
+    """A batch system's stop (SIGTERM) cleans up as Ctrl-C does, in here only.
+
+    Left behind, it would be inherited by processes that a caller forks later, whose pools end them by SIGTERM.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
