@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Chapter 6 from nothing, on synthetic cohorts: data, all networks, every method of Table 6.1 tuned and scored.
 #
-#     examples/reproduce_anomaly.sh smoke|night|full OUT ANATOMIES
+#     examples/reproduce_anomaly.sh smoke|evening|full OUT ANATOMIES
 #
-# smoke: does everything run? its figures mean nothing. night: 64 x 64 pixels of 3 mm, three seeds, for two cores and a
-# night. full: the thesis's sizes and iterations, for GPUs. The networks learn FLAIR and T1 of gliomas (BraTS layout),
+# smoke: does everything run? its figures mean nothing. evening: 48 x 48 pixels of 4 mm, three seeds, for two cores and
+# an evening. full: the thesis's sizes and iterations, for GPUs. The networks learn FLAIR and T1 of gliomas (BraTS layout),
 # so that the same ones can be scored on white-matter hyperintensities (WMH layout), which they have never seen.
 # ANATOMIES is a folder of at least three label maps (SynthSeg's training_seg_*.nii.gz); the splits are by anatomy, dealt
 # anew for every seed. What is finished is kept: after an interrupt, repeat the command.
@@ -15,7 +15,6 @@ out=$(realpath "$2")
 anatomies=$(realpath "${3:?the third argument is the folder of label maps}")
 cd "$(dirname "$0")/.."
 launch=${LAUNCH:-python}
-unet="--block_out_channels 32 48 96 128 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8"
 noisy="--block_out_channels 16 32 64 64 --layers_per_block 1 --attention_levels 1 --attention_head_dim 16 --norm_num_groups 8"
 case $size in
 smoke)
@@ -23,20 +22,21 @@ smoke)
     unet="--block_out_channels 8 16 --layers_per_block 1 --attention_levels 1 --norm_num_groups 4" noisy="$unet --attention_head_dim 8"
     dae="--channels 8 16 16" fanogan="--sample_size 32 --width 8 --batch_size 4" narrow="--channels 8 8 8 8" latent="--channels 8 8 8"
     counterfactual='{"reference": "reconstruction", "num_steps": 2, "step_rule": "proximal"}' ;;
-night)
-    subjects=120 foreign=40 morphology=3 seeds="0 1 2" pixels=64 mm=3 steps=4000 gan=3000 limit=40 inference=25 repaint="25 5 5"
-    dae="--channels 16 32 64 128" fanogan="--width 16 --batch_size 32" narrow="--channels 16 32 64 128" latent="--channels 16 32 64"
+evening)
+    subjects=84 foreign=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=1200 gan=1500 limit=20 inference=20 repaint="20 5 5"
+    unet="--block_out_channels 16 32 64 96 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8"
+    dae="--channels 16 32 64 96" fanogan="--sample_size 48 --width 12 --batch_size 32" narrow="--channels 16 32 64 128" latent="--channels 16 32 64"
     counterfactual='{"reference": "reconstruction", "num_steps": 8, "step_rule": "proximal", "step_growth": 1.5}' ;;
 full)
     subjects=1000 foreign=110 morphology="" seeds="0 1 2" pixels=256 mm=1 steps=60000 gan=500000 limit=200 inference="" repaint="250 10 10"
     unet="" noisy="" dae="" fanogan="" narrow="" latent="" counterfactual='{"num_steps": 20}' ;;
-*) echo "The size is smoke, night or full, got $size." >&2 && exit 2 ;;
+*) echo "The size is smoke, evening or full, got $size." >&2 && exit 2 ;;
 esac
 if [ "$size" = full ]; then
     device=() common=() recipe=() dae_steps=67200 noisy_steps=150000
 else
     device=(--cpu) common=(--batch_size 16) dae_steps=$steps noisy_steps=$steps
-    recipe=(--learning_rate 5e-4 --lr_scheduler cosine --warmup_steps 200 --ema_decay 0.995 --max_grad_norm 1)
+    recipe=(--learning_rate 8e-4 --lr_scheduler cosine --warmup_steps 100 --ema_decay 0.995 --max_grad_norm 1)
 fi
 [ "$size" = smoke ] && common=(--batch_size 4)
 export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TOP_PAD_=100000000  # see README, Speed
