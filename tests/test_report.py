@@ -96,6 +96,8 @@ def test_the_summary_is_the_report_for_machines(result, tmp_path):
     assert summary["lesion_ml"] == pytest.approx(np.count_nonzero(result.lesion) / 1000)
     assert summary["reference_ml"] == pytest.approx(lesion().sum() / 1000)
     assert summary["slices_flagged"] == len(result.parameters["repainted_slices"])
+    change = (result.slices["counterfactual"] - result.slices["image"]).abs()
+    assert 0 < summary["flicker"] <= 2 * change.max()
 
 
 def test_the_overview_is_a_picture_with_a_row_per_slice_shown(result, tmp_path):

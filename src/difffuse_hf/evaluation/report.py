@@ -28,6 +28,7 @@ from .figures import (
     overview_figure,
     tile_png,
 )
+from .image_quality import flicker
 
 MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 contrast", "t2": "T2"}
 
@@ -43,6 +44,7 @@ def summarise(result, model: str, seconds: float, synthetic: bool = False) -> di
         "dice": None if result.dice is None else round(float(result.dice), 4),
         "slices": int(len(result.lesion_probability)),
         "slices_flagged": int(np.count_nonzero(_flagged(result))),
+        "flicker": round(flicker(result.slices["image"], result.slices["counterfactual"]), 6),
         "seconds": round(float(seconds), 1),
         "model": model,
         "package": f"difffuse_hf {__version__}",
