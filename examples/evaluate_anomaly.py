@@ -69,15 +69,16 @@ def main(argv: list[str] | None = None) -> None:
     methods = {}
     for name, *run in [*args.method, *(one for pair in args.all for one in listed(*pair))]:
         methods.setdefault(name, []).append(Run(*run))
-    results, elsewhere, tiles = {}, {}, {}
+    results, tiles = {}, {}
+    elsewhere = {dataset: {} for dataset in args.out_of_domain}
     for name, runs in methods.items():
         stem = re.sub(r"[^\w.-]+", "_", name)
         for number, run in enumerate(runs):
             path = output / "runs" / f"{stem}_{number}.json"
             done = finished(path, run, args) or evaluate(name, number, run, path, args)
             results.setdefault(name, []).append(done["test"])
-            if args.out_of_domain:
-                elsewhere.setdefault(name, []).append(done["out_of_domain"])
+            for dataset in args.out_of_domain:
+                elsewhere[dataset].setdefault(name, []).append(done["out_of_domain"][dataset])
             if number == 0:
                 tiles[name] = path.with_suffix(".npz")
 
@@ -89,10 +90,10 @@ def main(argv: list[str] | None = None) -> None:
         measures_table(results, OVERLAP, f"Lesions found, {where}.", thesis),
         measures_table(results, PICTURE, f"Counterfactuals, {where}; KID over {features_of(args)}."),
     ]
-    if args.out_of_domain:
-        kind = ", synthetic data," if is_synthetic(args.out_of_domain) else ""
-        caption = f"Lesions found in {Path(args.out_of_domain).name}{kind} seen by no model, thresholds as before."
-        tables.append(measures_table(elsewhere, OVERLAP, caption, COHORTS["wmh"] if args.cohort else ()))
+    for dataset, found in elsewhere.items():
+        kind = "synthetic data" if is_synthetic(dataset) else "real data"
+        caption = f"Lesions found in {Path(dataset).name} ({kind}), seen by no model, thresholds as before."
+        tables.append(measures_table(found, OVERLAP, caption, COHORTS.get(args.out_of_domain_cohort, ())))
     data = {"limit": args.limit, "synthetic": synthetic, "results": results, "out_of_domain": elsewhere}
     write_tables(tables, data, output, "anomaly")
     shown = {name: dict(np.load(path)) for name, path in tiles.items()}
@@ -109,7 +110,9 @@ def parse(argv):
                         help="every method in a folder of assemble_competitors.py; again for a seed")  # fmt: skip
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--cohort", choices=list(COHORTS), help="print the thesis's figures for it beside ours")
-    parser.add_argument("--out_of_domain", metavar="DATASET", help="its test split is scored as well")
+    parser.add_argument("--out_of_domain", nargs="*", default=[], metavar="DATASET",
+                        help="data sets whose test splits are scored as well")  # fmt: skip
+    parser.add_argument("--out_of_domain_cohort", choices=list(COHORTS), help="as --cohort, for these tables")
     parser.add_argument("--classifier", help="that judges the counterfactuals")
     parser.add_argument("--inception", action="store_true", help="KID over Inception's features, fetched if missing")
     parser.add_argument("--limit", type=int, help="slices of each class and split; all by default")
@@ -167,9 +170,12 @@ def evaluate(name: str, number: int, run: Run, path: Path, args) -> dict:
     judge = load_classifier(args.classifier).eval().to(args.device) if args.classifier else None
     result = {"origin": origin(run, args), "threshold": threshold.value, "validation_dice": threshold.dice}
     result["test"], shown = score(pipeline, name, test, threshold, edges, seed, sampling, judge, args)
-    if args.out_of_domain:
-        foreign = scores.as_slices(load_slices(args.out_of_domain, "test"), "test", args.limit)
-        result["out_of_domain"], _ = score(pipeline, name, foreign, threshold, edges, seed, sampling, judge, args)
+    result["out_of_domain"] = {}
+    for dataset in args.out_of_domain:
+        foreign = scores.as_slices(load_slices(dataset, "test"), "test", args.limit)
+        result["out_of_domain"][dataset], _ = score(
+            pipeline, name, foreign, threshold, edges, seed, sampling, judge, args
+        )
     write_whole(path.with_suffix(".npz"), lambda file: save_arrays(file, shown))
     write_whole(path, lambda file: file.write_text(json.dumps(result, indent=2)))
     return result

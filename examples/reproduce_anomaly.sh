@@ -1,34 +1,36 @@
 #!/usr/bin/env bash
 # Chapter 6 from nothing, on synthetic cohorts: data, all networks, every method of Table 6.1 tuned and scored.
 #
-#     examples/reproduce_anomaly.sh smoke|evening|full OUT ANATOMIES
+#     examples/reproduce_anomaly.sh smoke|evening|full OUT ANATOMIES [CASES]
 #
 # smoke: does everything run? its figures mean nothing. evening: 48 x 48 pixels of 4 mm, three seeds, for two cores and
 # an evening. full: the thesis's sizes and iterations, for GPUs. The networks learn FLAIR and T1 of gliomas (BraTS layout),
 # so that the same ones can be scored on white-matter hyperintensities (WMH layout), which they have never seen.
 # ANATOMIES is a folder of at least three label maps (SynthSeg's training_seg_*.nii.gz); the splits are by anatomy, dealt
-# anew for every seed. What is finished is kept: after an interrupt, repeat the command.
+# anew for every seed. CASES is a folder of BraTS cases of your own, to be scored by the same networks. What is finished
+# is kept: after an interrupt, repeat the command.
 set -euo pipefail
 size=$1
 mkdir -p "$2"
 out=$(realpath "$2")
 anatomies=$(realpath "${3:?the third argument is the folder of label maps}")
+cases=${4:+$(realpath "$4")}
 cd "$(dirname "$0")/.."
 launch=${LAUNCH:-python}
 noisy="--block_out_channels 16 32 64 64 --layers_per_block 1 --attention_levels 1 --attention_head_dim 16 --norm_num_groups 8"
 case $size in
 smoke)
-    subjects=14 foreign=3 morphology=1 seeds="0" pixels=32 mm=6 steps=3 gan=2 limit=4 inference=3 repaint="6 2 2"
+    subjects=14 elsewhere=3 morphology=1 seeds="0" pixels=32 mm=6 steps=3 gan=2 limit=4 inference=3 repaint="6 2 2"
     unet="--block_out_channels 8 16 --layers_per_block 1 --attention_levels 1 --norm_num_groups 4" noisy="$unet --attention_head_dim 8"
     dae="--channels 8 16 16" fanogan="--sample_size 32 --width 8 --batch_size 4" narrow="--channels 8 8 8 8" latent="--channels 8 8 8"
     counterfactual='{"reference": "reconstruction", "num_steps": 2, "step_rule": "proximal"}' ;;
 evening)
-    subjects=84 foreign=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=1200 gan=1500 limit=20 inference=20 repaint="20 5 5"
+    subjects=84 elsewhere=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=1200 gan=1500 limit=20 inference=20 repaint="20 5 5"
     unet="--block_out_channels 16 32 64 96 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8"
     dae="--channels 16 32 64 96" fanogan="--sample_size 48 --width 12 --batch_size 32" narrow="--channels 16 32 64 128" latent="--channels 16 32 64"
     counterfactual='{"reference": "reconstruction", "num_steps": 8, "step_rule": "proximal", "step_growth": 1.5}' ;;
 full)
-    subjects=1000 foreign=110 morphology="" seeds="0 1 2" pixels=256 mm=1 steps=60000 gan=500000 limit=200 inference="" repaint="250 10 10"
+    subjects=1000 elsewhere=110 morphology="" seeds="0 1 2" pixels=256 mm=1 steps=60000 gan=500000 limit=200 inference="" repaint="250 10 10"
     unet="" noisy="" dae="" fanogan="" narrow="" latent="" counterfactual='{"num_steps": 20}' ;;
 *) echo "The size is smoke, evening or full, got $size." >&2 && exit 2 ;;
 esac
@@ -45,9 +47,15 @@ export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 MALLO
 cut="--image_size $pixels --pixel_spacing_mm $mm --slice_margin 0 --min_foreground 0.08"
 [ "$size" = full ] && cut=""
 python datasets_scripts/make_phantom.py "$out/glioma" --layout brats2021 --subjects $subjects --anatomies "$anatomies"
-python datasets_scripts/make_phantom.py "$out/hyperintensities" --layout wmh --subjects $foreign --anatomies "$anatomies"
+python datasets_scripts/make_phantom.py "$out/hyperintensities" --layout wmh --subjects $elsewhere --anatomies "$anatomies"
 [ -e "$out/wmh/README.md" ] ||
     python datasets_scripts/prepare_wmh.py "$out/hyperintensities" "$out/wmh" --split test $cut
+foreign=("$out/wmh")
+if [ -n "$cases" ]; then
+    foreign+=("$out/cases")
+    [ -e "$out/cases/README.md" ] || python datasets_scripts/prepare_brats2021.py "$cases" "$out/cases" \
+        --split test --modalities flair t1 $cut
+fi
 for seed in $seeds; do
     [ -e "$out/$seed/data/README.md" ] || python datasets_scripts/prepare_brats2021.py "$out/glioma" \
         "$out/$seed/data" --modalities flair t1 --split_seed "$seed" $cut
@@ -87,8 +95,8 @@ done
 # Table 6.1, Figs. 6.6 and 6.7
 all=()
 for seed in $seeds; do all+=(--all "$out/$seed/methods" "$out/$seed/data"); done
-python examples/evaluate_anomaly.py "${all[@]}" --out_of_domain "$out/wmh" --classifier "$out/0/classifier" \
-    --cohort brats --limit $((2 * limit)) --output_dir "$out/tables"
+python examples/evaluate_anomaly.py "${all[@]}" --out_of_domain "${foreign[@]}" --classifier "$out/0/classifier" \
+    --cohort brats --out_of_domain_cohort wmh --limit $((2 * limit)) --output_dir "$out/tables"
 python examples/sweep_noise_and_threshold.py --model "$out/0/methods/Dif-fuse" --dataset "$out/0/data" --seeds 1 \
     --limit $limit --output_dir "$out/sweep" ${inference:+--options "{\"num_inference_steps\": $inference, \"picture_steps\": 0}"} \
     $([ "$size" = smoke ] && echo --noise_levels 100 500 --percentiles 80 90 --num_samples 1 2)

@@ -43,8 +43,10 @@ def results(tmp_path_factory):
     run("examples/assemble_pipeline.py", "--dataset", root / "slices", *parts, *settings, *options,
         "--output_dir", root / "model")  # fmt: skip
     model, flat = (root / "model", root / "slices"), '{"percentile": 0, "num_samples": 1}'
+    (root / "again").symlink_to(root / "slices")
     run("examples/evaluate_anomaly.py", "--method", "Dif-fuse", *model, "--method", "Dif-fuse", *model, "--method",
-        "no mask", *model, flat, "--classifier", root / "classifier", "--out_of_domain", root / "slices",
+        "no mask", *model, flat, "--classifier", root / "classifier",
+        "--out_of_domain", root / "slices", root / "again", "--out_of_domain_cohort", "wmh",
         "--limit", 2, "--output_dir", root / "evaluation", "--cohort", "brats", "--device", "cpu")  # fmt: skip
     return root
 
@@ -70,10 +72,12 @@ def test_the_table_has_a_row_per_method_and_takes_its_thresholds_from_validation
             assert row["dice"] <= row["best_dice"] + 1e-6  # the ceiling picks a threshold for every test slice
             assert row["iou"] <= row["dice"] and np.isfinite(row["kid"]) and row["seconds_per_slice"] > 0
     same = ("dice", "best_dice", "change_outside", "volume_dice")
-    for name, runs in data["results"].items():  # the foreign set is the same here, and so are its scores
-        assert [[run[key] for key in same] for run in data["out_of_domain"][name]] == [
-            [run[key] for key in same] for run in runs
-        ]
+    for elsewhere in data["out_of_domain"].values():  # the foreign sets are the same here, and so are their scores
+        for name, runs in data["results"].items():
+            assert [[run[key] for key in same] for run in elsewhere[name]] == [
+                [run[key] for key in same] for run in runs
+            ]
+    assert len(data["out_of_domain"]) == 2 and "Lesions found in again (real data)" in table
     with Image.open(results / "evaluation" / "anomaly.png") as picture:
         assert picture.width > picture.height / 2
 
