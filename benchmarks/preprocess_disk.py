@@ -19,7 +19,7 @@ import pandas
 from rich.progress import track
 
 from difffuse_hf import BrainPhantom
-from difffuse_hf.training import run_script
+from difffuse_hf.scripts import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

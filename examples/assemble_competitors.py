@@ -33,7 +33,7 @@ from difffuse_hf.data.slices import load_slices
 from difffuse_hf.detect import complete_folder
 from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, run_method
 from difffuse_hf.files import write_whole
-from difffuse_hf.training import run_script
+from difffuse_hf.scripts import run_script
 
 HEALTHY, MASK, LEVELS = ("unet",), ("unet", "classifier", "autoencoder"), {"noise_level": [200, 350, 500]}
 METHODS = {  # name in the tables: pipeline, its networks, settings of its own

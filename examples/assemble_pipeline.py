@@ -20,7 +20,7 @@ from difffuse_hf.detect import complete_folder, fastest_dtype, to_fastest
 from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, false_positive_threshold, run_method
 from difffuse_hf.hub import model_card, write_model_card
 from difffuse_hf.models.unet import UNet2DModel
-from difffuse_hf.training import run_script
+from difffuse_hf.scripts import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

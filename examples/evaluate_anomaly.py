@@ -32,7 +32,7 @@ from difffuse_hf.evaluation.image_quality import classifier_features, inception_
 from difffuse_hf.evaluation.tables import Column, measures_table, write_tables
 from difffuse_hf.files import write_whole
 from difffuse_hf.pipelines.auto import load_pipeline
-from difffuse_hf.training import run_script
+from difffuse_hf.scripts import run_script
 
 OVERLAP = [
     Column("dice", "Dice", digits=3),

@@ -35,7 +35,7 @@ from difffuse_hf.evaluation.tables import (
     write_tables,
 )
 from difffuse_hf.files import write_whole
-from difffuse_hf.training import run_script
+from difffuse_hf.scripts import run_script
 
 ACCURACY = Column("accuracy", "accuracy, %", 100)
 MACRO = [

@@ -42,7 +42,7 @@ from difffuse_hf.evaluation.tables import (
 from difffuse_hf.files import write_whole
 from difffuse_hf.models.auto import load_classifier
 from difffuse_hf.saliency.methods import METHODS, saliency_method
-from difffuse_hf.training import run_script
+from difffuse_hf.scripts import run_script
 
 SECOND_ROUND = "acat_own_classifier"
 CHANCE = {  # rows of the tables: what a map scores that is the same in the whole image, or in the head alone

@@ -12,7 +12,7 @@ from pathlib import Path
 from difffuse_hf import DifFuseScheduler
 from difffuse_hf.checkpoints import write_model
 from difffuse_hf.models.guided_diffusion import import_guided_diffusion
-from difffuse_hf.training import run_script
+from difffuse_hf.scripts import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from difffuse_hf.data.scans import load_scans
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.latent_paths import draw_paths, join_paths, latent_paths, summarise_paths
 from difffuse_hf.files import write_whole
-from difffuse_hf.training import run_script
+from difffuse_hf.scripts import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

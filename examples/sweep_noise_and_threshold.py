@@ -19,7 +19,7 @@ from difffuse_hf.evaluation.segmentation import best_dice
 from difffuse_hf.evaluation.tables import Column, measures_table, write_tables
 from difffuse_hf.files import write_whole
 from difffuse_hf.pipelines.auto import load_pipeline
-from difffuse_hf.training import run_script
+from difffuse_hf.scripts import run_script
 
 CURVES = {"noise_level": "noise level K", "percentile": "percentile τ of the mask", "num_samples": "samples"}
 

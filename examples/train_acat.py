@@ -27,7 +27,8 @@ from difffuse_hf import (
 )
 from difffuse_hf.classifier_training import ClassifierArguments, fit_classifier, load_splits, steps
 from difffuse_hf.errors import InputError
-from difffuse_hf.training import option, parse_arguments, run_script
+from difffuse_hf.scripts import run_script
+from difffuse_hf.training_arguments import option, parse_arguments
 
 METHODS = {
     "acat": ACATClassifier,

@@ -16,13 +16,9 @@ from difffuse_hf.checkpoints import write_model
 from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.losses import reconstruction_loss
 from difffuse_hf.sample_stream import sample_uniform
-from difffuse_hf.training import (
-    LoopArguments,
-    fit,
-    option,
-    parse_arguments,
-    run_script,
-)
+from difffuse_hf.scripts import run_script
+from difffuse_hf.training import fit
+from difffuse_hf.training_arguments import LoopArguments, option, parse_arguments
 
 DEMO = {
     "channels": [16, 32, 64],

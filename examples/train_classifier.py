@@ -27,7 +27,8 @@ from difffuse_hf.classifier_training import (
     steps,
 )
 from difffuse_hf.models.configuration_slice_classifier import THESIS_VIT
-from difffuse_hf.training import option, parse_arguments, run_script
+from difffuse_hf.scripts import run_script
+from difffuse_hf.training_arguments import option, parse_arguments
 
 DEMO = {
     "channels": [16, 32, 64, 128],

@@ -27,13 +27,9 @@ from difffuse_hf.evaluation.round_trip import as_picture, round_trip
 from difffuse_hf.losses import diffusion_losses
 from difffuse_hf.sample_stream import sample_uniform
 from difffuse_hf.schedulers.simplex import simplex_noise
-from difffuse_hf.training import (
-    LoopArguments,
-    fit,
-    option,
-    parse_arguments,
-    run_script,
-)
+from difffuse_hf.scripts import run_script
+from difffuse_hf.training import fit
+from difffuse_hf.training_arguments import LoopArguments, option, parse_arguments
 
 DEMO = {
     "block_out_channels": [32, 48, 96, 128],

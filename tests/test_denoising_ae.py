@@ -10,7 +10,7 @@ from difffuse_hf import DenoisingAutoencoder
 from difffuse_hf.anomaly import drop_small_components, foreground, residual_map
 from difffuse_hf.losses import denoising_loss
 from difffuse_hf.models.modeling_denoising_ae import StandardisedConv2d, coarse_noise
-from difffuse_hf.training import LoopArguments, learning_rate_factor
+from difffuse_hf.training_arguments import LoopArguments, learning_rate_factor
 
 
 def seeded(seed=0):

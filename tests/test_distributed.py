@@ -49,7 +49,8 @@ def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_st
     from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, mirrored
     from difffuse_hf.losses import balanced_class_weights, classification_loss
     from difffuse_hf.sample_stream import sample_uniform
-    from difffuse_hf.training import LoopArguments, fit
+    from difffuse_hf.training import fit
+    from difffuse_hf.training_arguments import LoopArguments
 
     random = np.random.default_rng(0)
     label = np.arange(18) % 4 % 3  # class 0 is twice as frequent

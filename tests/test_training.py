@@ -25,12 +25,8 @@ from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, load
 from difffuse_hf.errors import InputError
 from difffuse_hf.losses import balanced_class_weights, classification_loss, noised
 from difffuse_hf.sample_stream import StepBatches, _mix, sample_uniform
-from difffuse_hf.training import (
-    LoopArguments,
-    fit,
-    learning_rate_factor,
-    parse_arguments,
-)
+from difffuse_hf.training import fit
+from difffuse_hf.training_arguments import LoopArguments, learning_rate_factor, parse_arguments
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = {

@@ -24,7 +24,8 @@ from .errors import InputError
 from .losses import balanced_class_weights
 from .models.processing_acat import ACATProcessor
 from .sample_stream import sample_uniform
-from .training import LoopArguments, fit, option
+from .training import fit
+from .training_arguments import LoopArguments, option
 
 FINISHED = "training.json"  # written last: a folder that holds it holds a trained model
 
