@@ -25,7 +25,7 @@ smoke)
     dae="--channels 8 16 16" fanogan="--sample_size 32 --width 8 --batch_size 4" narrow="--channels 8 8 8 8" latent="--channels 8 8 8"
     counterfactual='{"reference": "reconstruction", "num_steps": 2, "step_rule": "proximal"}' ;;
 evening)
-    subjects=84 elsewhere=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=1200 gan=1500 limit=20 inference=20 repaint="20 5 5"
+    subjects=84 elsewhere=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=900 gan=1000 limit=20 inference=12 repaint="12 4 4"
     unet="--block_out_channels 16 32 64 96 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8"
     dae="--channels 16 32 64 96" fanogan="--sample_size 48 --width 12 --batch_size 32" narrow="--channels 16 32 64 128" latent="--channels 16 32 64"
     counterfactual='{"reference": "reconstruction", "num_steps": 8, "step_rule": "proximal", "step_growth": 1.5}' ;;
@@ -35,9 +35,9 @@ full)
 *) echo "The size is smoke, evening or full, got $size." >&2 && exit 2 ;;
 esac
 if [ "$size" = full ]; then
-    device=() common=() recipe=() dae_steps=67200 noisy_steps=150000
+    device=() common=() recipe=() dae_steps=67200 noisy_steps=150000 classifier_steps=$steps
 else
-    device=(--cpu) common=(--batch_size 16) dae_steps=$steps noisy_steps=$steps
+    device=(--cpu) common=(--batch_size 16) dae_steps=$steps noisy_steps=$steps classifier_steps=$((4 * steps / 3))
     recipe=(--learning_rate 8e-4 --lr_scheduler cosine --warmup_steps 100 --ema_decay 0.995 --max_grad_norm 1)
 fi
 [ "$size" = smoke ] && common=(--batch_size 4)
@@ -71,8 +71,8 @@ for seed in $seeds; do
         [ -e "$folder/done" ] && return
         $launch "examples/$script.py" "$@" "${train[@]}" --output_dir "$folder" && touch "$folder/done"
     }
-    once classifier train_classifier --backbone resnet18 $narrow --max_steps $steps --balance_classes --learning_rate 1e-3 "${common[@]}"
-    once autoencoder train_autoencoder $latent --max_steps $steps "${common[@]}"
+    once classifier train_classifier --backbone resnet18 $narrow --max_steps $classifier_steps --balance_classes --learning_rate 1e-3 "${common[@]}"
+    once autoencoder train_autoencoder $latent --max_steps $classifier_steps "${common[@]}"
     for kind in healthy simplex conditional; do
         case $kind in
         healthy) flags="" ;;
