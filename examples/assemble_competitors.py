@@ -59,8 +59,8 @@ GRIDS = {  # settings tried for each pipeline; published values are among them
     "AnoDDPMPipeline": {"noise_level": [100, 200, 300]},
     "AutoDDPMPipeline": LEVELS,
     "UnmaskedPipeline": LEVELS,
-    "RePaintPipeline": {"percentile": [90.0, 95.0]},
-    "DifFusePipeline": {"noise_level": [350, 500], "percentile": [90.0, 95.0]},
+    "RePaintPipeline": {"percentile": [80.0, 90.0, 95.0]},
+    "DifFusePipeline": {"noise_level": [350, 500], "percentile": [80.0, 90.0, 95.0]},
 }
 STRIDED = (
     "UnmaskedPipeline",
