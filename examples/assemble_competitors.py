@@ -53,7 +53,10 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "Dif-fuse, gradient masks": ("DifFusePipeline", MASK, {"saliency_options": {"method": "gradient"}}),
     "Dif-fuse": ("DifFusePipeline", MASK, {}),
 }
-GRIDS = {  # settings tried for each pipeline; published values are among them
+SQUARES = {"erosion_size": [1, 3, 5], "median_size": [1, 3, 5]}
+GRIDS = {  # settings tried for each method or pipeline; published values are among them
+    "f-AnoGAN": SQUARES,
+    "DenoisingAE": SQUARES,
     "ClassifierGuidancePipeline": {"guidance_scale": [10.0, 30.0, 100.0]},
     "ClassifierFreeGuidancePipeline": {"guidance_scale": [1.5, 3.0, 6.0]},
     "AnoDDPMPipeline": {"noise_level": [100, 200, 300]},
@@ -122,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         if not record.exists():
             networks = {part: load[part][1](load[part][0]) for part in parts}
             pipeline = build(kind, networks, settings, args).to(args.device)
-            tried, best = tune(name, pipeline, validation, options, GRIDS.get(kind, {}), args)
+            tried, best = tune(name, pipeline, validation, options, GRIDS.get(name, GRIDS.get(kind, {})), args)
             pipeline.register_to_config(**{**dict(pipeline.config), **best})
             with complete_folder(folder) as temporary:
                 pipeline.save_pretrained(temporary)

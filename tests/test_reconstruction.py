@@ -79,6 +79,8 @@ def test_the_denoising_autoencoder_is_scored_as_published_or_as_told():
     assert output.masks.min() == 1
     told = quiet(ReconstructionPipeline(model, erosion_size=3, median_size=1))(image)
     assert_close(told.anomaly_maps, residual_map(image, raw, 3, 1))
+    told = quiet(ReconstructionPipeline(model, erosion_size=3))(image, erosion_size=1, median_size=3)
+    assert_close(told.anomaly_maps, residual_map(image, raw, 1, 3))
 
 
 def test_f_anogan_is_compared_at_the_size_of_its_networks():

@@ -1,5 +1,7 @@
 """Counterfactuals without diffusion (thesis Ch. 6): denoising autoencoder, f-AnoGAN, or ACAT's saliency map alone."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -71,6 +73,8 @@ class ReconstructionPipeline(CounterfactualPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pt",
         batch_size: int = 32,
+        erosion_size: int | None = None,
+        median_size: int | None = None,
     ) -> CounterfactualOutput:
         """Make a healthy counterfactual of each slice and the anomaly map between the two.
 
@@ -79,13 +83,16 @@ class ReconstructionPipeline(CounterfactualPipeline):
             generator: not used, for nothing is drawn; the pipelines share this argument.
             output_type (`str`): `"pt"` or `"np"`, both channels first.
             batch_size (`int`): most images in one call of the networks.
+            erosion_size, median_size (`int`, *optional*): the pipeline's own by default; without a reconstructor,
+                not used.
 
         Returns:
             `CounterfactualOutput`: the masks are 1 everywhere, for all of a slice is made anew, or the saliency above
             its percentile. `saliency` is None with a reconstructor.
         """
         image = self.check_image(image).to(self._execution_device)
-        make = self._saliency if self.reconstructor is None else self._reconstruct
+        sizes = erosion_size or self.config.erosion_size, median_size or self.config.median_size
+        make = self._saliency if self.reconstructor is None else partial(self._reconstruct, sizes=sizes)
         parts = []
         for part in self.progress_bar(image.split(batch_size)):
             parts.append(make(part))
@@ -96,7 +103,7 @@ class ReconstructionPipeline(CounterfactualPipeline):
         network = self.autoencoder if self.reconstructor is None else self.reconstructor
         return type(network).__name__, network.config.in_channels, 1
 
-    def _reconstruct(self, image):
+    def _reconstruct(self, image, sizes):
         """Counterfactual, anomaly map, mask and no saliency."""
         model = self.reconstructor
         seen, default_size = image, 5
@@ -105,9 +112,7 @@ class ReconstructionPipeline(CounterfactualPipeline):
             seen, made, default_size = sample / 2 + 0.5, model.reconstruct(sample) / 2 + 0.5, 1
         else:
             made = model(image.to(model.dtype))
-        sizes = [
-            default_size if size is None else size for size in (self.config.erosion_size, self.config.median_size)
-        ]
+        sizes = [default_size if size is None else size for size in sizes]
         anomaly = resize(residual_map(seen.float(), made.float(), *sizes), image.shape[-2:])
         made = resize(made, image.shape[-2:]).clamp(0, 1)
         return made, anomaly, torch.ones_like(anomaly), None
