@@ -172,7 +172,7 @@ def evaluate(name: str, number: int, run: Run, path: Path, args) -> dict:
     result["test"], shown = score(pipeline, name, test, threshold, edges, seed, sampling, judge, args)
     result["out_of_domain"] = {}
     for dataset in args.out_of_domain:
-        foreign = scores.as_slices(load_slices(dataset, "test"), "test", args.limit)
+        foreign = scores.as_slices(load_slices(dataset, "test"), "test", args.limit).with_lesion()
         result["out_of_domain"][dataset], _ = score(
             pipeline, name, foreign, threshold, edges, seed, sampling, judge, args
         )
