@@ -25,9 +25,9 @@ smoke)
     dae="--channels 8 16 16" fanogan="--sample_size 32 --width 8 --batch_size 4" narrow="--channels 8 8 8 8" latent="--channels 8 8 8"
     counterfactual='{"reference": "reconstruction", "num_steps": 2, "step_rule": "proximal"}' ;;
 evening)
-    subjects=84 elsewhere=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=900 gan=1000 limit=20 inference=12 repaint="12 4 4"
+    subjects=84 elsewhere=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=900 gan=150 limit=12 inference=12 repaint="12 4 4"
     unet="--block_out_channels 16 32 64 96 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8"
-    dae="--channels 16 32 64 96" fanogan="--sample_size 48 --width 12 --batch_size 32" narrow="--channels 16 32 64 128" latent="--channels 16 32 64"
+    dae="--channels 16 32 64 96" fanogan="--sample_size 48 --width 12 --batch_size 16" narrow="--channels 16 32 64 128" latent="--channels 16 32 64"
     counterfactual='{"reference": "reconstruction", "num_steps": 8, "step_rule": "proximal", "step_growth": 1.5}' ;;
 full)
     subjects=1000 elsewhere=110 morphology="" seeds="0 1 2" pixels=256 mm=1 steps=60000 gan=500000 limit=200 inference="" repaint="250 10 10"
@@ -96,7 +96,7 @@ done
 all=()
 for seed in $seeds; do all+=(--all "$out/$seed/methods" "$out/$seed/data"); done
 python examples/evaluate_anomaly.py "${all[@]}" --out_of_domain "${foreign[@]}" --classifier "$out/0/classifier" \
-    --cohort brats --out_of_domain_cohort wmh --limit $((3 * limit / 2)) --output_dir "$out/tables"
+    --cohort brats --out_of_domain_cohort wmh --limit $((2 * limit)) --output_dir "$out/tables"
 python examples/sweep_noise_and_threshold.py --model "$out/0/methods/Dif-fuse" --dataset "$out/0/data" --seeds 1 \
     --limit $limit --output_dir "$out/sweep" ${inference:+--options "{\"num_inference_steps\": $inference, \"picture_steps\": 0}"} \
     $([ "$size" = smoke ] && echo --noise_levels 100 500 --percentiles 80 90 --num_samples 1 2)
