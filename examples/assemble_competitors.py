@@ -35,7 +35,7 @@ from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, 
 from difffuse_hf.files import write_whole
 from difffuse_hf.scripts import run_script
 
-HEALTHY, MASK, LEVELS = ("unet",), ("unet", "classifier", "autoencoder"), {"noise_level": [200, 350, 500]}
+HEALTHY, MASK, LEVELS = ("unet",), ("unet", "classifier", "autoencoder"), {"noise_level": [100, 200, 350, 500]}
 METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "f-AnoGAN": ("ReconstructionPipeline", ("fanogan",), {}),
     "DenoisingAE": ("ReconstructionPipeline", ("denoising_autoencoder",), {}),
@@ -57,13 +57,13 @@ SQUARES = {"erosion_size": [1, 3, 5], "median_size": [1, 3, 5]}
 GRIDS = {  # settings tried for each method or pipeline; published values are among them
     "f-AnoGAN": SQUARES,
     "DenoisingAE": SQUARES,
-    "ClassifierGuidancePipeline": {"guidance_scale": [10.0, 30.0, 100.0]},
-    "ClassifierFreeGuidancePipeline": {"guidance_scale": [1.5, 3.0, 6.0]},
-    "AnoDDPMPipeline": {"noise_level": [100, 200, 300]},
+    "ClassifierGuidancePipeline": {"noise_level": [200, 500], "guidance_scale": [3.0, 10.0, 30.0, 100.0]},
+    "ClassifierFreeGuidancePipeline": {"noise_level": [200, 500], "guidance_scale": [1.5, 3.0, 6.0]},
+    "AnoDDPMPipeline": {"noise_level": [50, 100, 200, 300]},
     "AutoDDPMPipeline": LEVELS,
     "UnmaskedPipeline": LEVELS,
     "RePaintPipeline": {"percentile": [80.0, 90.0, 95.0]},
-    "DifFusePipeline": {"noise_level": [350, 500], "percentile": [80.0, 90.0, 95.0]},
+    "DifFusePipeline": {"noise_level": [200, 350, 500], "percentile": [80.0, 90.0]},
 }
 STRIDED = (
     "UnmaskedPipeline",
