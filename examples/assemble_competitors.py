@@ -54,7 +54,7 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "Dif-fuse": ("DifFusePipeline", MASK, {}),
 }
 SQUARES = {"erosion_size": [1, 3, 5], "median_size": [1, 3, 5]}
-GRIDS = {  # settings tried for each method or pipeline; published values are among them
+GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 95 is a percentile of the image
     "f-AnoGAN": SQUARES,
     "DenoisingAE": SQUARES,
     "ClassifierGuidancePipeline": {"noise_level": [200, 500], "guidance_scale": [3.0, 10.0, 30.0, 100.0]},
