@@ -2,7 +2,7 @@
 
 python examples/evaluate_anomaly.py --output_dir out/anomaly --cohort brats \\
     --method Dif-fuse out/difffuse-0 data/slices-0 --method Dif-fuse out/difffuse-1 data/slices-1 \\
-    --method DDIM-DDPM out/unmasked-0 data/slices-0 '{"reach": "inversion", "back": "ddpm"}'
+    --method DDIM-DDPM out/unmasked-0 data/slices-0 '{"noise_level": 350}'
 
 The same NAME again is another seed of the same method; the last argument are options of the pipeline's call. Every
 threshold is the best on the run's validation split; the test split chooses nothing. `--out_of_domain` scores the same

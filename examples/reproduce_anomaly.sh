@@ -8,7 +8,8 @@
 # so that the same ones can be scored on white-matter hyperintensities (WMH layout), which they have never seen.
 # ANATOMIES is a folder of at least three label maps (SynthSeg's training_seg_*.nii.gz); the splits are by anatomy, dealt
 # anew for every seed. CASES is a folder of BraTS cases of your own, to be scored by the same networks. What is finished
-# is kept: after an interrupt, repeat the command.
+# is kept: after an interrupt, repeat the command. JOBS=2 in the environment trains two networks at a time, for machines
+# with that many cores (with OMP_NUM_THREADS=1) to spare.
 set -euo pipefail
 size=$1
 mkdir -p "$2"
@@ -25,10 +26,11 @@ smoke)
     dae="--channels 8 16 16" fanogan="--sample_size 32 --width 8 --batch_size 4" narrow="--channels 8 8 8 8" latent="--channels 8 8 8"
     counterfactual='{"reference": "reconstruction", "num_steps": 2, "step_rule": "proximal"}' ;;
 evening)
-    subjects=84 elsewhere=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=900 gan=150 limit=16 inference=12 repaint="12 4 4"
+    subjects=84 elsewhere=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=900 gan=500 limit=16 inference=12 repaint="12 4 4"
     unet="--block_out_channels 16 32 64 96 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8"
-    dae="--channels 16 32 64 96" fanogan="--sample_size 48 --width 12 --batch_size 16" narrow="--channels 16 32 64 128" latent="--channels 16 32 64"
-    counterfactual='{"reference": "reconstruction", "num_steps": 8, "step_rule": "proximal", "step_growth": 1.5}' ;;
+    dae="--channels 16 32 64 96" narrow="--channels 16 32 64 128" latent="--channels 16 32 64 --strides 2 1 1"
+    fanogan="--sample_size 48 --width 12 --batch_size 16 --critic_steps 2 --learning_rate 2e-4 --encoder_steps 900 --encoder_learning_rate 2e-4"
+    counterfactual='{"reference": "reconstruction", "num_steps": 16, "step_rule": "proximal", "step_growth": 1.5}' ;;
 full)
     subjects=1000 elsewhere=110 morphology="" seeds="0 1 2" pixels=256 mm=1 steps=60000 gan=500000 limit=200 inference="" repaint="250 10 10"
     unet="" noisy="" dae="" fanogan="" narrow="" latent="" counterfactual='{"num_steps": 20}' ;;
@@ -62,35 +64,59 @@ for seed in $seeds; do
 done
 
 # Networks, methods
-for seed in $seeds; do
-    here=$out/$seed
-    train=(--dataset "$here/data" --seed "$seed" --report_to none --resume_from_checkpoint latest "${device[@]}")
-    once() { # output, script, flags
-        local folder=$here/$1 script=$2
-        shift 2
-        [ -e "$folder/done" ] && return
-        $launch "examples/$script.py" "$@" "${train[@]}" --output_dir "$folder" && touch "$folder/done"
-    }
-    once classifier train_classifier --backbone resnet18 $narrow --max_steps $classifier_steps --balance_classes --learning_rate 1e-3 "${common[@]}"
-    once autoencoder train_autoencoder $latent --max_steps $classifier_steps "${common[@]}"
-    for kind in healthy simplex conditional; do
-        case $kind in
-        healthy) flags="" ;;
-        simplex) flags="--noise simplex --max_timestep 800" ;;
-        conditional) flags="--class_conditional" ;;
-        esac
-        once $kind train_diffusion $unet --max_steps $steps $flags "${common[@]}" "${recipe[@]}"
+set -m  # a process group for each job, so that an interrupt can be passed on to all of it
+running=()
+trap 'for job in "${running[@]}"; do kill -TERM -- "-$job" 2>/dev/null || true; done; wait' EXIT
+pooled() { # a command, in the background while there are fewer than JOBS of them
+    "$@" &
+    running+=($!)
+    [ ${#running[@]} -lt "${JOBS:-1}" ] || one_more
+}
+one_more() { # waits until one has ended well
+    while :; do
+        for job in "${!running[@]}"; do
+            kill -0 "${running[job]}" 2>/dev/null && continue
+            wait "${running[job]}"
+            unset "running[job]"
+            return
+        done
+        sleep 1
     done
-    once noisy_classifier train_noisy_classifier $noisy --max_steps $noisy_steps --balance_classes "${common[@]}"
-    once denoising_ae train_denoising_ae $dae --max_steps $dae_steps "${common[@]}"
-    once fanogan train_fanogan $fanogan --max_steps $gan
+}
+finish() { while [ ${#running[@]} -gt 0 ]; do one_more; done; }
+once() { # seed, output, script, flags
+    local seed=$1 folder=$out/$1/$2 script=$3
+    shift 3
+    [ -e "$folder/done" ] && return
+    $launch "examples/$script.py" "$@" --dataset "$out/$seed/data" --seed "$seed" --report_to none \
+        --resume_from_checkpoint latest "${device[@]}" --output_dir "$folder" && touch "$folder/done"
+}
+for seed in $seeds; do
+    pooled once $seed classifier train_classifier --backbone resnet18 $narrow --max_steps $classifier_steps \
+        --balance_classes --learning_rate 1e-3 "${common[@]}"
+    pooled once $seed autoencoder train_autoencoder $latent --max_steps $classifier_steps "${common[@]}"
+done
+for seed in $seeds; do
+    diffusion="train_diffusion $unet --max_steps $steps ${common[*]} ${recipe[*]}"
+    pooled once $seed healthy $diffusion
+    pooled once $seed simplex $diffusion --noise simplex --max_timestep 800
+    pooled once $seed conditional $diffusion --class_conditional
+    pooled once $seed noisy_classifier train_noisy_classifier $noisy --max_steps $noisy_steps --balance_classes "${common[@]}"
+    pooled once $seed denoising_ae train_denoising_ae $dae --max_steps $dae_steps "${common[@]}"
+    pooled once $seed fanogan train_fanogan $fanogan --max_steps $gan
+done
+finish
+assemble() { # seed
+    local here=$out/$1
     python examples/assemble_competitors.py --dataset "$here/data" --output_dir "$here/methods" \
         --classifier "$here/classifier" --autoencoder "$here/autoencoder" --diffusion "$here/healthy" \
         --simplex "$here/simplex" --conditional "$here/conditional" --noisy_classifier "$here/noisy_classifier" \
-        --denoising_autoencoder "$here/denoising_ae" --fanogan "$here/fanogan" --limit $limit --seed "$seed" \
+        --denoising_autoencoder "$here/denoising_ae" --fanogan "$here/fanogan" --limit $limit --seed "$1" \
         --percentile_over foreground ${morphology:+--morphology_size $morphology} \
         --saliency_options "$counterfactual" --repaint_steps $repaint ${inference:+--num_inference_steps $inference}
-done
+}
+for seed in $seeds; do pooled assemble "$seed"; done
+finish
 
 # Table 6.1, Figs. 6.6 and 6.7
 all=()
