@@ -26,7 +26,7 @@ smoke)
     dae="--channels 8 16 16" fanogan="--sample_size 32 --width 8 --batch_size 4" narrow="--channels 8 8 8 8" latent="--channels 8 8 8"
     counterfactual='{"reference": "reconstruction", "num_steps": 2, "step_rule": "proximal"}' ;;
 evening)
-    subjects=84 elsewhere=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=900 gan=500 limit=16 inference=12 repaint="12 4 4"
+    subjects=84 elsewhere=24 morphology=3 seeds="0 1 2" pixels=48 mm=4 steps=900 gan=300 limit=16 inference=12 repaint="12 4 4"
     unet="--block_out_channels 16 32 64 96 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8"
     dae="--channels 16 32 64 96" narrow="--channels 16 32 64 128" latent="--channels 16 32 64 --strides 2 1 1"
     fanogan="--sample_size 48 --width 12 --batch_size 16 --critic_steps 2 --learning_rate 2e-4 --encoder_steps 900 --encoder_learning_rate 2e-4"
