@@ -97,7 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     data = {"limit": args.limit, "synthetic": synthetic, "results": results, "out_of_domain": elsewhere}
     write_tables(tables, data, output, "anomaly")
     shown = {name: dict(np.load(path)) for name, path in tiles.items()}
-    methods_figure(shown, "Counterfactuals and what changed", output / "anomaly.png")
+    title = f"Counterfactuals and what changed{', synthetic data' if synthetic else ''}"
+    methods_figure(shown, title, output / "anomaly.png")
     Console().print(tables[0].markdown())
     print(f"All tables: {output / 'anomaly.md'}; slices and their counterfactuals: {output / 'anomaly.png'}")
 

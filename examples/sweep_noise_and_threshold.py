@@ -12,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
+from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, run_method
 from difffuse_hf.evaluation.charts import new_figure, save
@@ -61,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
                 text = json.dumps({"origin": origin, **done}, indent=2)
                 write_whole(kept, lambda path, text=text: path.write_text(text))
 
+    where = "validation, synthetic data" if is_synthetic(args.dataset) else "validation"
     tables, curves = [], {}
     columns = [Column("dice", "Dice", digits=3), Column("best_dice", "best-possible Dice", digits=3)]
     for name, title in CURVES.items():
@@ -68,15 +70,15 @@ def main(argv: list[str] | None = None) -> None:
         if values:
             curves[name] = {v: [done[f"{name} {v:g} {seed}"] for seed in range(args.seeds)] for v in values}
             rows = {f"{value:g}": runs for value, runs in curves[name].items()}
-            caption = f"{len(sick.images)} validation slices with a lesion."
+            caption = f"{len(sick.images)} slices with a lesion, split {where}."
             tables.append(measures_table(rows, columns, caption, row_heading=title))
-    write_tables(tables, {"curves": curves}, output, "sweep")
-    draw(curves, output / "sweep.png")
+    write_tables(tables, {"curves": curves, "split": where}, output, "sweep")
+    draw(curves, where, output / "sweep.png")
     print("\n".join(table.markdown() for table in tables))
 
 
-def draw(curves: dict, path: Path) -> None:
-    """A panel for each curve: mean Dice over the seeds, and its ceiling."""
+def draw(curves: dict, where: str, path: Path) -> None:
+    """A panel for each curve: mean Dice over the seeds, and its ceiling; `where` they were measured."""
     figure = new_figure(4.2 * len(curves), 3.2)
     for number, (name, curve) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(1, len(curves), number)
@@ -84,7 +86,7 @@ def draw(curves: dict, path: Path) -> None:
             means = [sum(run[measure] for run in runs) / len(runs) for runs in curve.values()]
             axes.plot(list(curve), means, style, label=measure.replace("_", "-possible ").replace("dice", "Dice"))
         axes.set_xlabel(CURVES[name])
-        axes.set_ylabel("Dice, validation")
+        axes.set_ylabel(f"Dice ({where})")
         axes.set_ylim(0, 1)
         axes.legend(frameon=False, fontsize=8)
     save(figure, path)
