@@ -12,8 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
+from difffuse_hf import DifFusePipeline
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.slices import load_slices
+from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, run_method
 from difffuse_hf.evaluation.charts import new_figure, save
 from difffuse_hf.evaluation.segmentation import best_dice
@@ -40,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     pipeline = load_pipeline(args.model, args.device)
+    if not isinstance(pipeline, DifFusePipeline):
+        raise InputError(f"{args.model} is a {type(pipeline).__name__}; the sweep is of a DifFusePipeline.")
     slices = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
     sick = slices.with_lesion()
     output = Path(args.output_dir)

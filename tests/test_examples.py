@@ -11,7 +11,8 @@ from PIL import Image
 from test_training import TINY
 from tiny_scans import tiny_volumes, write_case
 
-from difffuse_hf import DifFusePipeline, cli
+from difffuse_hf import DenoisingAutoencoder, DifFusePipeline, DifFuseProcessor, ReconstructionPipeline, cli
+from difffuse_hf.errors import InputError
 from difffuse_hf.pipelines.auto import load_pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +105,14 @@ def test_the_sweep_draws_curves_of_the_validation_split_and_goes_on_where_it_sto
     more = json.loads((folder / "points.json").read_text())
     assert points.items() <= more.items() and set(more) - set(points) == {"noise_level 20 0"}
     assert "noise level K" in (folder / "sweep.md").read_text() and (folder / "sweep.png").exists()
+
+
+def test_the_sweep_refuses_a_model_without_a_noise_level_and_a_mask(results, tmp_path):
+    processor = DifFuseProcessor.from_pretrained(results / "slices")
+    ReconstructionPipeline(DenoisingAutoencoder(2, [8, 8, 8]), processor=processor).save_pretrained(tmp_path)
+    flags = ("--model", tmp_path, "--dataset", results / "slices", "--output_dir", tmp_path / "sweep")
+    with pytest.raises(InputError, match="is a ReconstructionPipeline; the sweep is of a DifFusePipeline"):
+        run("examples/sweep_noise_and_threshold.py", *flags)
 
 
 def test_the_assembled_model_detects(results, capsys):

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from . import __version__
-from .errors import InputError
+from .errors import INTERRUPTED, InputError
 
 app = typer.Typer(
     help="Weakly supervised lesion detection in brain scans. A research tool, not a medical device.",
@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:  # newer versions of typer turn the interrupt into this code themselves
-        _complain("Interrupted; what was finished is kept and nothing half-written is left.")
+        _complain(INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

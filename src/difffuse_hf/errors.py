@@ -1,4 +1,6 @@
-"""The one exception that means "your input cannot be used": the command line prints it and exits with code 1."""
+"""How work that cannot go on says so: in one sentence."""
+
+INTERRUPTED = "Interrupted; what was finished is kept and nothing half-written is left."
 
 
 class InputError(ValueError):
