@@ -22,11 +22,9 @@ lint: $(VENV)/installed-dev
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
-# The .pth file lets `accelerate launch` start where PyTorch and torchvision are not of one build (see compat.py).
 $(VENV)/installed: setup.py constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"
 	"$(BIN)/python" -m pip install $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e .
-	"$(BIN)/python" -c "import pathlib, site; pathlib.Path(site.getsitepackages()[0], 'difffuse_hf.pth').write_text('import difffuse_hf\n')"
 	touch "$@"
 
 $(VENV)/installed-dev: $(VENV)/installed

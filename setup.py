@@ -39,7 +39,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"difffuse_hf": ["assets/**/*", "evaluation/*.jinja"]},
+    package_data={"difffuse_hf": ["assets/**/*", "reporting/*.jinja"]},
     install_requires=[
         "torch>=2.6",
         "torchvision",  # named for pip, so that it picks a pair that fits; used by timm only
@@ -59,7 +59,7 @@ setup(
         "rich>=13.0",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["difffuse=difffuse_hf.cli:main"]},
+    entry_points={"console_scripts": ["difffuse=difffuse_hf.cli.main:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

@@ -19,7 +19,7 @@ import pandas
 from rich.progress import track
 
 from difffuse_hf import BrainPhantom
-from difffuse_hf.scripts import run_script
+from difffuse_hf.errors import run_script
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     for workers in (1, args.workers):
         target = args.output / f"workers{workers}"
         shutil.rmtree(target, ignore_errors=True)
-        command = [sys.executable, "-m", "difffuse_hf.cli", "preprocess", disk / "dicom", target]
+        command = [sys.executable, "-m", "difffuse_hf.cli.main", "preprocess", disk / "dicom", target]
         start = time.perf_counter()
         subprocess.run([*command, "--linkage", "--workers", str(workers)], check=True, stdout=subprocess.DEVNULL)
         timings[workers] = time.perf_counter() - start

@@ -29,10 +29,10 @@ import torch
 from torch.nn import functional as F
 
 from difffuse_hf import class_agnostic_saliency
-from difffuse_hf.detect import DEMO_MODEL, load_model
-from difffuse_hf.files import write_whole
+from difffuse_hf.detection.run import DEMO_MODEL, load_model
+from difffuse_hf.errors import run_script
+from difffuse_hf.io.files import write_whole
 from difffuse_hf.saliency.counterfactual import STEP_RULES, latent_counterfactual, scale_to_one
-from difffuse_hf.scripts import run_script
 
 STOP_AT = (
     1.0  # probability that the baseline's stopping test waits for: never reached, so that both sides run all steps

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from difffuse_hf import BrainPhantom
 from difffuse_hf.data.prepare import add_arguments, prepare
-from difffuse_hf.scripts import run_script
+from difffuse_hf.errors import run_script
 
 BUILDERS = {"brats2021": "BraTS2021", "wmh": "WMH", "ist3": "IST3", "mosmed": "MosMed"}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from difffuse_hf.data.ist3 import IST3
 from difffuse_hf.data.prepare import add_arguments, prepare
-from difffuse_hf.scripts import run_script
+from difffuse_hf.errors import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,9 +18,8 @@ from tqdm.auto import tqdm
 from difffuse_hf import ResNetAutoencoder, load_classifier
 from difffuse_hf.data.scans import SaliencyStore, load_scans
 from difffuse_hf.data.splits import SPLITS
-from difffuse_hf.errors import InputError
+from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.saliency.methods import METHODS, WITH_AUTOENCODER, saliency_method
-from difffuse_hf.scripts import run_script
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from difffuse_hf.data.scans import SaliencyStore, load_scans
 from difffuse_hf.data.splits import SPLITS
-from difffuse_hf.errors import InputError
-from difffuse_hf.scripts import run_script
+from difffuse_hf.errors import InputError, run_script
 
 
 def main(argv: list[str] | None = None) -> None:

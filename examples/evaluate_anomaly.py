@@ -25,14 +25,13 @@ from rich.console import Console
 from difffuse_hf import load_classifier
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.slices import load_slices
-from difffuse_hf.errors import InputError
+from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.evaluation import anomaly as scores
-from difffuse_hf.evaluation.figures import methods_figure
 from difffuse_hf.evaluation.image_quality import classifier_features, inception_features, kid
-from difffuse_hf.evaluation.tables import Column, measures_table, write_tables
-from difffuse_hf.files import write_whole
+from difffuse_hf.io.files import write_whole
 from difffuse_hf.pipelines.auto import load_pipeline
-from difffuse_hf.scripts import run_script
+from difffuse_hf.reporting.figures import methods_figure
+from difffuse_hf.reporting.tables import Column, measures_table, write_tables
 
 OVERLAP = [
     Column("dice", "Dice", digits=3),

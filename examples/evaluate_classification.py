@@ -21,11 +21,12 @@ import torch
 from difffuse_hf import load_classifier
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.scans import load_scans
-from difffuse_hf.errors import InputError
+from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.evaluation import classification as scores
 from difffuse_hf.evaluation.agreement import read_readers, reader_agreement
-from difffuse_hf.evaluation.charts import draw_confusions, draw_lines
-from difffuse_hf.evaluation.tables import (
+from difffuse_hf.io.files import write_whole
+from difffuse_hf.reporting.charts import draw_confusions, draw_lines
+from difffuse_hf.reporting.tables import (
     COHORTS,
     Column,
     Table,
@@ -34,8 +35,6 @@ from difffuse_hf.evaluation.tables import (
     measures_table,
     write_tables,
 )
-from difffuse_hf.files import write_whole
-from difffuse_hf.scripts import run_script
 
 ACCURACY = Column("accuracy", "accuracy, %", 100)
 MACRO = [

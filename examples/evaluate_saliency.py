@@ -25,13 +25,15 @@ from torch import nn
 
 from difffuse_hf import ResNetAutoencoder
 from difffuse_hf.data.cards import is_synthetic
-from difffuse_hf.data.regions import load_atlas, regions_of_scan, territory_mask
 from difffuse_hf.data.scans import load_scans
-from difffuse_hf.errors import InputError
-from difffuse_hf.evaluation.figures import REFERENCE, SALIENCY_COLOURS, crop_to_head, grey_window, overview_figure
+from difffuse_hf.errors import InputError, run_script
+from difffuse_hf.evaluation.atlas import load_atlas, regions_of_scan, territory_mask
 from difffuse_hf.evaluation.localisation import THESIS_POINTING_GAME, known_mask, localise
 from difffuse_hf.evaluation.robustness import preactivation_variances, randomisation_check
-from difffuse_hf.evaluation.tables import (
+from difffuse_hf.io.files import write_whole
+from difffuse_hf.models.auto import load_classifier
+from difffuse_hf.reporting.figures import REFERENCE, SALIENCY_COLOURS, crop_to_head, grey_window, overview_figure
+from difffuse_hf.reporting.tables import (
     THESIS_HEADING,
     UNDEFINED,
     Column,
@@ -39,10 +41,7 @@ from difffuse_hf.evaluation.tables import (
     measures_table,
     write_tables,
 )
-from difffuse_hf.files import write_whole
-from difffuse_hf.models.auto import load_classifier
 from difffuse_hf.saliency.methods import METHODS, saliency_method
-from difffuse_hf.scripts import run_script
 
 SECOND_ROUND = "acat_own_classifier"
 CHANCE = {  # rows of the tables: what a map scores that is the same in the whole image, or in the head alone

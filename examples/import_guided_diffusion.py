@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 from difffuse_hf import DifFuseScheduler
-from difffuse_hf.checkpoints import write_model
+from difffuse_hf.errors import run_script
 from difffuse_hf.models.guided_diffusion import import_guided_diffusion
-from difffuse_hf.scripts import run_script
+from difffuse_hf.training.checkpoints import write_model
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,10 +15,9 @@ import torch
 
 from difffuse_hf import ResNetAutoencoder, load_classifier
 from difffuse_hf.data.scans import load_scans
-from difffuse_hf.errors import InputError
+from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.evaluation.latent_paths import draw_paths, join_paths, latent_paths, summarise_paths
-from difffuse_hf.files import write_whole
-from difffuse_hf.scripts import run_script
+from difffuse_hf.io.files import write_whole
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,14 +15,13 @@ from pathlib import Path
 from difffuse_hf import DifFusePipeline
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.slices import load_slices
-from difffuse_hf.errors import InputError
+from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, run_method
-from difffuse_hf.evaluation.charts import new_figure, save
 from difffuse_hf.evaluation.segmentation import best_dice
-from difffuse_hf.evaluation.tables import Column, measures_table, write_tables
-from difffuse_hf.files import write_whole
+from difffuse_hf.io.files import write_whole
 from difffuse_hf.pipelines.auto import load_pipeline
-from difffuse_hf.scripts import run_script
+from difffuse_hf.reporting.charts import new_figure, save
+from difffuse_hf.reporting.tables import Column, measures_table, write_tables
 
 CURVES = {"noise_level": "noise level K", "percentile": "percentile τ of the mask", "num_samples": "samples"}
 

@@ -25,10 +25,9 @@ from difffuse_hf import (
     SpAttClassifier,
     load_classifier,
 )
-from difffuse_hf.classifier_training import ClassifierArguments, fit_classifier, load_splits, steps
-from difffuse_hf.errors import InputError
-from difffuse_hf.scripts import run_script
-from difffuse_hf.training_arguments import option, parse_arguments
+from difffuse_hf.errors import InputError, run_script
+from difffuse_hf.training.arguments import option, parse_arguments
+from difffuse_hf.training.classifiers import ClassifierArguments, fit_classifier, load_splits, steps
 
 METHODS = {
     "acat": ACATClassifier,

@@ -18,7 +18,10 @@ from pathlib import Path
 import torch
 
 from difffuse_hf import LesionClassifier, LesionClassifierConfig, SliceClassifier, SliceClassifierConfig
-from difffuse_hf.classifier_training import (
+from difffuse_hf.errors import run_script
+from difffuse_hf.models.configuration_slice_classifier import THESIS_VIT
+from difffuse_hf.training.arguments import option, parse_arguments
+from difffuse_hf.training.classifiers import (
     ClassifierArguments,
     class_names,
     fit_classifier,
@@ -26,9 +29,6 @@ from difffuse_hf.classifier_training import (
     load_splits,
     steps,
 )
-from difffuse_hf.models.configuration_slice_classifier import THESIS_VIT
-from difffuse_hf.scripts import run_script
-from difffuse_hf.training_arguments import option, parse_arguments
 
 DEMO = {
     "channels": [16, 32, 64, 128],

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 
 from difffuse_hf import DenoisingAutoencoder
-from difffuse_hf.checkpoints import write_model
 from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
-from difffuse_hf.losses import denoising_loss
-from difffuse_hf.sample_stream import sample_uniform
-from difffuse_hf.scripts import run_script
-from difffuse_hf.training import fit
-from difffuse_hf.training_arguments import LoopArguments, option, parse_arguments
+from difffuse_hf.errors import run_script
+from difffuse_hf.training.arguments import LoopArguments, option, parse_arguments
+from difffuse_hf.training.checkpoints import write_model
+from difffuse_hf.training.loop import fit
+from difffuse_hf.training.losses import denoising_loss
+from difffuse_hf.training.sampler import sample_uniform
 
 
 @dataclass(kw_only=True)

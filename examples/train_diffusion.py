@@ -21,15 +21,15 @@ from typing import Literal
 import torch
 
 from difffuse_hf import DifFuseScheduler, make_healthy_unet
-from difffuse_hf.checkpoints import write_model
 from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
+from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.round_trip import as_picture, round_trip
-from difffuse_hf.losses import diffusion_losses
-from difffuse_hf.sample_stream import sample_uniform
 from difffuse_hf.schedulers.simplex import simplex_noise
-from difffuse_hf.scripts import run_script
-from difffuse_hf.training import fit
-from difffuse_hf.training_arguments import LoopArguments, option, parse_arguments
+from difffuse_hf.training.arguments import LoopArguments, option, parse_arguments
+from difffuse_hf.training.checkpoints import write_model
+from difffuse_hf.training.loop import fit
+from difffuse_hf.training.losses import diffusion_losses
+from difffuse_hf.training.sampler import sample_uniform
 
 DEMO = {
     "block_out_channels": [32, 48, 96, 128],

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from difffuse_hf.data.anatomy import Tissue, load_anatomy
+from difffuse_hf.phantoms.anatomy import Tissue, load_anatomy
 from difffuse_hf.preprocessing.assemble import CTVolume
 
 SHAPE, SPACING = (48, 120, 120), (4.0, 2.0, 2.0)

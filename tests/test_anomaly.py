@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from difffuse_hf.anomaly import anomaly_map, closing, dilation, erosion, opening, otsu_threshold
+from difffuse_hf.pipelines.anomaly_map import anomaly_map, closing, dilation, erosion, opening, otsu_threshold
 
 
 @pytest.fixture

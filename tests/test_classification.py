@@ -9,7 +9,6 @@ from sklearn import metrics
 
 from difffuse_hf import SliceClassifier, SliceClassifierConfig
 from difffuse_hf.errors import InputError
-from difffuse_hf.evaluation.charts import draw_confusions, draw_lines
 from difffuse_hf.evaluation.classification import (
     by_class,
     class_names,
@@ -26,6 +25,7 @@ from difffuse_hf.evaluation.classification import (
     subgroup_table,
     subgroups,
 )
+from difffuse_hf.reporting.charts import draw_confusions, draw_lines
 
 SIDES = ["none", "left", "right", "both"]
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from tiny_scans import AFFINE, everything_in, tiny_pipeline, tiny_volumes, write_case
 
-from difffuse_hf import cli, demo
-from difffuse_hf.data.phantoms.common import SYNTHETIC
+from difffuse_hf.cli import main as cli
+from difffuse_hf.detection import demo
+from difffuse_hf.phantoms.common import SYNTHETIC
 
 FAST = ["--samples", "1", "--device", "cpu"]
 
@@ -32,7 +33,7 @@ def model(tmp_path_factory):
 
 def test_help_imports_no_torch_and_names_every_command():
     start = time.perf_counter()
-    code = "import sys; from difffuse_hf.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from difffuse_hf.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0, shown.stderr
     assert time.perf_counter() - start < 10  # a loaded machine; half a second on a free one
@@ -40,7 +41,7 @@ def test_help_imports_no_torch_and_names_every_command():
 
 
 def test_the_installed_command_ends_with_the_code_of_main(tmp_path):
-    code = "import sys; from difffuse_hf.cli import main; sys.exit(main())"
+    code = "import sys; from difffuse_hf.cli.main import main; sys.exit(main())"
     ended = subprocess.run(
         [sys.executable, "-c", code, "detect", "x", "--output", str(tmp_path)], capture_output=True, text=True
     )
@@ -189,7 +190,7 @@ def test_an_interrupt_ends_with_130_and_leaves_what_was_there(stop, model, tmp_p
     (output / "Case" / "report.html").write_text("the old report")
     # Slow on purpose: every step of a chain of 1000, in batches of one slice.
     command = ["detect", str(case), "--model", str(model), "--output", str(output), "--preset", "exact"]
-    code = "import sys; from difffuse_hf.cli import main; sys.exit(main())"
+    code = "import sys; from difffuse_hf.cli.main import main; sys.exit(main())"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command, "--noise-level", "1000", "--batch-size", "1", "--device", "cpu"],

@@ -10,7 +10,7 @@ import torch
 
 import difffuse_hf
 from difffuse_hf import BrainPhantom, DifFusePipeline, dice
-from difffuse_hf.detect import detect_case, load_model
+from difffuse_hf.detection.run import detect_case, load_model
 
 ASSETS = Path(difffuse_hf.__file__).parent / "assets" / "demo"
 SCANS = Path(__file__).resolve().parents[2] / "shared" / "data" / "brats_sample"

@@ -7,10 +7,10 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from difffuse_hf import DenoisingAutoencoder
-from difffuse_hf.anomaly import drop_small_components, foreground, residual_map
-from difffuse_hf.losses import denoising_loss
 from difffuse_hf.models.modeling_denoising_ae import StandardisedConv2d, coarse_noise
-from difffuse_hf.training_arguments import LoopArguments, learning_rate_factor
+from difffuse_hf.pipelines.anomaly_map import drop_small_components, foreground, residual_map
+from difffuse_hf.training.arguments import LoopArguments, learning_rate_factor
+from difffuse_hf.training.losses import denoising_loss
 
 
 def seeded(seed=0):

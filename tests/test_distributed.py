@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.testing import assert_close
 
-from difffuse_hf.distributed import ProcessBatchNorm, restore_batch_norm, synchronise_batch_norm
 from difffuse_hf.errors import InputError
+from difffuse_hf.training.batch_norm import ProcessBatchNorm, restore_batch_norm, synchronise_batch_norm
 
 NAMES = ["none", "left", "right"]
 STEPS = 8
@@ -47,10 +47,10 @@ def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_st
     import datasets
 
     from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, mirrored
-    from difffuse_hf.losses import balanced_class_weights, classification_loss
-    from difffuse_hf.sample_stream import sample_uniform
-    from difffuse_hf.training import fit
-    from difffuse_hf.training_arguments import LoopArguments
+    from difffuse_hf.training.arguments import LoopArguments
+    from difffuse_hf.training.loop import fit
+    from difffuse_hf.training.losses import balanced_class_weights, classification_loss
+    from difffuse_hf.training.sampler import sample_uniform
 
     random = np.random.default_rng(0)
     label = np.arange(18) % 4 % 3  # class 0 is twice as frequent

@@ -11,7 +11,8 @@ from PIL import Image
 from test_training import TINY
 from tiny_scans import tiny_volumes, write_case
 
-from difffuse_hf import DenoisingAutoencoder, DifFusePipeline, DifFuseProcessor, ReconstructionPipeline, cli
+from difffuse_hf import DenoisingAutoencoder, DifFusePipeline, DifFuseProcessor, ReconstructionPipeline
+from difffuse_hf.cli import main as cli
 from difffuse_hf.errors import InputError
 from difffuse_hf.pipelines.auto import load_pipeline
 

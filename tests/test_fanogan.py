@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from difffuse_hf import FAnoGAN
-from difffuse_hf.losses import critic_loss, gradient_penalty, izi_f_losses
+from difffuse_hf.training.losses import critic_loss, gradient_penalty, izi_f_losses
 
 TINY = {"in_channels": 2, "sample_size": 16, "width": 2, "latent_size": 3}
 

@@ -7,8 +7,8 @@ import torch
 from tiny_models import LinearNoisyClassifier, constant_unet, tiny_unet
 
 from difffuse_hf import ClassifierFreeGuidancePipeline, ClassifierGuidancePipeline, DifFuseScheduler, UnmaskedPipeline
-from difffuse_hf.anomaly import otsu_threshold
 from difffuse_hf.errors import InputError
+from difffuse_hf.pipelines.anomaly_map import otsu_threshold
 
 NULL = 2  # the last of three labels
 

@@ -9,7 +9,7 @@ import yaml
 
 from difffuse_hf import DifFusePipeline
 from difffuse_hf.errors import InputError
-from difffuse_hf.hub import model_card, write_model_card
+from difffuse_hf.io.hub import model_card, write_model_card
 
 CARD = {
     "name": "Healthy brains",
@@ -24,7 +24,7 @@ import sys
 import torch
 from difffuse_hf import DifFusePipeline
 from difffuse_hf.errors import InputError
-from difffuse_hf.hub import push
+from difffuse_hf.io.hub import push
 
 local = DifFusePipeline.from_pretrained(sys.argv[1])
 card = "---\\nlicense: apache-2.0\\n---\\n# ours\\n"

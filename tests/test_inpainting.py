@@ -8,9 +8,9 @@ import torch
 from diffusers import RePaintScheduler
 
 from difffuse_hf import AutoDDPMPipeline, RePaintPipeline
-from difffuse_hf.anomaly import dilation
 from difffuse_hf.errors import InputError
-from difffuse_hf.perceptual import structural_distance
+from difffuse_hf.pipelines.anomaly_map import dilation
+from difffuse_hf.pipelines.perceptual import structural_distance
 from difffuse_hf.pipelines.pipeline_repaint import jump_levels
 
 

@@ -10,9 +10,13 @@ import pytest
 pydicom = pytest.importorskip("pydicom", reason="needs the extra `preprocess`")
 
 from difffuse_hf import BrainPhantom  # noqa: E402
-from difffuse_hf.data.anatomy import Tissue  # noqa: E402
-from difffuse_hf.data.head import HeadTissue, load_head  # noqa: E402
-from difffuse_hf.data.infarct import (  # noqa: E402
+from difffuse_hf.phantoms import ist3, ist3_plan  # noqa: E402
+from difffuse_hf.phantoms.anatomy import Tissue  # noqa: E402
+from difffuse_hf.phantoms.common import rotation  # noqa: E402
+from difffuse_hf.phantoms.ct_dicom import VENDORS, encode  # noqa: E402
+from difffuse_hf.phantoms.ct_scanner import Pose, Stack, noise, sample  # noqa: E402
+from difffuse_hf.phantoms.head import HeadTissue, load_head  # noqa: E402
+from difffuse_hf.phantoms.infarct import (  # noqa: E402
     TERRITORIES,
     Infarct,
     infarct_extent,
@@ -20,10 +24,6 @@ from difffuse_hf.data.infarct import (  # noqa: E402
     plan_infarct,
     territory_mask,
 )
-from difffuse_hf.data.phantoms import ist3, ist3_plan  # noqa: E402
-from difffuse_hf.data.phantoms.common import rotation  # noqa: E402
-from difffuse_hf.data.phantoms.ct_dicom import VENDORS, encode  # noqa: E402
-from difffuse_hf.data.phantoms.ct_scanner import Pose, Stack, noise, sample  # noqa: E402
 from difffuse_hf.preprocessing.dicom import find_files, group_series, read_headers  # noqa: E402
 from difffuse_hf.preprocessing.exclusion import Exclusion  # noqa: E402
 from difffuse_hf.preprocessing.rules import header_exclusion  # noqa: E402

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from difffuse_hf import DifFuseScheduler
-from difffuse_hf.losses import (
+from difffuse_hf.training.losses import (
     diffusion_losses,
     discretised_log_likelihood,
     gaussian_divergence,

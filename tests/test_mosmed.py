@@ -10,9 +10,9 @@ datasets = pytest.importorskip("datasets", reason="needs the extra `train`")
 
 from difffuse_hf import BrainPhantom  # noqa: E402
 from difffuse_hf.data.mosmed import MosMed  # noqa: E402
-from difffuse_hf.data.phantoms import mosmed  # noqa: E402
 from difffuse_hf.data.prepare import prepare  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
+from difffuse_hf.phantoms import mosmed  # noqa: E402
 
 LPS = np.diag([-0.8, -0.8, 8.0, 1.0])
 SEED, STUDY = 0, 4  # a CT-2

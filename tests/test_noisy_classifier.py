@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from difffuse_hf import NoisyClassifier
-from difffuse_hf.losses import classification_loss, noisy_classification_loss
+from difffuse_hf.training.losses import classification_loss, noisy_classification_loss
 
 
 @pytest.fixture

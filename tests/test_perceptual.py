@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from difffuse_hf import ResNetAutoencoder
-from difffuse_hf.perceptual import feature_distance, structural_distance
+from difffuse_hf.pipelines.perceptual import feature_distance, structural_distance
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from difffuse_hf import BrainPhantom
-from difffuse_hf.data.anatomy import Tissue, load_anatomy
-from difffuse_hf.data.fields import smooth_field
 from difffuse_hf.errors import InputError
+from difffuse_hf.phantoms.anatomy import Tissue, load_anatomy
+from difffuse_hf.phantoms.fields import smooth_field
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def reasons(output):
 
 
 def command(disk, output, *options):
-    return [sys.executable, "-m", "difffuse_hf.cli", "preprocess", str(disk), str(output), "--linkage", *options]
+    return [sys.executable, "-m", "difffuse_hf.cli.main", "preprocess", str(disk), str(output), "--linkage", *options]
 
 
 def wait_for_records(output, process):

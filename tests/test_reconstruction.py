@@ -14,9 +14,9 @@ from difffuse_hf import (
     SliceClassifier,
     SliceClassifierConfig,
 )
-from difffuse_hf.anomaly import residual_map
 from difffuse_hf.errors import InputError
 from difffuse_hf.models.modeling_fanogan import resize
+from difffuse_hf.pipelines.anomaly_map import residual_map
 from difffuse_hf.saliency.counterfactual import class_agnostic_saliency, latent_counterfactual
 
 SEARCH = {"num_steps": 2, "step_size": 10.0, "l1_weight": 0.0}  # moves, though the networks are not trained

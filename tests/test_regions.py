@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("pandas", reason="needs the extra `preprocess`")
 
-from difffuse_hf.data.regions import Atlas, load_atlas, regions_of_scan, territory_mask  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
+from difffuse_hf.evaluation.atlas import Atlas, load_atlas, regions_of_scan, territory_mask  # noqa: E402
 
 AFFINE = np.array([[-4.0, 0, 0, 40], [0, 4, 0, -40], [0, 0, 4, -40], [0, 0, 0, 1]])  # 21 voxels of 4 mm
 NAMES = ["ACAL", "ACAR", "MCAL", "MCAR"]

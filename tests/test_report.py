@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny_scans import AFFINE, MODALITIES, lesion, tiny_volumes
 
-from difffuse_hf.evaluation import report
-from difffuse_hf.evaluation.figures import choose_slices, crop_to_head, tile_png
+from difffuse_hf.detection.volume import Case, DetectionResult
 from difffuse_hf.models.processing_difffuse import DifFuseProcessor
-from difffuse_hf.volumes import Case, DetectionResult
+from difffuse_hf.reporting import report
+from difffuse_hf.reporting.figures import choose_slices, crop_to_head, tile_png
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,7 @@
 
 import pytest
 
-from difffuse_hf.errors import INTERRUPTED, InputError
-from difffuse_hf.scripts import run_script
+from difffuse_hf.errors import INTERRUPTED, InputError, run_script
 
 
 def raising(error):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from difffuse_hf.evaluation.tables import (
+from difffuse_hf.reporting.tables import (
     THESIS,
     Column,
     Table,

@@ -20,13 +20,13 @@ from scipy.stats import chisquare, kstest
 from torch.testing import assert_close
 
 from difffuse_hf import DifFuseScheduler
-from difffuse_hf.checkpoints import write_model
 from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, load_slices, mirrored, turned
 from difffuse_hf.errors import InputError
-from difffuse_hf.losses import balanced_class_weights, classification_loss, noised
-from difffuse_hf.sample_stream import StepBatches, _mix, sample_uniform
-from difffuse_hf.training import fit
-from difffuse_hf.training_arguments import LoopArguments, learning_rate_factor, parse_arguments
+from difffuse_hf.training.arguments import LoopArguments, learning_rate_factor, parse_arguments
+from difffuse_hf.training.checkpoints import write_model
+from difffuse_hf.training.loop import fit
+from difffuse_hf.training.losses import balanced_class_weights, classification_loss, noised
+from difffuse_hf.training.sampler import StepBatches, _mix, sample_uniform
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = {

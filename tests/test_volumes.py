@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from difffuse_hf.detection.volume import check_output, detect_volume, read_case
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.image_quality import flicker
 from difffuse_hf.models.configuration_slice_classifier import SliceClassifierConfig
@@ -17,7 +18,6 @@ from difffuse_hf.models.processing_difffuse import DifFuseProcessor
 from difffuse_hf.models.unet import make_healthy_unet
 from difffuse_hf.pipelines.pipeline_difffuse import DifFusePipeline
 from difffuse_hf.schedulers.scheduling_difffuse import DifFuseScheduler
-from difffuse_hf.volumes import check_output, detect_volume, read_case
 
 REAL_CASES = Path(__file__).resolve().parents[2] / "shared/data/brats_sample"
 MODALITIES = ("flair", "t1")

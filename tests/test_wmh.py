@@ -7,11 +7,11 @@ import pytest
 datasets = pytest.importorskip("datasets", reason="needs the extra `train`")
 pytest.importorskip("SimpleITK", reason="needs the extra `preprocess`")
 
-from difffuse_hf.data.phantoms import wmh as phantom  # noqa: E402
 from difffuse_hf.data.prepare import prepare  # noqa: E402
 from difffuse_hf.data.wmh import WMH  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.models.processing_difffuse import DifFuseProcessor  # noqa: E402
+from difffuse_hf.phantoms import wmh as phantom  # noqa: E402
 from difffuse_hf.preprocessing.mri import extract_brain  # noqa: E402
 
 SHAPE = (40, 40, 12)

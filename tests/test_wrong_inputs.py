@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_scans import AFFINE, everything_in, tiny_pipeline, tiny_volumes, write_case
 
-from difffuse_hf import cli
+from difffuse_hf.cli import main as cli
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,6 @@ A research tool, not a medical device. Public names are imported when first used
 
 import importlib
 
-from .compat import make_torchvision_importable
-
-make_torchvision_importable()
-
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -17,7 +13,7 @@ _PUBLIC = {
     "data.brats2021": ["BraTS2021"],
     "data.wmh": ["WMH"],
     "data.mosmed": ["MosMed"],
-    "data.phantom": ["BrainPhantom"],
+    "phantoms.brain_phantom": ["BrainPhantom"],
     "models.processing_difffuse": ["DifFuseProcessor"],
     "models.processing_acat": ["ACATProcessor"],
     "models.configuration_lesion_classifier": ["LesionClassifierConfig"],

@@ -14,7 +14,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..volumes import find_volume, read_case
+from ..detection.volume import find_volume, read_case
 from .builder import FolderBuilder, SliceConfig
 
 _CITATION = """\

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..detection.volume import read_volume
 from ..errors import InputError
 from ..models.processing_acat import ACATProcessor
 from ..preprocessing.volume import sample_slices, window_hounsfield
-from ..volumes import read_volume
 from .builder import FolderBuilder, FolderConfig
 
 SEVERITIES = ("CT-0", "CT-1", "CT-2", "CT-3", "CT-4")  # share of the lungs involved: none, < 25, 25-50, 50-75, > 75 %

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..errors import InputError
-from ..files import write_whole
+from ..io.files import write_whole
 from .slices import load_slices
 
 _KEYS = ("scan_id", "subject", "case")  # the first column that is there names a scan

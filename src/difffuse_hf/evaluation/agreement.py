@@ -13,7 +13,7 @@ import numpy as np
 import pandas
 
 from ..errors import InputError
-from .tables import percentile_interval
+from ..reporting.tables import percentile_interval
 
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
 

@@ -18,7 +18,7 @@ from rich.progress import track
 from scipy.stats import binomtest
 
 from ..errors import InputError
-from .tables import percentile_interval
+from ..reporting.tables import percentile_interval
 
 PROBABILITY = "prob_"
 CONDITIONS = ("old_infarct", "leukoaraiosis", "atrophy", "hyperdense_vessel")

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from ..reporting.charts import new_figure, save
 from ..saliency.counterfactual import (
     by_slice,
     check_inputs,
@@ -20,7 +21,6 @@ from ..saliency.counterfactual import (
     latent_counterfactual,
     pick,
 )
-from .charts import new_figure, save
 
 ONE_STEP, NO_DISTANCE, OURS = "one-step latent shift", "gradient steps without the L1 term", "Eq. 5.4"
 COLOURS = {ONE_STEP: "#d55e00", NO_DISTANCE: "#56b4e9", OURS: "#000000"}  # Okabe and Ito's palette

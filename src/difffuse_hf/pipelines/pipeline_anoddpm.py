@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from ..anomaly import anomaly_map
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from ..schedulers.simplex import simplex_noise
+from .anomaly_map import anomaly_map
 from .pipeline_base import CounterfactualPipeline, to_unit_range
 from .pipeline_output import CounterfactualOutput
 

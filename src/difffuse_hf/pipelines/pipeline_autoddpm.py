@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from ..anomaly import anomaly_map, closing, dilation, opening
 from ..errors import InputError
 from ..models.processing_difffuse import DifFuseProcessor
-from ..perceptual import structural_distance
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
+from .anomaly_map import anomaly_map, closing, dilation, opening
+from .perceptual import structural_distance
 from .pipeline_base import CounterfactualPipeline, to_unit_range
 from .pipeline_output import CounterfactualOutput
 
@@ -87,7 +87,7 @@ class AutoDDPMPipeline(CounterfactualPipeline):
             num_inference_steps, num_inpaint_steps (`int`, *optional*): steps of the coarse reconstruction, and levels
                 of the resampling; every level by default.
             perceptual: `(a, b) -> (B, 1, H, W)` on images in [0, 1]. The paper's is LPIPS, whose weights are not
-                shipped: the default, `structural_distance`, is a stand-in (see `difffuse_hf.perceptual`).
+                shipped: the default, `structural_distance`, is a stand-in (see `difffuse_hf.pipelines.perceptual`).
             generator (*optional*): one `torch.Generator`, or one per image.
             output_type (`str`): `"pt"` or `"np"`, both channels first.
             unet_batch_size (`int`): most images in one network call.

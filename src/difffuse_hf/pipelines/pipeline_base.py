@@ -18,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 
 from ..errors import InputError
-from ..hub import MODEL_FILES, check_model_folder, explain_download_errors
+from ..io.hub import MODEL_FILES, check_model_folder, explain_download_errors
 from .pipeline_output import CounterfactualOutput
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from ..anomaly import anomaly_map, otsu_threshold
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
+from .anomaly_map import anomaly_map, otsu_threshold
 from .pipeline_base import CounterfactualPipeline, to_unit_range
 from .pipeline_output import CounterfactualOutput
 

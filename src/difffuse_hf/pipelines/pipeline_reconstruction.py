@@ -5,7 +5,6 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..anomaly import residual_map
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_denoising_ae import DenoisingAutoencoder
 from ..models.modeling_fanogan import FAnoGAN, resize
@@ -13,6 +12,7 @@ from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
 from ..saliency.counterfactual import class_agnostic_saliency, latent_counterfactual
 from ..saliency.mask import saliency_to_mask
+from .anomaly_map import residual_map
 from .pipeline_base import CounterfactualPipeline
 from .pipeline_output import CounterfactualOutput
 

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from diffusers import RePaintScheduler, UNet2DModel
 
-from ..anomaly import anomaly_map
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
+from .anomaly_map import anomaly_map
 from .pipeline_base import to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput

@@ -6,7 +6,7 @@ import pandas
 from rich.console import Console
 from rich.table import Table
 
-from ..files import write_whole
+from ..io.files import write_whole
 from .exclusion import Exclusion
 
 _FIRST = "scan_id patient study series decision reason detail header_decision header_reason merged_into file".split()

@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HFValidationError
 
-from .errors import InputError
+from ..errors import InputError
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.md"]  # no pickles
 

@@ -5,8 +5,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from .anomaly import foreground
-from .models.modeling_denoising_ae import coarse_noise
+from ..models.modeling_denoising_ae import coarse_noise
+from ..pipelines.anomaly_map import foreground
 
 
 def noised(

@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from . import __version__
-from .errors import INTERRUPTED, InputError
+from .. import __version__
+from ..errors import INTERRUPTED, InputError
 
 app = typer.Typer(
     help="Weakly supervised lesion detection in brain scans. A research tool, not a medical device.",
@@ -78,7 +78,7 @@ def demo(
 ):
     """Run the embedded model on a synthetic subject, and on a real scan if you give one."""
     device = _check_device(device)
-    from .demo import run_demo
+    from ..detection.demo import run_demo
 
     run_demo(output, scan, device)
 
@@ -106,7 +106,7 @@ def phantom(
     """
     from rich.progress import track
 
-    from .data.phantom import BrainPhantom
+    from ..phantoms.brain_phantom import BrainPhantom
 
     if incidence is not None and layout is not Layout.ist3:
         raise typer.BadParameter("is for --layout ist3", param_hint="--incidence")
@@ -173,8 +173,8 @@ def preprocess(
     Running the same command again continues where it was stopped.
     """
     with _extra("preprocess"):
-        from .preprocessing.ct import preprocess_ct
-        from .preprocessing.steps import CTPreprocessConfig
+        from ..preprocessing.ct import preprocess_ct
+        from ..preprocessing.steps import CTPreprocessConfig
 
     try:
         config = CTPreprocessConfig(
@@ -192,7 +192,7 @@ def preprocess(
     except ValueError as error:
         raise typer.BadParameter(f"{error}") from error
     manifest = preprocess_ct(dicom_dir, out, config, workers, dask, linkage)
-    from .preprocessing.manifest import print_summary
+    from ..preprocessing.manifest import print_summary
 
     print_summary(manifest, out, Console())
 
@@ -251,7 +251,7 @@ def detect(
     device = _check_device(device)
     import torch
 
-    from .detect import detect_case, load_model, print_results
+    from ..detection.run import detect_case, load_model, print_results
 
     pipeline, line = load_model(model, device, None if dtype is Dtype.auto else getattr(torch, dtype.value))
     options = {"preset": preset.value, "batch_size": batch_size, "seed": seed, "all_slices": all_slices}

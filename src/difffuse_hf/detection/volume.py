@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from .errors import InputError
-from .evaluation.segmentation import dice
-from .models.processing_difffuse import check_intensities
-from .saliency.mask import smooth_through_slices
+from ..errors import InputError
+from ..evaluation.segmentation import dice
+from ..models.processing_difffuse import check_intensities
+from ..saliency.mask import smooth_through_slices
 
 AFFINE_TOLERANCE_MM = 1e-3  # modalities closer than this share one grid
 _UNREADABLE = (

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from .saliency.mask import gaussian_blur
+from ..saliency.mask import gaussian_blur
 
 SCALES = (1, 2, 4)  # pixels
 WINDOW = 7  # pixels; Gaussian with σ = 1.4, close to the 1.5 of Wang et al. 2004

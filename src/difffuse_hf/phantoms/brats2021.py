@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..anatomy import Tissue, load_anatomy
-from ..fields import smooth_field
-from ..glioma import grow_glioma, paint_glioma, plan_glioma
+from .anatomy import Tissue, load_anatomy
 from .common import PhantomSubject, atomic_folder, child_rng, deform, draw_tissue, save_nifti, thick_slices
+from .fields import smooth_field
+from .glioma import grow_glioma, paint_glioma, plan_glioma
 
 SHAPE = (240, 240, 155)
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239.0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])  # as in BraTS 2021

@@ -9,9 +9,9 @@ from functools import cache
 
 import numpy as np
 
-from ...preprocessing.exclusion import Exclusion
-from ..infarct import Infarct, plan_infarct
+from ..preprocessing.exclusion import Exclusion
 from .ct_dicom import VENDORS, uid
+from .infarct import Infarct, plan_infarct
 
 # How often things happen; ours, so that a few hundred series show each of them.
 NO_INFARCT, BILATERAL, UNSEEN_AT_BASELINE = 0.3, 0.04, 0.35

@@ -10,8 +10,8 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
-from ..anatomy import Anatomy, Tissue
-from ..fields import smooth_field
+from .anatomy import Anatomy, Tissue
+from .fields import smooth_field
 
 SYNTHETIC = b"SYNTHETIC: difffuse_hf BrainPhantom"  # `descrip` of every NIfTI header
 _FLUID = (Tissue.VENTRICLE, Tissue.SULCAL_CSF)

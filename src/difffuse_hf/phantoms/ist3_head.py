@@ -3,10 +3,10 @@
 import numpy as np
 from scipy import ndimage
 
-from ..anatomy import Tissue
-from ..infarct import infarct_hounsfield
+from .anatomy import Tissue
 from .common import Deformation
 from .ct_scanner import draw_head
+from .infarct import infarct_hounsfield
 from .ist3_plan import PatientPlan
 
 SHAPE, ORIGIN = (190, 240, 206), (95.0, 112.0, 104.0)  # the head's own volume, 1 mm, and the MNI origin in it

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .anatomy import anatomy_name, list_anatomies
-from .phantoms.common import PhantomSubject
+from .common import PhantomSubject
 
 
 class BrainPhantom:
@@ -45,7 +45,7 @@ class BrainPhantom:
         self.layout, self.seed = layout, seed
         self._options = {} if incidence is None else {"incidence": Path(incidence)}
         self.anatomies = list_anatomies(anatomies)
-        self._module = importlib.import_module(f".phantoms.{layout}", __package__)
+        self._module = importlib.import_module(f".{layout}", __package__)
 
     def subject(self, index: int, lesion: bool = True) -> PhantomSubject:
         """Subject `index`; with `lesion=False` the same subject before the lesion was painted in: the exact healthy

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import write_whole
+from ..io.files import write_whole
 
 UNDEFINED = "–"
 THESIS_HEADING = "thesis (real data)"

@@ -7,8 +7,8 @@ white matter, punctate where the load is small, confluent where it is large. The
 import numpy as np
 from scipy import ndimage
 
-from ..anatomy import Tissue
-from ..fields import smooth_field
+from .anatomy import Tissue
+from .fields import smooth_field
 
 WMH, OTHER = 1, 2  # labels of the challenge
 LOAD_ML = (0.6, 60.0)  # log-uniform

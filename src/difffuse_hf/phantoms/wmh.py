@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..anatomy import Tissue
-from ..fields import smooth_field
-from ..head import NUM_TISSUES, HeadTissue, load_head
+from .anatomy import Tissue
 from .common import PhantomSubject, atomic_folder, child_rng, deform, save_nifti
+from .fields import smooth_field
+from .head import NUM_TISSUES, HeadTissue, load_head
 from .wmh_lesions import WMH, draw_lesions, draw_other_pathology
 
 PLANE_MM = (192, 236)  # of an axial slice, all that is drawn: the rest of the field of view is air

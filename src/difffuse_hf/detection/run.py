@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from .data.phantoms.common import SYNTHETIC
-from .errors import InputError
-from .evaluation.report import write_report
-from .hub import check_model_folder
-from .pipelines.pipeline_difffuse import DifFusePipeline
-from .volumes import detect_volume, read_case
+from ..errors import InputError
+from ..io.hub import check_model_folder
+from ..phantoms.common import SYNTHETIC
+from ..pipelines.pipeline_difffuse import DifFusePipeline
+from ..reporting.report import write_report
+from .volume import detect_volume, read_case
 
 DEMO_MODEL = "demo"  # the name of the embedded checkpoint
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def write_model(folder: Path | str, write: Callable[[Path], None]) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..fields import smooth_field
-from ..lungs import Opacities, grow_tree, paint_tubes
-from ..thorax import AIR, HALF_DEPTH, HEIGHT, Chest, draw_chest, draw_slice
 from .common import PhantomSubject, child_rng, save_nifti
+from .fields import smooth_field
+from .lungs import Opacities, grow_tree, paint_tubes
+from .thorax import AIR, HALF_DEPTH, HEIGHT, Chest, draw_chest, draw_slice
 
 SIZE, SLICE_SPACING_MM = 512, 8.0
 STUDIES_OF_20 = (8, 4, 5, 2, 1)  # CT-0..CT-4 in every 20: our choice (MosMedData: 254, 684, 125, 45, 2 of 1110)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
-from ..files import write_whole
+from ..io.files import write_whole
 
 SALIENCY_COLOURS = "viridis"
 ANOMALY_COLOURS = "inferno"

@@ -20,11 +20,11 @@ import numpy as np
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from ..head import load_head
-from ..infarct import infarct_extent, infarct_hounsfield
 from .common import atomic_folder, child_rng, deform, rotation, save_nifti
 from .ct_dicom import VENDORS, encode, patient_tags, save_image, save_report, uid
 from .ct_scanner import AIR_HU, Pose, Stack, head_holder, noise, projection, sample
+from .head import load_head
+from .infarct import infarct_extent, infarct_hounsfield
 from .ist3_head import ORIGIN, SHAPE, background, mass_effect, mni_coordinates, to_full
 from .ist3_plan import PatientPlan, SeriesPlan, StudyPlan, plan_patient
 

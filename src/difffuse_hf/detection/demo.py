@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .data.phantom import BrainPhantom
-from .detect import DEMO_MODEL, detect_case, load_model, print_results
+from ..phantoms.brain_phantom import BrainPhantom
+from .run import DEMO_MODEL, detect_case, load_model, print_results
 
 SEED = 2038  # any will do: the demo model never saw the ICBM152 anatomy that the subject is drawn on
 

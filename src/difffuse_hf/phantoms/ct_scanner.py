@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..anatomy import Tissue
-from ..fields import smooth_field
-from ..head import NUM_TISSUES, HeadTissue
+from .anatomy import Tissue
+from .fields import smooth_field
+from .head import NUM_TISSUES, HeadTissue
 
 AIR_HU = -1000
 HOUNSFIELD = {

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from .. import __version__
+from ..evaluation.image_quality import flicker
 from .figures import (
     ANOMALY_COLOURS,
     DETECTED,
@@ -28,7 +29,6 @@ from .figures import (
     overview_figure,
     tile_png,
 )
-from .image_quality import flicker
 
 MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 contrast", "t2": "T2"}
 
@@ -76,7 +76,7 @@ def write_report(
     slices = _select_slices(result, num_slices)
     if slices:
         _write_overview(result, slices, folder / "overview.png")
-    template = files("difffuse_hf.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    template = files("difffuse_hf.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(template).render(
         summary=summary,

@@ -25,12 +25,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..errors import InputError
+from ..io.files import write_whole
+from .arguments import LoopArguments, learning_rate_factor, make_optimizer
+from .batch_norm import restore_batch_norm, synchronise_batch_norm
 from .checkpoints import keep_history, load_checkpoint, save_checkpoint
-from .distributed import restore_batch_norm, synchronise_batch_norm
-from .errors import InputError
-from .files import write_whole
-from .sample_stream import StepBatches, step_generator
-from .training_arguments import LoopArguments, learning_rate_factor, make_optimizer
+from .sampler import StepBatches, step_generator
 
 
 def _require_columns(dataset, columns: Sequence[str], name: str) -> None:

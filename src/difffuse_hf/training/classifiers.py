@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from ..data.scans import load_scans
+from ..data.slices import augment, augment_uniforms, flip_labels, mirrored
+from ..errors import InputError
+from ..models.processing_acat import ACATProcessor
+from .arguments import LoopArguments, option
 from .checkpoints import write_model
-from .data.scans import load_scans
-from .data.slices import augment, augment_uniforms, flip_labels, mirrored
-from .errors import InputError
+from .loop import fit
 from .losses import balanced_class_weights
-from .models.processing_acat import ACATProcessor
-from .sample_stream import sample_uniform
-from .training import fit
-from .training_arguments import LoopArguments, option
+from .sampler import sample_uniform
 
 FINISHED = "training.json"  # written last: a folder that holds it holds a trained model
 
