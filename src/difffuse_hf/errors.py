@@ -1,7 +1,7 @@
 """How work that cannot go on says so: in one sentence."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 INTERRUPTED = "Interrupted; what was finished is kept and nothing half-written is left."
@@ -9,6 +9,13 @@ INTERRUPTED = "Interrupted; what was finished is kept and nothing half-written i
 
 class InputError(ValueError):
     """A scan, folder or model cannot be used; the message names the file and the remedy in one sentence."""
+
+
+def require_choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise an `InputError` that lists what is allowed, unless `value` is one of them."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise InputError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
 
 
 def run_script(main: Callable[[], None]) -> None:

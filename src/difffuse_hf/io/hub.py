@@ -7,10 +7,11 @@ import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCardData
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError
 
 from ..errors import InputError
 
@@ -101,19 +102,91 @@ def write_model_card(folder: str | Path, card: str) -> Path:
     return path
 
 
-def push(pipeline, repo_id: str, card: str, private: bool = True, token: str | None = None) -> str:
-    """Upload a whole pipeline with its card in one commit; returns the commit's address.
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    repo_type: str = "model",
+    public: bool = False,
+    allow_patterns: Sequence[str] | None = None,
+    ignore_patterns: Sequence[str] | None = None,
+    delete_patterns: Sequence[str] | str | None = None,
+    commit_message: str = "Upload with difffuse_hf",
+    token: str | None = None,
+) -> str:
+    """Upload a folder in one commit, the only way from this package to the Hub; returns the commit's address.
 
-    Private unless told otherwise: weights trained on patients are not for everybody.
+    What was learned from patients is not for everybody: a new repository is private, and an existing public one is
+    refused, unless `public` is said.
+
+    Args:
+        folder (`str` or `Path`): what to upload.
+        repo_id (`str`): `user/name`; made if there is none.
+        repo_type (`str`): `"model"` or `"dataset"`.
+        public (`bool`): the world may read it.
+        allow_patterns, ignore_patterns, delete_patterns, commit_message: as in `HfApi.upload_folder`.
+        token (`str`, *optional*): of the Hub; the one that is logged in by default.
+
+    Raises:
+        InputError: the repository is public and `public` was not said, or the Hub refuses or cannot be reached.
     """
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    try:
+        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=not public, exist_ok=True).repo_id
+        if not public and not api.repo_info(repo_id, repo_type=repo_type).private:
+            raise InputError(
+                f"{repo_id} on the Hub is public, and what was learned from patients must not be; make it private "
+                "there, or say that everybody may read it (`--public`, in Python `public=True`)."
+            )
+        return api.upload_folder(
+            repo_id=repo_id,
+            repo_type=repo_type,
+            folder_path=folder,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            delete_patterns=delete_patterns,
+            commit_message=commit_message,
+        ).commit_url
+    except (OSError, HTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{folder} is complete, but the Hub did not take it as {repo_id}: {reason}") from error
+
+
+def push(pipeline, repo_id: str, card: str, public: bool = False, token: str | None = None) -> str:
+    """Upload a whole pipeline with its card in one commit (see `push_folder`); returns the commit's address."""
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_pretrained(folder)
         write_model_card(folder, card)
-        return api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Upload DifFusePipeline"
-        ).commit_url
+        return push_folder(folder, repo_id, public=public, token=token)
+
+
+def private_by_default(cls: type) -> type:
+    """Class decorator: `push_to_hub`, and `save_pretrained(push_to_hub=True)`, go through `push_folder`.
+
+    Without it the methods that models, pipelines and processors inherit make public repositories. `private=False`,
+    as those libraries spell it, says `public=True`.
+    """
+    save = cls.save_pretrained
+
+    @wraps(save)  # diffusers looks at the signature
+    def save_pretrained(
+        self, save_directory, *args, push_to_hub=False, repo_id=None, public=False, private=None, token=None, **kwargs
+    ):
+        result = save(self, save_directory, *args, **kwargs)
+        if push_to_hub:
+            name = repo_id or Path(save_directory).name
+            push_folder(save_directory, name, public=public or private is False, token=token)
+        return result
+
+    def push_to_hub(self, repo_id, *, public=False, private=None, commit_message=None, token=None, **kwargs):
+        """Upload to the Hub: private unless `public`, see `difffuse_hf.io.hub.push_folder`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **kwargs)
+            message = commit_message or f"Upload {type(self).__name__}"
+            return push_folder(folder, repo_id, public=public or private is False, commit_message=message, token=token)
+
+    cls.save_pretrained, cls.push_to_hub = save_pretrained, push_to_hub
+    return cls
 
 
 def check_model_folder(name: str | Path, passed: Collection[str] = ()) -> None:
