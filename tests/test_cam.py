@@ -5,10 +5,9 @@ import torch
 from test_gradients import LinearScan, OneLayer, random, scaled
 from torch.nn import functional as F
 
-from difffuse_hf import SliceClassifier, SliceClassifierConfig
+from difffuse_hf import SliceClassifier, SliceClassifierConfig, grad_cam, grad_cam_plus_plus, score_cam
 from difffuse_hf.models.configuration_lesion_classifier import LesionClassifierConfig
 from difffuse_hf.models.modeling_lesion_classifier import LesionClassifier
-from difffuse_hf.saliency.cam import grad_cam, grad_cam_plus_plus, score_cam
 
 METHODS = (grad_cam, grad_cam_plus_plus, score_cam)
 

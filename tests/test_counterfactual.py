@@ -87,13 +87,13 @@ def test_saliency_does_not_depend_on_the_batch(problem):
     assert torch.allclose(together, alone, atol=1e-6)
 
 
-def test_unknown_readings_are_refused(problem):
+def test_unknown_words_are_refused_with_what_is_allowed(problem):
     autoencoder, classifier, image = problem
-    with pytest.raises(ValueError, match="`distance` is one of"):
+    with pytest.raises(ValueError, match="`distance` must be one of"):
         latent_counterfactual(classifier, autoencoder, image, torch.zeros(3).long(), distance="l2")
-    with pytest.raises(ValueError, match="`reference` is one of"):
+    with pytest.raises(ValueError, match="`reference` must be one of"):
         class_agnostic_saliency(classifier, autoencoder, image, reference="mean")
-    with pytest.raises(ValueError, match="`step_rule` is one of"):
+    with pytest.raises(ValueError, match="`step_rule` must be one of"):
         latent_counterfactual(classifier, autoencoder, image, torch.zeros(3).long(), step_rule="adam")
     with pytest.raises(ValueError, match="`target` is missing"):
         latent_counterfactual(classifier, autoencoder, image, None)

@@ -8,13 +8,9 @@ from captum.attr import GuidedBackprop, Saliency
 from torch import nn
 from torch.nn import functional as F
 
-from difffuse_hf.saliency.gradients import (
-    gradient,
-    guided_backprop,
-    integrated_gradients,
-    signed_integrated_gradients,
-    smooth_grad,
-)
+from difffuse_hf import gradient, guided_backprop, integrated_gradients, smooth_grad
+from difffuse_hf.saliency.common import Query
+from difffuse_hf.saliency.integrated_gradients import signed_integrated_gradients
 
 METHODS = (gradient, smooth_grad, guided_backprop, integrated_gradients)
 
@@ -31,12 +27,12 @@ class OneLayer(nn.Module):
         self.head = nn.Linear(maps, labels)
         self.activation = activation
 
-    def forward(self, pixel_values, saliency=None, labels=None, hook=None):
+    def forward(self, pixel_values, saliency=None, labels=None, feature_modifier=None):
         if saliency is not None:
             pixel_values = pixel_values * saliency
         maps = self.activation(self.conv(self.to_images(pixel_values)))
-        if hook is not None:
-            maps = hook.features(1, maps)
+        if feature_modifier is not None:
+            maps = feature_modifier.features(1, maps)
         pooled = maps.mean((2, 3))
         if pixel_values.ndim == 5:
             pooled = pooled.unflatten(0, pixel_values.shape[:2]).mean(1)
@@ -57,7 +53,7 @@ class LinearScan(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, pixel_values, saliency=None, labels=None, hook=None):
+    def forward(self, pixel_values, saliency=None, labels=None, feature_modifier=None):
         logits = torch.einsum("...chw,kchw->...k", pixel_values, self.weight)
         return SimpleNamespace(logits=logits.mean(1) if pixel_values.ndim == 5 else logits)
 
@@ -107,7 +103,7 @@ def test_smooth_grad_is_the_mean_of_signed_gradients_at_noisy_images():
 def test_integrated_gradients_sum_to_the_difference_from_black(shape):
     classifier, image = OneLayer(activation=torch.tanh), random(*shape)
     target = torch.arange(shape[0])
-    attribution = signed_integrated_gradients(classifier, image, target, num_steps=30, batch_size=7)
+    attribution = signed_integrated_gradients(Query.of(classifier, image, target), num_steps=30, batch_size=7)
     logits = classifier(image).logits - classifier(torch.zeros_like(image)).logits
     assert attribution.shape == image.shape
     assert torch.allclose(attribution.flatten(1).sum(1), logits[torch.arange(len(image)), target], atol=1e-5)
@@ -115,7 +111,7 @@ def test_integrated_gradients_sum_to_the_difference_from_black(shape):
 
 def test_integrated_gradients_of_a_linear_model_are_weight_times_image():
     weight, image = random(2, 3, 4, 5) - 0.5, random(2, 3, 4, 5, seed=1)
-    attribution = signed_integrated_gradients(LinearScan(weight), image, torch.tensor([0, 1]), num_steps=5)
+    attribution = signed_integrated_gradients(Query.of(LinearScan(weight), image, torch.tensor([0, 1])), num_steps=5)
     assert torch.allclose(attribution, weight * image, atol=1e-6)
     assert torch.allclose(
         integrated_gradients(LinearScan(weight), image, torch.tensor([0, 1])),

@@ -16,7 +16,7 @@ from difffuse_hf import (
     SMICClassifier,
     SpAttClassifier,
 )
-from difffuse_hf.models.backbone import FeatureHook
+from difffuse_hf.models.backbone import FeatureModifier
 
 METHODS = [ACATClassifier, SMICClassifier, SalClassNetClassifier, HSMClassifier, SpAttClassifier, SeAttClassifier]
 NEED_SALIENCY = [ACATClassifier, SMICClassifier, SalClassNetClassifier]
@@ -161,7 +161,7 @@ def test_acat_multiplies_the_maps_by_one_plus_its_masks(baseline):
     model = perturb(ACATClassifier.from_baseline(baseline, slice_attention=False))
     scan, saliency, _ = batch(model)
 
-    class Record(FeatureHook):
+    class Record(FeatureModifier):
         def __init__(self):
             self.maps = {}
 
@@ -171,8 +171,8 @@ def test_acat_multiplies_the_maps_by_one_plus_its_masks(baseline):
 
     plain, steered = Record(), Record()
     baseline.load_state_dict(model.base.state_dict())
-    baseline(scan, hook=plain)
-    output = model(scan, saliency=saliency, hook=steered)
+    baseline(scan, feature_modifier=plain)
+    output = model(scan, saliency=saliency, feature_modifier=steered)
     first = model.config.attention_stages[0]
     mask = output.spatial_attention[0]
     assert len(output.spatial_attention) == 3 and 0 <= mask.min() <= mask.max() <= 1
