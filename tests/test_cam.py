@@ -66,17 +66,6 @@ def test_score_cam_is_its_double_loop(shape, batch_size):
     assert torch.allclose(saliency, scaled(torch.stack(expected)), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", [(4, 2, 7, 9), (4, 3, 2, 7, 9)], ids=["slices", "scans"])
-def test_a_map_does_not_depend_on_its_batch(method, shape):
-    classifier, image = OneLayer(seed=1), random(*shape)
-    target = torch.tensor([0, 1, 2, 0])
-    together = method(classifier, image, target)
-    alone = torch.cat([method(classifier, one[None], k[None]) for one, k in zip(image, target)])
-    assert together.amax() == 1
-    assert torch.allclose(together, alone, atol=1e-5)
-
-
 @pytest.fixture(scope="module", params=["resnet", "half-brain", "convnext"])
 def classifier(request):
     torch.manual_seed(0)

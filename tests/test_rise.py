@@ -67,16 +67,6 @@ def test_the_slices_of_a_scan_are_masked_independently():
     assert saliency[0, [0, 2]].max() < 0.75
 
 
-@pytest.mark.parametrize("shape", [(4, 2, 7, 9), (4, 3, 2, 7, 9)], ids=["slices", "scans"])
-def test_a_map_does_not_depend_on_its_batch(shape):
-    classifier, image, target = OneLayer(), random(*shape), torch.tensor([0, 1, 2, 0])
-    options = {"num_masks": 10, "grid": 3}
-    together = rise(classifier, image, target, generator=seeded(), **options)
-    alone = [rise(classifier, one[None], k[None], generator=seeded(), **options) for one, k in zip(image, target)]
-    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
-    assert torch.allclose(together.flatten(1).amax(1), torch.ones(4)) and together.min() >= 0
-
-
 def test_a_saliency_map_given_along_is_repeated_with_the_images():
     classifier, image, seen = OneLayer(), random(2, 2, 6, 6), random(2, 1, 6, 6, seed=1)
     options = {"num_masks": 8, "grid": 3}

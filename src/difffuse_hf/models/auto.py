@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from ..errors import InputError
+from .configuration_guided import GuidedConfig
 from .modeling_acat import ACATClassifier
 from .modeling_hsm import HSMClassifier
 from .modeling_lesion_classifier import LesionClassifier
@@ -19,18 +20,25 @@ from .modeling_slice_classifier import SliceClassifier
 from .modeling_smic import SMICClassifier
 from .modeling_spatt import SpAttClassifier
 from .processing_acat import ACATProcessor
+from .processing_difffuse import DifFuseProcessor
 
 CLASSIFIERS = (
     *(LesionClassifier, SliceClassifier, ACATClassifier, SMICClassifier),
     *(SalClassNetClassifier, HSMClassifier, SpAttClassifier, SeAttClassifier),
 )
 
+
+def _register(config, processor):
+    backends = {"torchvision": processor, "pil": processor}  # neither is used: the processors work on tensors
+    AutoImageProcessor.register(config, image_processor_classes=backends, exist_ok=True)
+
+
 for _classifier in CLASSIFIERS:
     _config = _classifier.config_class
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForImageClassification.register(_config, _classifier, exist_ok=True)
-    _processors = {"torchvision": ACATProcessor, "pil": ACATProcessor}
-    AutoImageProcessor.register(_config, image_processor_classes=_processors, exist_ok=True)
+    _register(_config, ACATProcessor)
+_register(GuidedConfig, DifFuseProcessor)  # a pipeline's: found by the name in its folder, whatever it stands under
 
 
 def load_classifier(name: str | Path) -> PreTrainedModel:
