@@ -51,15 +51,9 @@ def test_images_of_any_size_come_back_at_their_size(autoencoder, size):
     assert torch.equal(autoencoder(image), filled[..., : size[0], : size[1]])
 
 
-def test_an_image_is_reconstructed_independently_of_its_batch_and_after_saving(autoencoder, tmp_path):
+def test_an_image_is_reconstructed_independently_of_its_batch(autoencoder):
     image = torch.rand(3, 2, 16, 16)
     assert_close(autoencoder(image), torch.cat([autoencoder(slice[None]) for slice in image]))
-    autoencoder.save_pretrained(tmp_path)
-    assert torch.equal(DenoisingAutoencoder.from_pretrained(tmp_path)(image), autoencoder(image))
-    low = torch.nn.Module.to(autoencoder, torch.bfloat16)(image.bfloat16())
-    assert low.dtype == torch.bfloat16 and low.isfinite().all()
-    with pytest.raises(ValueError, match="3 channels but the autoencoder takes 2"):
-        autoencoder(torch.rand(1, 3, 16, 16))
 
 
 def test_coarse_noise_has_its_standard_deviation_on_the_grid_and_less_in_between():

@@ -1,4 +1,4 @@
-"""What users of transformers and diffusers expect: Auto classes, `return_dict`, private repositories."""
+"""What users of transformers and diffusers expect: Auto classes, `return_dict`, saving, private repositories."""
 
 import subprocess
 import sys
@@ -8,7 +8,15 @@ import pytest
 import torch
 from tiny_models import tiny_classifier
 
-from difffuse_hf import ACATClassifier, ACATProcessor, DifFuseProcessor, NoisyClassifier
+from difffuse_hf import (
+    ACATClassifier,
+    ACATProcessor,
+    DenoisingAutoencoder,
+    DifFuseProcessor,
+    FAnoGAN,
+    NoisyClassifier,
+    ResNetAutoencoder,
+)
 from difffuse_hf.errors import InputError
 from difffuse_hf.models.auto import CLASSIFIERS
 
@@ -78,5 +86,33 @@ def test_a_model_goes_to_a_public_repository_only_if_that_is_said(kind, hub, mon
     assert "config.json" in hub.files("tester/open")
 
 
-def tiny_noisy_classifier():
-    return NoisyClassifier(1, 2, 16, (8, 16), layers_per_block=1, attention_levels=1, norm_num_groups=4).eval()
+IMAGE_MODELS = {
+    "autoencoder": lambda: ResNetAutoencoder(in_channels=2, channels=(8, 16, 24), latent_channels=4),
+    "denoising autoencoder": lambda: DenoisingAutoencoder(in_channels=2, channels=(4, 8, 12)),
+    "f-AnoGAN": lambda: FAnoGAN(in_channels=2, sample_size=16, width=2, latent_size=3),
+    "noisy classifier": lambda: tiny_noisy_classifier(channels=2),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_a_saved_model_gives_the_same_also_in_half_precision_and_names_wrong_channels(name, tmp_path):
+    torch.manual_seed(0)
+    model, image = IMAGE_MODELS[name]().eval(), torch.rand(2, 2, 16, 16)
+
+    def answer(network, image):
+        return network(image, 100).logits if name == "noisy classifier" else network(image)
+
+    model.save_pretrained(tmp_path)
+    expected = answer(model, image)
+    assert (tmp_path / "diffusion_pytorch_model.safetensors").exists()
+    assert torch.equal(answer(type(model).from_pretrained(tmp_path), image), expected)
+    low = answer(type(model).from_pretrained(tmp_path, dtype=torch.bfloat16), image.bfloat16())
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), expected, rtol=0, atol=0.1 * expected.abs().max().item())
+    with pytest.raises(ValueError, match="3 channels but the .* takes 2"):
+        answer(model, torch.rand(1, 3, 16, 16))
+
+
+def tiny_noisy_classifier(channels=1):
+    torch.manual_seed(0)
+    return NoisyClassifier(channels, 2, 16, (8, 16), layers_per_block=1, attention_levels=1, norm_num_groups=4).eval()
