@@ -85,7 +85,7 @@ def test_a_saved_model_loads_with_the_same_logits_and_classes(model, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_starts_with_the_weights_of_its_baseline(method, baseline, tmp_path):
     baseline.save_pretrained(tmp_path)
-    model = method.from_baseline(str(tmp_path))
+    model = method.from_baseline(tmp_path)
     own = model.base.state_dict()
     for name, weights in baseline.state_dict().items():
         assert torch.equal(own[name][:, : weights.shape[1]] if weights.ndim > 1 else own[name], weights)
@@ -240,7 +240,7 @@ def test_networks_without_stages_cannot_be_steered():
         ACATClassifier(ACATClassifier.config_class(base=swin))
     with pytest.raises(ValueError, match="half-brain or a slice classifier"):
         ACATClassifier.config_class(base={"model_type": "resnet"})
-    with pytest.raises(Exception, match="`attention` is one of"):
+    with pytest.raises(Exception, match="`attention` must be one of"):
         ACATClassifier.config_class(attention="none")
 
 

@@ -133,5 +133,5 @@ def test_wrong_inputs_are_one_sentence(classifier, pixels, labels, sentence):
 def test_other_classes_than_sides_are_refused():
     with pytest.raises(Exception, match="none, left, right, both"):
         LesionClassifierConfig(id2label={0: "healthy", 1: "lesion"})
-    with pytest.raises(Exception, match="`stage` is one of"):
+    with pytest.raises(Exception, match="`stage` must be one of"):
         LesionClassifierConfig(stage="whole")

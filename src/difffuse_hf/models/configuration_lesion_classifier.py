@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..errors import require_choice
+
 SIDES = ("none", "left", "right", "both")  # as in the IST-3 labels
 STAGES = ("halves", "fused")
 COMBINATIONS = ("soft", "hard")
@@ -52,8 +54,5 @@ class LesionClassifierConfig(PreTrainedConfig):
             )
 
     def validate_stage(self):
-        if self.stage not in STAGES or self.combination not in COMBINATIONS:
-            raise ValueError(
-                f"`stage` is one of {', '.join(STAGES)} and `combination` one of {', '.join(COMBINATIONS)}, "
-                f"got {self.stage!r} and {self.combination!r}."
-            )
+        require_choice("stage", self.stage, STAGES)
+        require_choice("combination", self.combination, COMBINATIONS)

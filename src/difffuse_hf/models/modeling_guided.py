@@ -5,6 +5,7 @@ A subclass makes a `FeatureModifier` for the batch at hand (`guide`), and that i
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -69,7 +70,7 @@ class GuidedClassifier(ScanClassifier):
         return scan
 
     @classmethod
-    def from_baseline(cls, baseline: PreTrainedModel | str, **options) -> "GuidedClassifier":
+    def from_baseline(cls, baseline: PreTrainedModel | str | Path, **options) -> "GuidedClassifier":
         """Start from a trained base classifier (Sec. 5.6.2), a model or the folder or Hub name of one.
 
         Args:
@@ -78,9 +79,8 @@ class GuidedClassifier(ScanClassifier):
         Raises:
             InputError: there is no such option, or not with this value.
         """
-        if isinstance(baseline, str):
-            baseline = AutoModelForImageClassification.from_pretrained(baseline)
-            return cls.from_baseline(baseline, **options)
+        if isinstance(baseline, (str, Path)):
+            return cls.from_baseline(AutoModelForImageClassification.from_pretrained(baseline), **options)
         own = {field.name for config in cls.config_class.__mro__ for field in _own_fields(config)} - {"base"}
         unknown = sorted(set(options) - own)
         if unknown:
