@@ -69,20 +69,6 @@ def test_labels_give_the_cross_entropy(classifier):
     assert classifier(sample, 3).loss is None
 
 
-def test_a_saved_classifier_gives_the_same_logits_also_in_half_precision(classifier, tmp_path):
-    classifier.save_pretrained(tmp_path)
-    loaded = NoisyClassifier.from_pretrained(tmp_path)
-    sample = torch.randn(2, 2, 16, 16)
-    expected = classifier(sample, 100).logits
-    assert torch.equal(loaded(sample, 100).logits, expected)
-    half = NoisyClassifier.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    logits = half(sample.bfloat16(), torch.tensor([100, 100])).logits
-    assert logits.dtype == torch.bfloat16
-    assert_close(logits.float(), expected, rtol=0, atol=0.1 * expected.abs().max().item())
-    with pytest.raises(ValueError, match="3 channels but the classifier takes 2"):
-        classifier(torch.randn(1, 3, 16, 16), 0)
-
-
 def test_the_loss_sees_slices_at_the_noise_of_their_timesteps():
     image, labels, seen = torch.rand(512, 1, 4, 4, dtype=torch.float64), torch.arange(512) % 2, []
     alphas_cumprod = torch.linspace(0.99, 0.01, 10, dtype=torch.float64)

@@ -1,8 +1,8 @@
 """Configuration of ACAT (thesis Secs. 5.5-5.6) and of its ablations (Secs. 5.6.7 and 5.6.9)."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
 
+from ..errors import require_choice
 from .configuration_guided import GuidedConfig
 
 ATTENTIONS = ("saliency", "image", "dropout")
@@ -45,11 +45,7 @@ class ACATConfig(GuidedConfig):
         self.attention_stages = self.stages_or(self.attention_stages, (1, 3, 5), (1, 2, 3))
 
     def validate_attention(self):
-        if self.attention not in ATTENTIONS:
-            raise ValueError(f"`attention` is one of {', '.join(ATTENTIONS)}, got {self.attention!r}.")
+        require_choice("attention", self.attention, ATTENTIONS)
         for name in ("dropout", "slice_attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"`{name}` is a probability in [0, 1), got {getattr(self, name)}.")
-
-
-AutoConfig.register(ACATConfig.model_type, ACATConfig)

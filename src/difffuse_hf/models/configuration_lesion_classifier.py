@@ -1,7 +1,9 @@
 """Configuration of the half-brain multi-task classifier (thesis Table 4.1)."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
+
+from ..errors import require_choice
 
 SIDES = ("none", "left", "right", "both")  # as in the IST-3 labels
 STAGES = ("halves", "fused")
@@ -44,18 +46,13 @@ class LesionClassifierConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(SIDES))
             self.label2id = {side: i for i, side in enumerate(SIDES)}
         super().__post_init__(**kwargs)
-        if list(self.id2label.values()) != list(SIDES):
+        names = list((self.id2label or {}).values())
+        if names != list(SIDES):
             raise ValueError(
-                f"The half-brain classifier has the classes {', '.join(SIDES)}, got {list(self.id2label.values())}; "
+                f"The half-brain classifier has the classes {', '.join(SIDES)}, got {names}; "
                 "use `SliceClassifier` for others."
             )
 
     def validate_stage(self):
-        if self.stage not in STAGES or self.combination not in COMBINATIONS:
-            raise ValueError(
-                f"`stage` is one of {', '.join(STAGES)} and `combination` one of {', '.join(COMBINATIONS)}, "
-                f"got {self.stage!r} and {self.combination!r}."
-            )
-
-
-AutoConfig.register(LesionClassifierConfig.model_type, LesionClassifierConfig)
+        require_choice("stage", self.stage, STAGES)
+        require_choice("combination", self.combination, COMBINATIONS)
