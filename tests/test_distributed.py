@@ -46,8 +46,8 @@ def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_st
     """A short run with everything a sample can undergo; the trained model. One head idles in steps < `spare_from`."""
     import datasets
 
-    from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, mirrored
-    from difffuse_hf.training.arguments import LoopArguments
+    from difffuse_hf.training.arguments import TrainingArguments
+    from difffuse_hf.training.augmentation import augment, augment_uniforms, flip_labels, mirrored
     from difffuse_hf.training.loop import fit
     from difffuse_hf.training.losses import balanced_class_weights, classification_loss
     from difffuse_hf.training.sampler import sample_uniform
@@ -71,7 +71,7 @@ def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_st
 
     torch.manual_seed(0)
     model = Classifier()
-    args = LoopArguments(
+    args = TrainingArguments(
         dataset="squares", output_dir=str(output_dir), batch_size=batch_size, max_steps=max_steps, cpu=cpu, seed=3,
         learning_rate=1e-2, log_every=1, max_grad_norm=5.0, checkpointing_steps=5, validation_steps=0,
         report_to="none", resume_from_checkpoint=resume, **options,

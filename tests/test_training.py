@@ -20,10 +20,11 @@ from scipy.stats import chisquare, kstest
 from torch.testing import assert_close
 
 from difffuse_hf import DifFuseScheduler
-from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, load_slices, mirrored, turned
+from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import InputError
-from difffuse_hf.training.arguments import LoopArguments, learning_rate_factor, parse_arguments
-from difffuse_hf.training.checkpoints import write_model
+from difffuse_hf.io.files import write_into
+from difffuse_hf.training.arguments import TrainingArguments, learning_rate_factor, parse_arguments
+from difffuse_hf.training.augmentation import augment, augment_uniforms, flip_labels, mirrored, turned
 from difffuse_hf.training.loop import fit
 from difffuse_hf.training.losses import balanced_class_weights, classification_loss, noised
 from difffuse_hf.training.sampler import StepBatches, _mix, sample_uniform
@@ -129,7 +130,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_uni
 def test_variants_of_the_denoiser_train_and_leave_pictures_and_losses_by_timestep(
     variant, out_channels, classes, slices, tmp_path
 ):
-    options = ["--max_steps", "4", "--validation_steps", "2", "--checkpointing_steps", "0", "--picture_steps", "2"]
+    options = ["--max_steps", "4", "--validation_steps", "2", "--checkpointing_steps", "0", "--display_steps", "2"]
     train("train_diffusion", slices, tmp_path / "out", *variant, *options)
     unet = UNet2DModel.from_pretrained(tmp_path / "out", subfolder="unet")
     scheduler = DifFuseScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler")
@@ -219,14 +220,14 @@ def test_a_checkpoint_that_was_being_written_is_not_resumed_from(slices, tmp_pat
 
 
 def test_a_model_that_fails_to_save_leaves_the_old_one_alone(tmp_path):
-    write_model(tmp_path / "model", lambda folder: (folder / "config.json").write_text("old"))
+    write_into(tmp_path / "model", lambda folder: (folder / "config.json").write_text("old"))
 
     def fail(folder):
         (folder / "config.json").write_text("new")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_model(tmp_path / "model", fail)
+        write_into(tmp_path / "model", fail)
     assert [(file.name, file.read_text()) for file in (tmp_path / "model").iterdir()] == [("config.json", "old")]
 
 
@@ -241,7 +242,7 @@ def test_half_a_line_of_the_history_is_dropped_with_what_comes_after_the_checkpo
 
 
 def fit_tiny(model, dataset, output, compute_loss, **options):
-    args = LoopArguments(
+    args = TrainingArguments(
         dataset="slices", output_dir=str(output), batch_size=4, max_steps=3, cpu=True, report_to="none"
     )
     fit(model, dataset, compute_loss, args, **options)
@@ -316,7 +317,7 @@ def test_flags_win_over_the_preset_and_the_preset_over_the_defaults():
     presets = {"demo": {"max_steps": 7, "learning_rate": 0.5}}
 
     def parsed(*flags):
-        args = parse_arguments(LoopArguments, presets, [*base, *flags])
+        args = parse_arguments(TrainingArguments, presets, [*base, *flags])
         return args.max_steps, args.learning_rate
 
     assert parsed() == (60_000, 1e-4)
@@ -376,7 +377,7 @@ def test_the_hash_of_the_positions_is_splitmix64():
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine():
-    args = LoopArguments(dataset="", output_dir="", lr_scheduler="cosine", warmup_steps=4, max_steps=104)
+    args = TrainingArguments(dataset="", output_dir="", lr_scheduler="cosine", warmup_steps=4, max_steps=104)
     assert [learning_rate_factor(step, args) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert learning_rate_factor(4, args) == 1
     assert learning_rate_factor(54, args) == pytest.approx(0.5)
