@@ -18,7 +18,7 @@ import torch
 from difffuse_hf import ResNetAutoencoder
 from difffuse_hf.errors import run_script
 from difffuse_hf.training.arguments import TrainingArguments, option, parse_arguments
-from difffuse_hf.training.loop import fit
+from difffuse_hf.training.loop import Trainer
 from difffuse_hf.training.losses import reconstruction_loss
 from difffuse_hf.training.slices import augmented_images, load_split
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         losses = [reconstruction_loss(model, single_slices(batch["image"])) for batch in batches]
         return {"loss": torch.stack(losses).mean().item()}
 
-    fit(model, train, compute_loss, args, validation_dataset=validation, validate=validate)
+    Trainer(model, train, compute_loss, args, validation, validate).fit()
 
 
 if __name__ == "__main__":

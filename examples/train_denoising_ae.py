@@ -15,7 +15,7 @@ import torch
 from difffuse_hf import DenoisingAutoencoder
 from difffuse_hf.errors import run_script
 from difffuse_hf.training.arguments import TrainingArguments, option, parse_arguments
-from difffuse_hf.training.loop import fit
+from difffuse_hf.training.loop import Trainer
 from difffuse_hf.training.losses import denoising_loss
 from difffuse_hf.training.slices import augmented_images, load_split
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         generator = torch.Generator(model.device).manual_seed(0)  # the same noise every time
         return {"loss": torch.stack([loss_of(model, batch["image"], generator) for batch in batches]).mean().item()}
 
-    fit(model, train, compute_loss, args, validation_dataset=validation, validate=validate)
+    Trainer(model, train, compute_loss, args, validation, validate).fit()
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.round_trip import as_picture, round_trip
 from difffuse_hf.io.files import write_into
 from difffuse_hf.schedulers.simplex import simplex_noise
-from difffuse_hf.training.arguments import TrainingArguments, option, parse_arguments
+from difffuse_hf.training.arguments import NoiseLevelNetworkArguments, option, parse_arguments
 from difffuse_hf.training.augmentation import augment_uniforms
-from difffuse_hf.training.loop import fit
+from difffuse_hf.training.loop import Trainer
 from difffuse_hf.training.losses import diffusion_losses
 from difffuse_hf.training.sampler import sample_uniform
 from difffuse_hf.training.slices import augmented_images, load_split
@@ -57,12 +57,7 @@ BANDS = 4  # of the timestep, in the validation loss
 
 
 @dataclass(kw_only=True)
-class DiffusionArguments(TrainingArguments):
-    block_out_channels: list[int] = option([128, 128, 256, 256, 512, 512], "Widths of the U-Net's levels.")
-    layers_per_block: int = option(2, "ResNet blocks on a level.")
-    attention_levels: int = option(3, "Levels with self-attention, counted from the deepest.")
-    norm_num_groups: int = option(32, "Groups of every group norm.")
-    max_timestep: int | None = option(None, "Draw timesteps below this one only; all of them by default.")
+class DiffusionArguments(NoiseLevelNetworkArguments):
     prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "What the network predicts.")
     learned_variance: bool = option(False, "Learn the variance as well, by the hybrid loss.")
     snr_gamma: float | None = option(None, "Weigh timesteps by min-SNR with this gamma; off by default.")
@@ -83,12 +78,9 @@ def main(argv: list[str] | None = None) -> None:
     unet = make_healthy_unet(
         in_channels=channels,
         sample_size=height if height == width else (height, width),
-        block_out_channels=tuple(args.block_out_channels),
-        layers_per_block=args.layers_per_block,
-        attention_levels=args.attention_levels,
-        norm_num_groups=args.norm_num_groups,
         out_channels=channels * (2 if args.learned_variance else 1),
         num_class_embeds=None if unknown is None else unknown + 1,
+        **args.network_options(),
     )
     scheduler = DifFuseScheduler(  # linear betas 1e-4 to 0.02, T = 1000
         prediction_type=args.prediction_type,
@@ -138,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         write_into(Path(args.output_dir) / "unet", unet.save_pretrained)
         write_into(Path(args.output_dir) / "scheduler", scheduler.save_pretrained)
 
-    fit(unet, train, compute_loss, args, validation_dataset=validation, validate=validate, save=save)
+    Trainer(unet, train, compute_loss, args, validation, validate, save).fit()
 
 
 if __name__ == "__main__":

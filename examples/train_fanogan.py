@@ -23,7 +23,7 @@ from difffuse_hf import FAnoGAN
 from difffuse_hf.errors import run_script
 from difffuse_hf.io.files import write_into
 from difffuse_hf.training.arguments import Optimizer, TrainingArguments, option, parse_arguments
-from difffuse_hf.training.loop import fit
+from difffuse_hf.training.loop import Trainer
 from difffuse_hf.training.losses import critic_loss, izi_f_losses
 from difffuse_hf.training.slices import augmented_images, load_split
 
@@ -106,7 +106,7 @@ def train_players(model, train, validation, args, folder):
         return {"loss": torch.stack(scores).mean().item()}
 
     stage = dataclasses.replace(args, output_dir=str(folder), max_steps=args.max_steps * iteration, patience=0)
-    fit(
+    Trainer(
         Game(model, args.penalty_weight),
         train,
         compute_loss,
@@ -116,7 +116,7 @@ def train_players(model, train, validation, args, folder):
         save=lambda game: write_into(folder, game.model.save_pretrained),
         find_unused_parameters=True,
         push=False,
-    )
+    ).fit()
 
 
 def train_encoder(model, train, validation, args):
@@ -132,7 +132,7 @@ def train_encoder(model, train, validation, args):
         optimizer=args.encoder_optimizer,
         learning_rate=args.encoder_learning_rate,
     )
-    fit(
+    Trainer(
         EncoderLoss(model, args.kappa),
         train,
         lambda loss, batch, generator: loss(augmented_images(args, batch)),
@@ -140,7 +140,7 @@ def train_encoder(model, train, validation, args):
         validation,
         validate,
         save=lambda loss: write_into(args.output_dir, loss.model.save_pretrained),
-    )
+    ).fit()
 
 
 if __name__ == "__main__":

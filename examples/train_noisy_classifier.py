@@ -13,26 +13,23 @@ import torch
 
 from difffuse_hf import DifFuseScheduler, NoisyClassifier
 from difffuse_hf.errors import run_script
-from difffuse_hf.training.arguments import TrainingArguments, option, parse_arguments
+from difffuse_hf.training.arguments import NoiseLevelNetworkArguments, option, parse_arguments
 from difffuse_hf.training.classifiers import class_names
-from difffuse_hf.training.loop import fit
+from difffuse_hf.training.loop import Trainer
 from difffuse_hf.training.losses import balanced_class_weights, noisy_classification_loss
 from difffuse_hf.training.slices import augmented_images, load_split
 
+RECIPE = {"block_out_channels": [32, 32, 64, 64, 128, 128], "layers_per_block": 4, "max_steps": 150_000}
+
 
 @dataclass(kw_only=True)
-class NoisyClassifierArguments(TrainingArguments):
-    block_out_channels: list[int] = option([32, 32, 64, 64, 128, 128], "Widths of the levels.")
-    layers_per_block: int = option(4, "ResNet blocks on a level.")
-    attention_levels: int = option(3, "Levels with self-attention, counted from the deepest.")
+class NoisyClassifierArguments(NoiseLevelNetworkArguments):
     attention_head_dim: int = option(64, "Width of an attention head.")
-    norm_num_groups: int = option(32, "Groups of every group norm.")
-    max_timestep: int | None = option(None, "Draw timesteps below this one only; all of them by default.")
     balance_classes: bool = option(False, "Weigh the loss by inverse class frequency.")
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(NoisyClassifierArguments, {"thesis": {"max_steps": 150_000}}, argv)
+    args = parse_arguments(NoisyClassifierArguments, {"thesis": RECIPE}, argv)
     torch.manual_seed(args.seed)
     train, validation = load_split(args, "train"), load_split(args, "validation")
     channels, height, _ = train.features["image"].shape
@@ -41,11 +38,8 @@ def main(argv: list[str] | None = None) -> None:
         in_channels=channels,
         num_labels=num_labels,
         sample_size=height,
-        block_out_channels=tuple(args.block_out_channels),
-        layers_per_block=args.layers_per_block,
-        attention_levels=args.attention_levels,
         attention_head_dim=args.attention_head_dim,
-        norm_num_groups=args.norm_num_groups,
+        **args.network_options(),
     )
     weights = balanced_class_weights(torch.as_tensor(train["label"]), num_labels) if args.balance_classes else None
     alphas_cumprod = DifFuseScheduler().alphas_cumprod  # linear betas 1e-4 to 0.02, T = 1000
@@ -67,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
             right.append(logits.argmax(1) == batch["label"])
         return {"loss": torch.stack(losses).mean().item(), "accuracy": torch.cat(right).float().mean().item()}
 
-    fit(model, train, compute_loss, args, validation_dataset=validation, validate=validate)
+    Trainer(model, train, compute_loss, args, validation, validate).fit()
 
 
 if __name__ == "__main__":

@@ -77,19 +77,39 @@ class TrainingArguments:
     def __post_init__(self):
         hints = get_type_hints(type(self))
         for name, one in type(self).__dataclass_fields__.items():
-            if allowed := one.metadata.get("choices") or _literals(hints[name]):
-                require_choice(name, getattr(self, name), allowed)
+            value, allowed = getattr(self, name), one.metadata.get("choices") or _literals(hints[name])
+            if allowed and not (value is None and NoneType in get_args(hints[name])):
+                require_choice(name, value, allowed)
+
+
+@dataclass(kw_only=True)
+class NoiseLevelNetworkArguments(TrainingArguments):
+    """Of a network that sees slices at a noise level: the U-Net's first half at least."""
+
+    block_out_channels: list[int] = option([128, 128, 256, 256, 512, 512], "Widths of the levels.")
+    layers_per_block: int = option(2, "ResNet blocks on a level.")
+    attention_levels: int = option(3, "Levels with self-attention, counted from the deepest.")
+    norm_num_groups: int = option(32, "Groups of every group norm.")
+    max_timestep: int | None = option(None, "Draw timesteps below this one only; all of them by default.")
+
+    def network_options(self) -> dict[str, Any]:
+        """What the network's constructor is told of these."""
+        return {
+            "block_out_channels": tuple(self.block_out_channels),
+            "layers_per_block": self.layers_per_block,
+            "attention_levels": self.attention_levels,
+            "norm_num_groups": self.norm_num_groups,
+        }
 
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def _literals(hint: Any) -> tuple:
-    """The values of `Literal[...]` and of `Literal[...] | None`; none of another type."""
+    """The values of `Literal[...]`, alone or in a union with other types."""
     if get_origin(hint) is Literal:
         return get_args(hint)
-    members = [_literals(member) for member in get_args(hint) if member is not NoneType]
-    return (*members[0], None) if NoneType in get_args(hint) and members[0] else ()
+    return tuple(value for member in get_args(hint) for value in _literals(member))
 
 
 def parse_arguments(
@@ -113,9 +133,13 @@ def parse_arguments(
     preset = first.parse_known_args(argv)[0].preset
     parser.set_defaults(**{**presets["thesis"], **presets.get(preset, {})})
     try:
-        args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
+        args, *_, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
     except InputError as error:
         parser.error(str(error))
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.preset not in presets:
         parser.error(f"argument --preset: of this script must be one of {', '.join(presets)}, got {args.preset!r}")
     return args

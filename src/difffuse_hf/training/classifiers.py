@@ -25,7 +25,7 @@ from ..io.files import write_into, write_whole
 from ..models.processing_acat import ACATProcessor
 from .arguments import TrainingArguments, option
 from .augmentation import augment, augment_uniforms, flip_labels, mirrored
-from .loop import fit, push_trained
+from .loop import Trainer, push_trained
 from .losses import balanced_class_weights
 from .sampler import sample_uniform
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..models.modeling_slice_classifier import SliceClassifier
 
 FINISHED = "training.json"  # written last: a folder that holds it holds a trained model
+STRENGTHS = ("intensity", "noise", "shift", "rotation", "zoom")  # of `augment`, arguments `<name>_augmentation`
 RECIPE = {  # of every classifier, as the preset "thesis"; steps, optimiser and schedule are our choice
     "max_steps": 30_000,
     "batch_size": 32,
@@ -155,7 +156,7 @@ def fit_classifier(
     if args.validation_steps:  # a short run is validated at its end
         args = dataclasses.replace(args, validation_steps=min(args.validation_steps, args.max_steps))
     columns = [name for name in ("pixel_values", "label", "saliency") if name in train.column_names]
-    metrics = fit(
+    metrics = Trainer(
         model,
         train,
         compute_loss,
@@ -165,7 +166,7 @@ def fit_classifier(
         save=lambda _model: write_into(args.output_dir, write),
         columns=columns,
         push=False,
-    )
+    ).fit()
     if PartialState().is_main_process:
         summary = {"validation": metrics, "training_scans": len(train), "steps": args.max_steps, "seed": args.seed}
         write_whole(Path(args.output_dir, FINISHED), lambda path: path.write_text(json.dumps(summary, indent=2)))
@@ -180,17 +181,8 @@ def augmented_scans(
     """Images, saliency (or None) and labels of a batch under the random changes that `args` ask for."""
     images, saliency, labels = batch["pixel_values"], batch.get("saliency"), batch["label"]
     uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(images.shape[-3]))
-    changed = augment(
-        images,
-        flip=args.flip,
-        intensity=args.intensity_augmentation,
-        noise=args.noise_augmentation,
-        shift=args.shift_augmentation,
-        rotation=args.rotation_augmentation,
-        zoom=args.zoom_augmentation,
-        uniforms=uniforms,
-        saliency=saliency,
-    )
+    strengths = {name: getattr(args, f"{name}_augmentation") for name in STRENGTHS}
+    changed = augment(images, flip=args.flip, uniforms=uniforms, saliency=saliency, **strengths)
     images, saliency = changed if isinstance(changed, tuple) else (changed, None)
     if args.flip:
         labels = flip_labels(labels, mirrored(uniforms), names)

@@ -43,19 +43,10 @@ Loss: TypeAlias = Callable[[Any, Batch, torch.Generator], torch.Tensor]
 Validation: TypeAlias = Callable[[Any, Iterator[Batch]], Mapping[str, "float | torch.Tensor"]]
 
 
-def fit(
-    model: torch.nn.Module,
-    dataset: "Dataset",
-    compute_loss: Loss,
-    args: TrainingArguments,
-    validation_dataset: "Dataset | None" = None,
-    validate: Validation | None = None,
-    save: Callable[[Any], object] | None = None,
-    columns: Sequence[str] = ("image", "label"),
-    find_unused_parameters: bool = False,
-    push: bool = True,
-) -> dict[str, float]:
-    """Train `model` for `args.max_steps` steps, and return the last validation's metrics.
+class Trainer:
+    """A training of `args.max_steps` steps, set up to go on from where the output folder has it.
+
+    `fit` is the whole of it: a loop over `step`, `log`, `validate` and `checkpoint`, then `finish`.
 
     Several processes (`torchrun --nproc_per_node 2 script.py ...`, with `--cpu` where there is no GPU) follow the loss
     curve of one process with their batches put together: the batches are parts of that one, batch norm sees all of
@@ -92,21 +83,6 @@ def fit(
         InputError: data, folder, checkpoint or repository cannot be used, or the loss is not finite.
         SystemExit: after Ctrl-C or SIGTERM.
     """
-    trainer = Trainer(
-        model, dataset, compute_loss, args, validation_dataset, validate, save, columns, find_unused_parameters
-    )
-    metrics = trainer.train()
-    trainer.finish()
-    if push and trainer.accelerator.is_main_process:
-        push_trained(args)
-    return metrics
-
-
-class Trainer:
-    """One training, set up to go on from where the output folder has it; the arguments are those of `fit`.
-
-    `train` runs the loop over `step`, `log`, `validate` and `checkpoint`; `finish` leaves the trained model.
-    """
 
     def __init__(
         self,
@@ -119,7 +95,9 @@ class Trainer:
         save: Callable[[Any], object] | None = None,
         columns: Sequence[str] = ("image", "label"),
         find_unused_parameters: bool = False,
+        push: bool = True,
     ):
+        self.push = push
         self.args, self.compute_loss, self.columns = args, compute_loss, list(columns)
         self.save = _save_pretrained(model, args.output_dir) if save is None else save
         self.validation = None
@@ -152,8 +130,8 @@ class Trainer:
             self.accelerator.init_trackers("difffuse_hf", config=settings)
         self.passes = self._read_passes(dataset)
 
-    def train(self) -> dict[str, float]:
-        """Run the loop to its end; the last validation's metrics."""
+    def fit(self) -> dict[str, float]:
+        """Train to the end and leave the model; the last validation's metrics."""
         args = self.args
         with signals_noted() as received, self._progress_bar():
             self.model.train()
@@ -167,6 +145,7 @@ class Trainer:
                     self.stop(received)
                 if self._due(args.checkpointing_steps):
                     self.checkpoint()
+        self.finish()
         return self.metrics
 
     def step(self) -> None:
@@ -245,10 +224,12 @@ class Trainer:
         raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
 
     def finish(self) -> None:
-        """Save the weights to keep, unless `patience` has, and leave model and processes ready for another stage."""
+        """Save the weights to keep, unless `patience` has, and push them; the processes stay for another stage."""
         if not self.args.patience or self.progress.best_loss == math.inf:
             self._save()
         restore_batch_norm(self.bare_model)
+        if self.push and self.accelerator.is_main_process:
+            push_trained(self.args)
         self.accelerator.wait_for_everyone()
         for tracker in self.accelerator.trackers:
             tracker.finish()
