@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,8 +19,15 @@ from tiny_trainings import TINY, history, load_script, weights, write_slices
 from torch import nn
 from torch.testing import assert_close
 
+from difffuse_hf import ACATClassifier, LesionClassifier, LesionClassifierConfig
 from difffuse_hf.errors import InputError
+from difffuse_hf.training.arguments import TrainingArguments
+from difffuse_hf.training.augmentation import augment, augment_uniforms, flip_labels, mirrored
 from difffuse_hf.training.batch_norm import ProcessBatchNorm, restore_batch_norm, synchronise_batch_norm
+from difffuse_hf.training.classifiers import ClassifierArguments, fit_classifier, steps
+from difffuse_hf.training.loop import Trainer
+from difffuse_hf.training.losses import balanced_class_weights, classification_loss
+from difffuse_hf.training.sampler import sample_uniform
 
 NAMES = ["none", "left", "right"]
 STEPS = 8
@@ -45,13 +53,6 @@ class Classifier(nn.Module):
 
 def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_steps=STEPS, **options):
     """A short run with everything a sample can undergo; the trained model. One head idles in steps < `spare_from`."""
-    import datasets
-
-    from difffuse_hf.training.arguments import TrainingArguments
-    from difffuse_hf.training.augmentation import augment, augment_uniforms, flip_labels, mirrored
-    from difffuse_hf.training.losses import balanced_class_weights, classification_loss
-    from difffuse_hf.training.sampler import sample_uniform
-
     random = np.random.default_rng(0)
     label = np.arange(18) % 4 % 3  # class 0 is twice as frequent
     image = random.uniform(0, 0.5, (18, 2, 12, 12)).astype(np.float32)
@@ -60,14 +61,14 @@ def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_st
     features = {"image": datasets.Array3D((2, 12, 12), "float32"), "label": datasets.ClassLabel(names=NAMES)}
     dataset = datasets.Dataset.from_dict({"image": list(image), "label": label}, features=datasets.Features(features))
     class_weights = balanced_class_weights(torch.tensor(label), len(NAMES))
-    steps = []
+    calls = []
 
     def compute_loss(model, batch, generator):
-        steps.append(1)
+        calls.append(1)
         uniforms = sample_uniform(3, batch["position"], augment_uniforms(2))
         image = augment(batch["image"], intensity=0.2, noise=0.1, shift=2, uniforms=uniforms)
         labels = flip_labels(batch["label"], mirrored(uniforms), NAMES)
-        return classification_loss(model(image, len(steps) > spare_from), labels, class_weights)
+        return classification_loss(model(image, len(calls) > spare_from), labels, class_weights)
 
     torch.manual_seed(0)
     model = Classifier()
@@ -87,11 +88,6 @@ def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_st
 
 def train_acat(output_dir, batch_size):
     """ACAT with its batch norm, flips and class weights; dropout, which belongs to a process, is off."""
-    import datasets
-
-    from difffuse_hf import ACATClassifier, LesionClassifier, LesionClassifierConfig
-    from difffuse_hf.training.classifiers import ClassifierArguments, fit_classifier, steps
-
     random, label = np.random.default_rng(0), np.arange(12) % 4
     columns = {"pixel_values": random.uniform(0.3, 0.6, (12, 2, 1, 20, 18)).astype(np.float32)}
     columns["saliency"] = random.uniform(0, 1, (12, 2, 1, 20, 18)).astype(np.float32)
