@@ -51,8 +51,8 @@ class ClassifierArguments(TrainingArguments):
     """Arguments of examples/train_classifier.py and train_acat.py."""
 
     epochs: float | None = option(None, "Passes through the training split; replaces --max_steps.")
-    train_scans: int | None = option(None, "Train on so many scans only, the first of a fixed order (Sec. 5.6.4).")
     balance_classes: bool = option(False, "Weigh the loss by inverse class frequency.")
+    train_scans: int | None = option(None, "Train on so many scans only, the first of a fixed order (Sec. 5.6.4).")
     noise_augmentation: float = option(0.0, "Largest standard deviation of added noise.")
     shift_augmentation: int = option(0, "Largest random shift in pixels.")
     rotation_augmentation: float = option(0.0, "Largest random rotation in degrees.")
