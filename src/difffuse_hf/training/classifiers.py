@@ -1,6 +1,6 @@
 """What the training of every classifier shares (thesis Chs. 4-5): arguments, random changes, loss and validation.
 
-The loop itself is `training.fit`. Everything random about a scan belongs to the scan (`sample_uniform`), so that the
+The loop itself is `training.loop.Trainer`. Everything random about a scan belongs to the scan (`sample_uniform`), so that the
 loss does not depend on how many processes share the batch.
 """
 
