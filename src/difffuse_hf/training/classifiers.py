@@ -1,7 +1,7 @@
 """What the training of every classifier shares (thesis Chs. 4-5): arguments, random changes, loss and validation.
 
-The loop itself is `training.loop.Trainer`. Everything random about a scan belongs to the scan (`sample_uniform`), so that the
-loss does not depend on how many processes share the batch.
+The loop itself is `training.loop.Trainer`. Everything random about a scan belongs to the scan (`sample_uniform`), so
+that the loss does not depend on how many processes share the batch.
 """
 
 import dataclasses
