@@ -11,8 +11,8 @@ from pathlib import Path
 
 from difffuse_hf import DifFuseScheduler
 from difffuse_hf.errors import run_script
+from difffuse_hf.io.files import write_into
 from difffuse_hf.models.guided_diffusion import import_guided_diffusion
-from difffuse_hf.training.checkpoints import write_model
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     schedule = {"linear": "linear", "cosine": "squaredcos_cap_v2"}[args.noise_schedule]
     scheduler = DifFuseScheduler(beta_schedule=schedule)
-    write_model(Path(args.output_dir) / "unet", unet.save_pretrained)
-    write_model(Path(args.output_dir) / "scheduler", scheduler.save_pretrained)
+    write_into(Path(args.output_dir) / "unet", unet.save_pretrained)
+    write_into(Path(args.output_dir) / "scheduler", scheduler.save_pretrained)
     count = sum(parameter.numel() for parameter in unet.parameters())
     print(
         f"Saved {args.output_dir}: {count:,} parameters, {unet.config.in_channels} channels in, "

@@ -10,9 +10,7 @@ and 5.6.9 are `'{"attention_stages": [1]}'`, `'{"fusion": false}'`, `'{"slice_at
 `'{"residual": false}'`, `'{"attention": "dropout"}'`, and maps of another `--saliency` folder.
 """
 
-import json
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -26,8 +24,8 @@ from difffuse_hf import (
     load_classifier,
 )
 from difffuse_hf.errors import InputError, run_script
-from difffuse_hf.training.arguments import option, parse_arguments
-from difffuse_hf.training.classifiers import ClassifierArguments, fit_classifier, load_splits, steps
+from difffuse_hf.training.arguments import json_options, option, parse_arguments
+from difffuse_hf.training.classifiers import RECIPE, ClassifierArguments, fit_classifier, load_splits, steps
 
 METHODS = {
     "acat": ACATClassifier,
@@ -43,21 +41,16 @@ METHODS = {
 class Arguments(ClassifierArguments):
     classifier: str = option("", "Folder or Hub name of the trained base classifier.")
     saliency: str | None = option(None, "Folder of saliency maps of this data set; not needed by hsm, spatt, seatt.")
-    method: Literal["acat", "smic", "salclassnet", "hsm", "spatt", "seatt"] = option("acat", "What is trained.")
+    method: str = option("acat", "What is trained.", choices=METHODS)
     options: str = option("{}", "Of the method's configuration, as JSON.")
-    epochs: float | None = option(100, "Passes through the training split.")
-    learning_rate: float = option(1e-4, "Peak learning rate.")
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(Arguments, {}, argv)
+    args = parse_arguments(Arguments, {"thesis": RECIPE | {"epochs": 100, "learning_rate": 1e-4}}, argv)
     torch.manual_seed(args.seed)
     if not args.classifier:
         raise InputError("--classifier is missing: the folder of a classifier trained by train_classifier.py.")
-    try:
-        options = json.loads(args.options)
-    except json.JSONDecodeError as error:
-        raise InputError(f"--options {args.options} is no JSON ({error}).") from None
+    options = json_options("--options", args.options)
     model = METHODS[args.method].from_baseline(load_classifier(args.classifier), **options)
     if model.needs_saliency and args.saliency is None:
         raise InputError(f"--method {args.method} needs --saliency, a folder made by compute_saliency.py.")

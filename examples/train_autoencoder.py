@@ -16,14 +16,19 @@ from dataclasses import dataclass
 import torch
 
 from difffuse_hf import ResNetAutoencoder
-from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.errors import run_script
-from difffuse_hf.training.arguments import LoopArguments, option, parse_arguments
-from difffuse_hf.training.checkpoints import write_model
-from difffuse_hf.training.loop import fit
+from difffuse_hf.training.arguments import TrainingArguments, option, parse_arguments
+from difffuse_hf.training.loop import Trainer
 from difffuse_hf.training.losses import reconstruction_loss
-from difffuse_hf.training.sampler import sample_uniform
+from difffuse_hf.training.slices import augmented_images, load_split
 
+RECIPE = {
+    "max_steps": 30_000,
+    "batch_size": 32,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "lr_scheduler": "cosine",
+}
 DEMO = {
     "channels": [16, 32, 64],
     "strides": [2, 2, 1],
@@ -39,31 +44,19 @@ DEMO = {
 
 
 @dataclass(kw_only=True)
-class AutoencoderArguments(LoopArguments):
+class AutoencoderArguments(TrainingArguments):
     channels: list[int] = option([64, 128, 256], "Widths of the three blocks.")
     strides: list[int] = option([2, 2, 2], "Downsampling of the three blocks.")
     latent_channels: int | None = option(None, "Channels of the latent map; the last width by default.")
     healthy_only: bool = option(False, "Train on slices without a lesion only, as the author's code does.")
-    flip: bool = option(True, "Random left-right flips.")
-    intensity_augmentation: float = option(0.0, "Random gamma and scale per channel, on a log scale.")
-    max_steps: int = option(30_000, "Optimiser steps.")
-    batch_size: int = option(32, "Slices in a forward pass, on each process.")
-    optimizer: str = option("adam", "`adam` or `adamw`.")
-    learning_rate: float = option(1e-3, "Peak learning rate.")
-    lr_scheduler: str = option("cosine", "`constant` or `cosine`.")
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(AutoencoderArguments, {"demo": DEMO}, argv)
+    args = parse_arguments(AutoencoderArguments, {"thesis": RECIPE, "demo": DEMO}, argv)
     torch.manual_seed(args.seed)
-    options = {"image_size": args.image_size, "pixel_spacing_mm": args.pixel_spacing_mm}
-    train = load_slices(args.dataset, "train", healthy_only=args.healthy_only, **options)
-    validation = load_slices(args.dataset, "validation", **options)
-
-    channels = train.features["image"].shape[-3]
-
+    train, validation = load_split(args, "train", healthy_only=args.healthy_only), load_split(args, "validation")
     model = ResNetAutoencoder(
-        in_channels=channels,
+        in_channels=train.features["image"].shape[-3],
         channels=tuple(args.channels),
         strides=tuple(args.strides),
         latent_channels=args.latent_channels,
@@ -74,23 +67,13 @@ def main(argv: list[str] | None = None) -> None:
         return images.flatten(0, 1) if images.ndim == 5 else images
 
     def compute_loss(model, batch, generator):
-        uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(channels))
-        image = augment(batch["image"], flip=args.flip, intensity=args.intensity_augmentation, uniforms=uniforms)
-        return reconstruction_loss(model, single_slices(image))
+        return reconstruction_loss(model, single_slices(augmented_images(args, batch)))
 
     def validate(model, batches):
         losses = [reconstruction_loss(model, single_slices(batch["image"])) for batch in batches]
         return {"loss": torch.stack(losses).mean().item()}
 
-    fit(
-        model,
-        train,
-        compute_loss,
-        args,
-        validation_dataset=validation,
-        validate=validate,
-        save=lambda model: write_model(args.output_dir, model.save_pretrained),
-    )
+    Trainer(model, train, compute_loss, args, validation, validate).fit()
 
 
 if __name__ == "__main__":

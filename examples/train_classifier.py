@@ -11,17 +11,18 @@ and left-right flips. `--preset demo` is the shipped slice classifier.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
 import torch
 
 from difffuse_hf import LesionClassifier, LesionClassifierConfig, SliceClassifier, SliceClassifierConfig
-from difffuse_hf.errors import run_script
+from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.models.configuration_slice_classifier import THESIS_VIT
-from difffuse_hf.training.arguments import option, parse_arguments
+from difffuse_hf.training.arguments import json_options, option, parse_arguments
 from difffuse_hf.training.classifiers import (
+    RECIPE,
     ClassifierArguments,
     class_names,
     fit_classifier,
@@ -59,9 +60,17 @@ class Arguments(ClassifierArguments):
     stage_learning_rates: list[float] = option([rate for _, rate in HALF_BRAIN], "Learning rates of the three stages.")
     dropout: float = option(0.0, "Dropout before the heads.")
 
+    def __post_init__(self):
+        super().__post_init__()
+        known = self.backbone in ("half_brain", "vit") or ":" in self.backbone or timm.is_model(self.backbone)
+        if not known:
+            raise InputError(
+                f"`backbone` must be half_brain, vit or one of timm.list_models(), got {self.backbone!r}."
+            )
+
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(Arguments, {"demo": DEMO}, argv)
+    args = parse_arguments(Arguments, {"thesis": RECIPE, "demo": DEMO}, argv)
     torch.manual_seed(args.seed)
     train, validation = load_splits(args)
     if args.backbone == "half_brain":
@@ -69,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
 
     names = class_names(train)
     kwargs = dict(THESIS_VIT["backbone_kwargs"]) if args.backbone == "vit" else {}
-    kwargs |= json.loads(args.backbone_kwargs) | ({"channels": args.channels} if args.channels else {})
+    kwargs |= json_options("--backbone_kwargs", args.backbone_kwargs)
+    kwargs |= {"channels": args.channels} if args.channels else {}
     model = SliceClassifier(
         SliceClassifierConfig(
             backbone=THESIS_VIT["backbone"] if args.backbone == "vit" else args.backbone,
@@ -106,9 +116,9 @@ def train_half_brain(args: Arguments, train, validation) -> None:
             output_dir=str(folder),
             learning_rate=rate,
             max_steps=steps(args, len(train), epochs * scale),
-            push_to_hub=args.push_to_hub if stage == "fine_tuned" else None,
         )
-        fit_classifier(model, train, validation, stage_args, frozen=("backbone",) if stage == "heads" else ())
+        frozen = ("backbone",) if stage == "heads" else ()
+        fit_classifier(model, train, validation, stage_args, frozen, push=stage == "fine_tuned")
 
 
 if __name__ == "__main__":

@@ -21,16 +21,18 @@ from typing import Literal
 import torch
 
 from difffuse_hf import DifFuseScheduler, make_healthy_unet
-from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.round_trip import as_picture, round_trip
+from difffuse_hf.io.files import write_into
 from difffuse_hf.schedulers.simplex import simplex_noise
-from difffuse_hf.training.arguments import LoopArguments, option, parse_arguments
-from difffuse_hf.training.checkpoints import write_model
-from difffuse_hf.training.loop import fit
+from difffuse_hf.training.arguments import NoiseLevelNetworkArguments, option, parse_arguments
+from difffuse_hf.training.augmentation import augment_uniforms
+from difffuse_hf.training.loop import Trainer
 from difffuse_hf.training.losses import diffusion_losses
 from difffuse_hf.training.sampler import sample_uniform
+from difffuse_hf.training.slices import augmented_images, load_split
 
+RECIPE = {"weight_decay": 0.05, "ema_decay": 0.99}
 DEMO = {
     "block_out_channels": [32, 48, 96, 128],
     "layers_per_block": 1,
@@ -55,14 +57,7 @@ BANDS = 4  # of the timestep, in the validation loss
 
 
 @dataclass(kw_only=True)
-class DiffusionArguments(LoopArguments):
-    block_out_channels: list[int] = option([128, 128, 256, 256, 512, 512], "Widths of the U-Net's levels.")
-    layers_per_block: int = option(2, "ResNet blocks on a level.")
-    attention_levels: int = option(3, "Levels with self-attention, counted from the deepest.")
-    norm_num_groups: int = option(32, "Groups of every group norm.")
-    max_timestep: int | None = option(None, "Draw timesteps below this one only; all of them by default.")
-    flip: bool = option(True, "Random left-right flips.")
-    intensity_augmentation: float = option(0.0, "Random gamma and scale per channel, on a log scale.")
+class DiffusionArguments(NoiseLevelNetworkArguments):
     prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "What the network predicts.")
     learned_variance: bool = option(False, "Learn the variance as well, by the hybrid loss.")
     snr_gamma: float | None = option(None, "Weigh timesteps by min-SNR with this gamma; off by default.")
@@ -70,29 +65,22 @@ class DiffusionArguments(LoopArguments):
     class_conditional: bool = option(False, "Tell the network the label, and train on lesions too.")
     label_dropout: float = option(0.15, "Share of the labels that are hidden from a class-conditional network.")
     picture_slices: int = option(4, "Validation slices in the picture; 0 = no picture.")
-    picture_steps: int = option(20, "Steps up and steps down in the picture.")
-    weight_decay: float = option(0.05, "Weight decay.")
-    ema_decay: float = option(0.99, "Decay of the averaged weights, which are the ones validated and saved; 0 = off.")
+    display_steps: int = option(20, "Steps up and steps down of it.")
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(DiffusionArguments, {"demo": DEMO}, argv)
+    args = parse_arguments(DiffusionArguments, {"thesis": RECIPE, "demo": DEMO}, argv)
     torch.manual_seed(args.seed)
-    options = {"image_size": args.image_size, "pixel_spacing_mm": args.pixel_spacing_mm}
-    options["healthy_only"] = not args.class_conditional
-    train, validation = (load_slices(args.dataset, split, **options) for split in ("train", "validation"))
+    train, validation = (load_split(args, name, not args.class_conditional) for name in ("train", "validation"))
 
     channels, height, width = train.features["image"].shape
     unknown = train.features["label"].num_classes if args.class_conditional else None  # the label that says nothing
     unet = make_healthy_unet(
         in_channels=channels,
         sample_size=height if height == width else (height, width),
-        block_out_channels=tuple(args.block_out_channels),
-        layers_per_block=args.layers_per_block,
-        attention_levels=args.attention_levels,
-        norm_num_groups=args.norm_num_groups,
         out_channels=channels * (2 if args.learned_variance else 1),
         num_class_embeds=None if unknown is None else unknown + 1,
+        **args.network_options(),
     )
     scheduler = DifFuseScheduler(  # linear betas 1e-4 to 0.02, T = 1000
         prediction_type=args.prediction_type,
@@ -110,10 +98,9 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     def compute_loss(unet, batch, generator):
-        image, labels = batch["image"], None
-        uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(channels) + 1)
-        image = augment(image, flip=args.flip, intensity=args.intensity_augmentation, uniforms=uniforms)
-        if args.class_conditional:
+        image, labels = augmented_images(args, batch), None
+        if args.class_conditional:  # decided by the number after those of `augment`
+            uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(channels) + 1)
             labels = batch["label"].masked_fill(uniforms[:, -1] < args.label_dropout, unknown)
         timestep = torch.randint(levels, (len(image),), generator=generator, device=image.device)
         return losses_of(unet, image, timestep, labels, generator).mean()
@@ -135,15 +122,15 @@ def main(argv: list[str] | None = None) -> None:
             metrics[f"loss/timesteps {edges[band]}-{edges[band + 1] - 1}"] = losses[bands == band].mean().item()
         if len(shown):
             labels = torch.zeros(len(shown), dtype=torch.long, device=shown.device) if args.class_conditional else None
-            rows = round_trip(unet, scheduler, shown, levels // 2, args.picture_steps, labels, generator)
+            rows = round_trip(unet, scheduler, shown, levels // 2, args.display_steps, labels, generator)
             metrics |= {"reconstruction_error": (rows[1] - shown).abs().mean().item(), "round_trip": as_picture(rows)}
         return metrics
 
     def save(unet):
-        write_model(Path(args.output_dir) / "unet", unet.save_pretrained)
-        write_model(Path(args.output_dir) / "scheduler", scheduler.save_pretrained)
+        write_into(Path(args.output_dir) / "unet", unet.save_pretrained)
+        write_into(Path(args.output_dir) / "scheduler", scheduler.save_pretrained)
 
-    fit(unet, train, compute_loss, args, validation_dataset=validation, validate=validate, save=save)
+    Trainer(unet, train, compute_loss, args, validation, validate, save).fit()
 
 
 if __name__ == "__main__":

@@ -20,30 +20,26 @@ import torch
 from torch import nn
 
 from difffuse_hf import FAnoGAN
-from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.errors import run_script
-from difffuse_hf.training.arguments import LoopArguments, option, parse_arguments
-from difffuse_hf.training.checkpoints import write_model
-from difffuse_hf.training.loop import fit
+from difffuse_hf.io.files import write_into
+from difffuse_hf.training.arguments import Optimizer, TrainingArguments, option, parse_arguments
+from difffuse_hf.training.loop import Trainer
 from difffuse_hf.training.losses import critic_loss, izi_f_losses
-from difffuse_hf.training.sampler import sample_uniform
+from difffuse_hf.training.slices import augmented_images, load_split
+
+RECIPE = {"max_steps": 500_000, "batch_size": 64, "optimizer": "adam", "adam_betas": [0.0, 0.9]}
 
 
 @dataclass(kw_only=True)
-class FAnoGANArguments(LoopArguments):
+class FAnoGANArguments(TrainingArguments):
     sample_size: int = option(64, "Side of the slices the networks see, a multiple of 16.")
     width: int = option(64, "Width of the finest level.")
     latent_size: int = option(128, "Length of the latent vector.")
     critic_steps: int = option(5, "Steps of the critic for each step of the generator.")
     penalty_weight: float = option(10.0, "Weight of the gradient penalty.")
     kappa: float = option(1.0, "Weight of the critic's features in the encoder's loss.")
-    flip: bool = option(True, "Random left-right flips.")
-    max_steps: int = option(500_000, "Iterations of each stage; in the first, one takes critic_steps + 1 steps.")
-    encoder_steps: int | None = option(None, "Iterations of the second stage, if not as many as of the first.")
-    batch_size: int = option(64, "Slices in a forward pass, on each process.")
-    optimizer: str = option("adam", "Of the first stage: `adam`, `adamw`, `amsgrad` or `rmsprop`.")
-    adam_betas: list[float] = option([0.0, 0.9], "Decay of Adam's averages of the gradient and of its square.")
-    encoder_optimizer: str = option("rmsprop", "Of the second stage.")
+    encoder_steps: int | None = option(None, "Iterations of the second stage; --max_steps by default.")
+    encoder_optimizer: Optimizer = option("rmsprop", "Of the second stage; --optimizer is of the first.")
     encoder_learning_rate: float = option(5e-5, "Of the second stage.")
 
 
@@ -81,22 +77,14 @@ class EncoderLoss(nn.Module):
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(FAnoGANArguments, {}, argv)
+    args = parse_arguments(FAnoGANArguments, {"thesis": RECIPE}, argv)
     torch.manual_seed(args.seed)
-    options = {"image_size": args.image_size, "pixel_spacing_mm": args.pixel_spacing_mm}
-    train = load_slices(args.dataset, "train", healthy_only=True, **options)
-    validation = load_slices(args.dataset, "validation", healthy_only=True, **options)
-    channels = train.features["image"].shape[0]
-    model = FAnoGAN(channels, args.sample_size, args.width, args.latent_size)
+    train, validation = (load_split(args, name, healthy_only=True) for name in ("train", "validation"))
+    model = FAnoGAN(train.features["image"].shape[0], args.sample_size, args.width, args.latent_size)
     gan = Path(args.output_dir) / "gan"
     if args.resume_from_checkpoint is None or not (gan / "config.json").exists():
         train_players(model, train, validation, args, gan)
     train_encoder(FAnoGAN.from_pretrained(gan), train, validation, args)
-
-
-def flipped(args, batch):
-    uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(batch["image"].shape[1]))
-    return augment(batch["image"], flip=args.flip, uniforms=uniforms)
 
 
 def train_players(model, train, validation, args, folder):
@@ -106,7 +94,7 @@ def train_players(model, train, validation, args, folder):
 
     def compute_loss(game, batch, generator):
         step = int(batch["position"][0]) // slices_in_a_step
-        return game(flipped(args, batch), step % iteration < args.critic_steps, generator)
+        return game(augmented_images(args, batch), step % iteration < args.critic_steps, generator)
 
     def validate(game, batches):
         generator = torch.Generator(game.model.device).manual_seed(0)  # the same latents every time
@@ -117,19 +105,18 @@ def train_players(model, train, validation, args, folder):
             scores.append(game.model.critic(real).mean() - game.model.critic(game.model.generator(latent)).mean())
         return {"loss": torch.stack(scores).mean().item()}
 
-    stage = dataclasses.replace(
-        args, output_dir=str(folder), max_steps=args.max_steps * iteration, patience=0, push_to_hub=None
-    )
-    fit(
+    stage = dataclasses.replace(args, output_dir=str(folder), max_steps=args.max_steps * iteration, patience=0)
+    Trainer(
         Game(model, args.penalty_weight),
         train,
         compute_loss,
         stage,
-        validation_dataset=validation,
-        validate=validate,
-        save=lambda game: write_model(folder, game.model.save_pretrained),
+        validation,
+        validate,
+        save=lambda game: write_into(folder, game.model.save_pretrained),
         find_unused_parameters=True,
-    )
+        push=False,
+    ).fit()
 
 
 def train_encoder(model, train, validation, args):
@@ -145,15 +132,15 @@ def train_encoder(model, train, validation, args):
         optimizer=args.encoder_optimizer,
         learning_rate=args.encoder_learning_rate,
     )
-    fit(
+    Trainer(
         EncoderLoss(model, args.kappa),
         train,
-        lambda loss, batch, generator: loss(flipped(args, batch)),
+        lambda loss, batch, generator: loss(augmented_images(args, batch)),
         stage,
-        validation_dataset=validation,
-        validate=validate,
-        save=lambda loss: write_model(args.output_dir, loss.model.save_pretrained),
-    )
+        validation,
+        validate,
+        save=lambda loss: write_into(args.output_dir, loss.model.save_pretrained),
+    ).fit()
 
 
 if __name__ == "__main__":

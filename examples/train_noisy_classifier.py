@@ -12,47 +12,34 @@ from dataclasses import dataclass
 import torch
 
 from difffuse_hf import DifFuseScheduler, NoisyClassifier
-from difffuse_hf.data.slices import augment, augment_uniforms, load_slices
 from difffuse_hf.errors import run_script
-from difffuse_hf.training.arguments import LoopArguments, option, parse_arguments
-from difffuse_hf.training.checkpoints import write_model
+from difffuse_hf.training.arguments import NoiseLevelNetworkArguments, option, parse_arguments
 from difffuse_hf.training.classifiers import class_names
-from difffuse_hf.training.loop import fit
+from difffuse_hf.training.loop import Trainer
 from difffuse_hf.training.losses import balanced_class_weights, noisy_classification_loss
-from difffuse_hf.training.sampler import sample_uniform
+from difffuse_hf.training.slices import augmented_images, load_split
+
+RECIPE = {"block_out_channels": [32, 32, 64, 64, 128, 128], "layers_per_block": 4, "max_steps": 150_000}
 
 
 @dataclass(kw_only=True)
-class NoisyClassifierArguments(LoopArguments):
-    block_out_channels: list[int] = option([32, 32, 64, 64, 128, 128], "Widths of the levels.")
-    layers_per_block: int = option(4, "ResNet blocks on a level.")
-    attention_levels: int = option(3, "Levels with self-attention, counted from the deepest.")
+class NoisyClassifierArguments(NoiseLevelNetworkArguments):
     attention_head_dim: int = option(64, "Width of an attention head.")
-    norm_num_groups: int = option(32, "Groups of every group norm.")
-    max_timestep: int | None = option(None, "Draw timesteps below this one only; all of them by default.")
     balance_classes: bool = option(False, "Weigh the loss by inverse class frequency.")
-    flip: bool = option(True, "Random left-right flips.")
-    intensity_augmentation: float = option(0.0, "Random gamma and scale per channel, on a log scale.")
-    max_steps: int = option(150_000, "Optimiser steps.")
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(NoisyClassifierArguments, {}, argv)
+    args = parse_arguments(NoisyClassifierArguments, {"thesis": RECIPE}, argv)
     torch.manual_seed(args.seed)
-    options = {"image_size": args.image_size, "pixel_spacing_mm": args.pixel_spacing_mm}
-    train = load_slices(args.dataset, "train", **options)
-    validation = load_slices(args.dataset, "validation", **options)
+    train, validation = load_split(args, "train"), load_split(args, "validation")
     channels, height, _ = train.features["image"].shape
     num_labels = len(class_names(train))
     model = NoisyClassifier(
         in_channels=channels,
         num_labels=num_labels,
         sample_size=height,
-        block_out_channels=tuple(args.block_out_channels),
-        layers_per_block=args.layers_per_block,
-        attention_levels=args.attention_levels,
         attention_head_dim=args.attention_head_dim,
-        norm_num_groups=args.norm_num_groups,
+        **args.network_options(),
     )
     weights = balanced_class_weights(torch.as_tensor(train["label"]), num_labels) if args.balance_classes else None
     alphas_cumprod = DifFuseScheduler().alphas_cumprod  # linear betas 1e-4 to 0.02, T = 1000
@@ -63,9 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     def compute_loss(model, batch, generator):
-        uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(channels))
-        image = augment(batch["image"], flip=args.flip, intensity=args.intensity_augmentation, uniforms=uniforms)
-        return loss_of(model, image, batch["label"], generator)[0]
+        return loss_of(model, augmented_images(args, batch), batch["label"], generator)[0]
 
     def validate(model, batches):
         generator = torch.Generator(model.device).manual_seed(0)  # the same levels and noise every time
@@ -76,15 +61,7 @@ def main(argv: list[str] | None = None) -> None:
             right.append(logits.argmax(1) == batch["label"])
         return {"loss": torch.stack(losses).mean().item(), "accuracy": torch.cat(right).float().mean().item()}
 
-    fit(
-        model,
-        train,
-        compute_loss,
-        args,
-        validation_dataset=validation,
-        validate=validate,
-        save=lambda model: write_model(args.output_dir, model.save_pretrained),
-    )
+    Trainer(model, train, compute_loss, args, validation, validate).fit()
 
 
 if __name__ == "__main__":

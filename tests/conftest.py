@@ -74,3 +74,13 @@ def mask():
 def hub():
     with StubHub() as hub:
         yield hub
+
+
+@pytest.fixture(scope="session")
+def slices(tmp_path_factory):
+    """Folder of a small set of slices with a training and a validation split; only to be read."""
+    from tiny_trainings import write_slices
+
+    folder = tmp_path_factory.mktemp("data") / "slices"
+    write_slices(folder)
+    return folder

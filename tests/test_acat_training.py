@@ -1,7 +1,6 @@
-"""The scripts of chapters 4 and 5 on tiny scans: three stages, maps of a whole data set, ACAT, several processes."""
+"""The scripts of chapters 4 and 5 on tiny scans: three stages, maps of a whole data set, ACAT and its competitors."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from test_examples import run
 
 from difffuse_hf import ACATClassifier, ACATProcessor, LesionClassifier, load_classifier
@@ -140,31 +138,12 @@ def test_wrong_flags_are_one_sentence(root, tmp_path, flags, sentence):
 
 
 @pytest.mark.slow
-def test_two_processes_train_acat_as_one_with_twice_the_batch_does(root, tmp_path):
-    """Batch norm, flips and class weights included; dropout, which belongs to a process, is off."""
-    options = '{"slice_attention_dropout": 0}'
-    flags = ("--options", options, "--balance_classes", "--epochs", 2, "--log_every", 1, *CPU)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "examples/train_acat.py"]
-    subprocess.run(
-        [sys.executable, *two, *acat_flags(root, tmp_path / "two", "--batch_size", 2, *flags)],
-        cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    run("examples/train_acat.py", *acat_flags(root, tmp_path / "one", "--batch_size", 4, *flags))
-    one, two = history(tmp_path / "one"), history(tmp_path / "two")
-    assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
-    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
-    for name, weight in weights[0].items():
-        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
 def test_accelerate_launch_starts_the_script(root, tmp_path):
     launcher = Path(sys.executable).with_name("accelerate")
     command = [launcher, "launch", "--cpu", "examples/train_acat.py", *acat_flags(root, tmp_path / "acat", *QUICK)]
-    hook = next(Path(sys.executable).parents[1].glob("lib/python*/site-packages/difffuse_hf.pth"), None)
-    if hook is None:
-        pytest.skip("this environment was not made by `make`, which lets `accelerate` start beside a CPU torch")
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"`accelerate` needs a torchvision that goes with torch ({error})")
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     assert (tmp_path / "acat" / "model.safetensors").exists()

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from difffuse_hf import DenoisingAutoencoder
 from difffuse_hf.models.modeling_denoising_ae import StandardisedConv2d, coarse_noise
 from difffuse_hf.pipelines.anomaly_map import drop_small_components, foreground, residual_map
-from difffuse_hf.training.arguments import LoopArguments, learning_rate_factor
+from difffuse_hf.training.arguments import TrainingArguments, learning_rate_factor
 from difffuse_hf.training.losses import denoising_loss
 
 
@@ -150,7 +150,7 @@ def test_components_of_up_to_twenty_voxels_are_removed():
 
 
 def test_the_learning_rate_falls_and_rises_like_the_published_scheduler():
-    args = LoopArguments(dataset="", output_dir="", lr_scheduler="cosine", cosine_steps=3200, max_steps=67_200)
+    args = TrainingArguments(dataset="", output_dir="", lr_scheduler="cosine", cosine_steps=3200, max_steps=67_200)
     stock_optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     stock = torch.optim.lr_scheduler.CosineAnnealingLR(stock_optimizer, T_max=100)
     for round_number in range(250):  # of 32 iterations

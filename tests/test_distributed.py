@@ -1,24 +1,33 @@
 """Several processes: batch norm over all of them, and the loss curve of one process with the whole batch.
 
-As a script this file trains a small network, so that the tests can start it with `torchrun`.
+As a script this file is what each of two processes does, so that the tests start `torchrun` once for all of them.
 """
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
+from tiny_trainings import TINY, history, load_script, weights, write_slices
 from torch import nn
 from torch.testing import assert_close
 
+from difffuse_hf import ACATClassifier, LesionClassifier, LesionClassifierConfig
 from difffuse_hf.errors import InputError
+from difffuse_hf.training.arguments import TrainingArguments
+from difffuse_hf.training.augmentation import augment, augment_uniforms, flip_labels, mirrored
 from difffuse_hf.training.batch_norm import ProcessBatchNorm, restore_batch_norm, synchronise_batch_norm
+from difffuse_hf.training.classifiers import ClassifierArguments, fit_classifier, steps
+from difffuse_hf.training.loop import Trainer
+from difffuse_hf.training.losses import balanced_class_weights, classification_loss
+from difffuse_hf.training.sampler import sample_uniform
 
 NAMES = ["none", "left", "right"]
 STEPS = 8
@@ -44,14 +53,6 @@ class Classifier(nn.Module):
 
 def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_steps=STEPS, **options):
     """A short run with everything a sample can undergo; the trained model. One head idles in steps < `spare_from`."""
-    import datasets
-
-    from difffuse_hf.data.slices import augment, augment_uniforms, flip_labels, mirrored
-    from difffuse_hf.training.arguments import LoopArguments
-    from difffuse_hf.training.loop import fit
-    from difffuse_hf.training.losses import balanced_class_weights, classification_loss
-    from difffuse_hf.training.sampler import sample_uniform
-
     random = np.random.default_rng(0)
     label = np.arange(18) % 4 % 3  # class 0 is twice as frequent
     image = random.uniform(0, 0.5, (18, 2, 12, 12)).astype(np.float32)
@@ -59,19 +60,19 @@ def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_st
     image[label == 2, :, :, 8:] += 0.4
     features = {"image": datasets.Array3D((2, 12, 12), "float32"), "label": datasets.ClassLabel(names=NAMES)}
     dataset = datasets.Dataset.from_dict({"image": list(image), "label": label}, features=datasets.Features(features))
-    weights = balanced_class_weights(torch.tensor(label), len(NAMES))
-    steps = []
+    class_weights = balanced_class_weights(torch.tensor(label), len(NAMES))
+    calls = []
 
     def compute_loss(model, batch, generator):
-        steps.append(1)
+        calls.append(1)
         uniforms = sample_uniform(3, batch["position"], augment_uniforms(2))
         image = augment(batch["image"], intensity=0.2, noise=0.1, shift=2, uniforms=uniforms)
         labels = flip_labels(batch["label"], mirrored(uniforms), NAMES)
-        return classification_loss(model(image, len(steps) > spare_from), labels, weights)
+        return classification_loss(model(image, len(calls) > spare_from), labels, class_weights)
 
     torch.manual_seed(0)
     model = Classifier()
-    args = LoopArguments(
+    args = TrainingArguments(
         dataset="squares", output_dir=str(output_dir), batch_size=batch_size, max_steps=max_steps, cpu=cpu, seed=3,
         learning_rate=1e-2, log_every=1, max_grad_norm=5.0, checkpointing_steps=5, validation_steps=0,
         report_to="none", resume_from_checkpoint=resume, **options,
@@ -81,12 +82,40 @@ def train(output_dir, batch_size, *, cpu=True, spare_from=0, resume=None, max_st
         assert not any(isinstance(module, ProcessBatchNorm) for module in model.modules())
         torch.save(model.state_dict(), output_dir / "model.pt")
 
-    fit(model, dataset, compute_loss, args, save=save, find_unused_parameters=spare_from > 0)
+    Trainer(model, dataset, compute_loss, args, save=save, find_unused_parameters=spare_from > 0).fit()
     return model
 
 
+def train_acat(output_dir, batch_size):
+    """ACAT with its batch norm, flips and class weights; dropout, which belongs to a process, is off."""
+    random, label = np.random.default_rng(0), np.arange(12) % 4
+    columns = {"pixel_values": random.uniform(0.3, 0.6, (12, 2, 1, 20, 18)).astype(np.float32)}
+    columns["saliency"] = random.uniform(0, 1, (12, 2, 1, 20, 18)).astype(np.float32)
+    features = {name: datasets.Array4D((2, 1, 20, 18), "float32") for name in columns}
+    features["label"] = datasets.ClassLabel(names=["none", "left", "right", "both"])
+    rows = {name: list(value) for name, value in columns.items()} | {"label": label}
+    scans = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+    torch.manual_seed(0)
+    baseline = LesionClassifier(LesionClassifierConfig(hidden_sizes=[4, 4, 4, 4, 4], num_pools=2))
+    model = ACATClassifier.from_baseline(baseline, slice_attention_dropout=0.0)
+    args = ClassifierArguments(
+        dataset="scans", output_dir=str(output_dir), batch_size=batch_size, cpu=True, balance_classes=True,
+        optimizer="adam", lr_scheduler="cosine", log_every=1, report_to="none", epochs=2,
+    )  # fmt: skip
+    args.max_steps = steps(args, len(scans), args.epochs)
+    fit_classifier(model, scans, scans, args)
+
+
+def train_fanogan(slices, output_dir, batch_size, *flags):
+    command = ["--dataset", slices, "--output_dir", output_dir, "--cpu", "--report_to", "none", "--log_every", 1]
+    command += [*TINY["train_fanogan"], "--max_steps", 2, "--encoder_steps", 3, "--batch_size", batch_size, *flags]
+    steps = ("--checkpointing_steps", 0, "--validation_steps", 0)
+    load_script("train_fanogan").main([str(flag) for flag in (*command, *steps)])
+
+
 def loss_curve(folder):
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    lines = [line for line in history(folder) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     return [line["loss"] for line in lines]
 
@@ -95,6 +124,7 @@ def loss_curve(folder):
 def two_processes(tmp_path_factory):
     """What two gloo processes leave: see the end of this file."""
     folder = tmp_path_factory.mktemp("two_processes")
+    write_slices(folder / "slices")
     torch.save(IMAGE, folder / "image.pt")
     run = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", __file__, str(folder)],
@@ -115,10 +145,10 @@ def test_two_processes_have_the_loss_curve_and_weights_of_one_with_twice_the_bat
     model = train(tmp_path, 6, spare_from=spare_from)
     curve = loss_curve(two_processes / f"spare_{spare_from}")
     assert len(curve) == STEPS and curve == pytest.approx(loss_curve(tmp_path), rel=1e-5)
-    weights = torch.load(two_processes / f"spare_{spare_from}" / "model.pt")
-    assert list(weights) == list(model.state_dict())
+    theirs = torch.load(two_processes / f"spare_{spare_from}" / "model.pt")
+    assert list(theirs) == list(model.state_dict())
     for name, value in model.state_dict().items():
-        assert_close(weights[name], value, rtol=1e-4, atol=1e-5)
+        assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)
     assert not torch.equal(model.head.weight, Classifier().head.weight)
 
 
@@ -132,7 +162,7 @@ def test_half_the_batch_twice_before_a_step_is_not_the_same_where_there_is_batch
 @pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_as_one_with_twice_the_batch(two_processes, tmp_path):
     train(tmp_path, 6, resume=str(two_processes / "spare_0" / "checkpoint-5"))
-    rest = [json.loads(line)["loss"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    rest = [line["loss"] for line in history(tmp_path)]
     assert rest == pytest.approx(loss_curve(two_processes / "spare_0")[5:], rel=1e-5)
 
 
@@ -141,6 +171,27 @@ def test_processes_that_would_train_a_model_each_are_stopped(two_processes):
     for rank in (0, 1):
         assert "2 processes were started" in (two_processes / f"stopped_{rank}.txt").read_text()
     assert not list(two_processes.glob("alone/*"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_acat_as_one_with_twice_the_batch_does(two_processes, tmp_path):
+    train_acat(tmp_path, 4)
+    curve = loss_curve(tmp_path)
+    assert len(curve) == 6 and loss_curve(two_processes / "acat") == pytest.approx(curve, rel=1e-5)
+    ours, theirs = weights(tmp_path), weights(two_processes / "acat")
+    for name, weight in ours.items():
+        assert_close(theirs[name], weight, rtol=1e-3, atol=1e-5)
+    assert (two_processes / "acat" / "training.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_both_stages_of_fanogan_and_its_encoder_as_one_process_does(two_processes, tmp_path):
+    """The second stage draws nothing but flips, so that its loss curve is that of one process with twice the batch."""
+    assert [line["step"] for line in history(two_processes / "fanogan" / "gan")] == list(range(1, 7))
+    shutil.copytree(two_processes / "fanogan" / "gan", tmp_path / "gan")
+    train_fanogan(two_processes / "slices", tmp_path, 4, "--resume_from_checkpoint", "latest")
+    curve = loss_curve(tmp_path)
+    assert len(curve) == 3 and loss_curve(two_processes / "fanogan") == pytest.approx(curve, rel=1e-4)
 
 
 def small_network():
@@ -229,6 +280,8 @@ if __name__ == "__main__":
     AcceleratorState._reset_state(reset_partial_state=True)
     train(folder / "spare_0", 3)
     train(folder / "spare_2", 3, spare_from=2)  # a second stage: the processes have stayed together
+    train_acat(folder / "acat", 2)
+    train_fanogan(folder / "slices", folder / "fanogan", 2)
     network = synchronise_batch_norm(small_network().double())
     half = torch.load(folder / "image.pt")[4 * rank : 4 * rank + 4]
     output, image_gradient, gradients = pass_through(network, half)

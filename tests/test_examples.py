@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_training import TINY
 from tiny_scans import tiny_volumes, write_case
+from tiny_trainings import TINY
 
 from difffuse_hf import DenoisingAutoencoder, DifFusePipeline, DifFuseProcessor, ReconstructionPipeline
 from difffuse_hf.cli import main as cli

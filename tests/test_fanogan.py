@@ -1,17 +1,10 @@
 """f-AnoGAN (Schlegl 2019): the game of critic and generator, the encoder, and their training."""
 
 import copy
-import importlib.util
-import json
-import os
-import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from test_training import EXAMPLES, same, slices  # noqa: F401  a fixture
+from tiny_trainings import history, load_script, same, train, weights
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -21,18 +14,9 @@ from difffuse_hf.training.losses import critic_loss, gradient_penalty, izi_f_los
 
 TINY = {"in_channels": 2, "sample_size": 16, "width": 2, "latent_size": 3}
 
-TINY_FLAGS = ["--sample_size", "16", "--width", "2", "--latent_size", "3", "--critic_steps", "2"]
-
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def script():
-    specification = importlib.util.spec_from_file_location("train_fanogan", EXAMPLES / "train_fanogan.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -126,7 +110,7 @@ def test_networks_without_trainable_parameters_keep_their_running_statistics(mod
 
 
 def test_one_optimiser_over_both_players_does_what_one_for_each_would(model):
-    together, apart = (script().Game(copy.deepcopy(model), 10.0) for _ in range(2))
+    together, apart = (load_script("train_fanogan").Game(copy.deepcopy(model), 10.0) for _ in range(2))
     for game in (together, apart):
         game.train()
         game.model.encoder.requires_grad_(False)
@@ -153,26 +137,18 @@ def test_one_optimiser_over_both_players_does_what_one_for_each_would(model):
     assert not same(together.state_dict(), {f"model.{name}": value for name, value in model.state_dict().items()})
 
 
-def train(slices, output, *flags):  # noqa: F811
-    command = ["--dataset", slices, "--output_dir", output, "--batch_size", "4", "--cpu", "--report_to", "none"]
-    script().main([str(flag) for flag in (*command, *TINY_FLAGS, "--log_every", "1", *flags)])
-
-
-def lines(output):
-    return [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
-
-
-def weights_of(output):
-    return load_file(output / "diffusion_pytorch_model.safetensors")
-
-
-def test_training_stopped_in_either_stage_goes_on_as_if_it_had_not_been(slices, tmp_path, monkeypatch):  # noqa: F811
-    options = ["--max_steps", "3", "--encoder_steps", "4", "--checkpointing_steps", "2", "--validation_steps", "3"]
-    train(slices, tmp_path / "whole", *options)
-    assert [line["step"] for line in lines(tmp_path / "whole" / "gan") if "loss" in line] == list(range(1, 10))
-    whole = weights_of(tmp_path / "whole"), weights_of(tmp_path / "whole" / "gan")
+def test_training_stopped_in_either_stage_goes_on_as_if_it_had_not_been(slices, tmp_path, monkeypatch):
+    options = ["--max_steps", "3", "--encoder_steps", "4", "--checkpointing_steps", "2", "--log_every", "1"]
+    options += ["--validation_steps", "3"]
+    train("train_fanogan", slices, tmp_path / "whole", *options)
+    assert [line["step"] for line in history(tmp_path / "whole" / "gan") if "loss" in line] == list(range(1, 10))
+    whole = weights(tmp_path / "whole"), weights(tmp_path / "whole" / "gan")
     assert any(not torch.equal(whole[0][n], whole[1][n]) for n in whole[0] if n.startswith("encoder"))
     assert all(torch.equal(whole[0][n], whole[1][n]) for n in whole[0] if not n.startswith("encoder"))
+    state = torch.load(tmp_path / "whole" / "gan" / "checkpoint-6" / "optimizer.bin", weights_only=True)["state"]
+    names = [name for name, _ in FAnoGAN(**TINY).named_parameters() if not name.startswith("encoder")]
+    steps = {name.split(".")[0]: int(state[i]["step"]) for i, name in enumerate(names)}
+    assert steps == {"generator": 2, "critic": 4}  # two steps of the critic to one of the generator
 
     class Stopped(Exception):
         pass
@@ -189,35 +165,9 @@ def test_training_stopped_in_either_stage_goes_on_as_if_it_had_not_been(slices, 
 
         monkeypatch.setattr(FAnoGAN, "to_sample", failing)
         with pytest.raises(Stopped):
-            train(slices, cut, *options, "--resume_from_checkpoint", "latest")
+            train("train_fanogan", slices, cut, *options, "--resume_from_checkpoint", "latest")
         assert not (cut / "config.json").exists() and list((cut / stage).glob("checkpoint-*"))
     monkeypatch.setattr(FAnoGAN, "to_sample", to_sample)
-    train(slices, cut, *options, "--resume_from_checkpoint", "latest")
-    assert same(weights_of(cut), whole[0]) and same(weights_of(cut / "gan"), whole[1])
-    assert lines(cut) == lines(tmp_path / "whole") and lines(cut / "gan") == lines(tmp_path / "whole" / "gan")
-
-
-def test_the_critic_takes_its_steps_and_the_generator_one_of_its_own(slices, tmp_path):  # noqa: F811
-    train(slices, tmp_path, "--max_steps", "2", "--encoder_steps", "1", "--checkpointing_steps", "6")
-    state = torch.load(tmp_path / "gan" / "checkpoint-6" / "optimizer.bin", weights_only=True)["state"]
-    names = [name for name, _ in FAnoGAN(**TINY).named_parameters() if not name.startswith("encoder")]
-    steps = {name.split(".")[0]: int(state[i]["step"]) for i, name in enumerate(names)}
-    assert steps == {"generator": 2, "critic": 4}
-
-
-@pytest.mark.slow
-def test_two_processes_train_both_stages_and_their_encoder_as_one_process_does(slices, tmp_path):  # noqa: F811
-    """The second stage draws nothing but flips, so that its loss curve is that of one process with twice the batch."""
-    flags = ["--dataset", slices, "--cpu", "--report_to", "none", "--log_every", "1", "--validation_steps", "0"]
-    flags += [*TINY_FLAGS, "--max_steps", "2", "--encoder_steps", "3", "--checkpointing_steps", "0"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, EXAMPLES / "train_fanogan.py", *flags, "--batch_size", "2", "--output_dir", tmp_path / "two"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, timeout=300)
-    assert run.returncode == 0, run.stderr
-    assert [line["step"] for line in lines(tmp_path / "two" / "gan")] == list(range(1, 7))
-    shutil.copytree(tmp_path / "two" / "gan", tmp_path / "one" / "gan")
-    flags += ["--batch_size", "4", "--output_dir", tmp_path / "one", "--resume_from_checkpoint", "latest"]
-    script().main([str(flag) for flag in flags])
-    one, two = ([line["loss"] for line in lines(tmp_path / name)] for name in ("one", "two"))
-    assert two == pytest.approx(one, rel=1e-4) and len(one) == 3
+    train("train_fanogan", slices, cut, *options, "--resume_from_checkpoint", "latest")
+    assert same(weights(cut), whole[0]) and same(weights(cut / "gan"), whole[1])
+    assert history(cut) == history(tmp_path / "whole") and history(cut / "gan") == history(tmp_path / "whole" / "gan")

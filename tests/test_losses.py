@@ -9,11 +9,14 @@ from torch.testing import assert_close
 
 from difffuse_hf import DifFuseScheduler
 from difffuse_hf.training.losses import (
+    balanced_class_weights,
+    classification_loss,
     diffusion_losses,
     discretised_log_likelihood,
     gaussian_divergence,
     learned_log_variance,
     min_snr_weight,
+    noised,
     variational_bound,
 )
 
@@ -99,3 +102,32 @@ def test_learned_variances_get_a_gradient_from_the_bound_alone_and_the_mean_from
     assert of_variance.abs().min() > 0
     without = losses(lambda x, t: torch.cat([mean, variance], 1), bound_weight=0.0)
     assert_close(without, NOISE.square().mean((1, 2, 3)))
+
+
+def test_noised_images_hold_the_noise_they_come_with_and_timesteps_stay_below_the_bound():
+    image, alphas_cumprod = torch.rand(64, 1, 4, 4), torch.linspace(0.99, 0.01, 1000)
+    sample, noise, timestep = noised(image, alphas_cumprod, torch.Generator().manual_seed(0), max_timestep=20)
+    assert timestep.max() < 20 and timestep.unique().numel() > 10
+    signal = alphas_cumprod[timestep][:, None, None, None]
+    assert_close((sample - signal.sqrt() * (2 * image - 1)) / (1 - signal).sqrt(), noise, atol=1e-4, rtol=0)
+
+
+def test_balanced_weights_make_every_class_count_the_same():
+    labels = torch.tensor([0] * 9 + [1])
+    weights = balanced_class_weights(labels, 2)
+    assert weights.tolist() == pytest.approx([10 / 18, 5.0])
+    logits = torch.randn(10, 2)
+    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    expected = (each[:9].mean() + each[9]) / 2
+    assert_close(classification_loss(logits, labels, weights), expected)
+
+
+def test_the_weighted_loss_of_a_batch_is_the_mean_over_its_parts():
+    logits, labels = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) // 3 % 3
+    weights = torch.tensor([0.2, 1.0, 3.0])
+    whole = classification_loss(logits, labels, weights)
+    parts = [classification_loss(logits[i : i + 4], labels[i : i + 4], weights) for i in (0, 4, 8)]
+    assert_close(sum(parts) / 3, whole)
+    log_probability = logits.log_softmax(1)[torch.arange(12), labels]
+    assert_close(whole, -(weights.double()[labels] * log_probability).mean())
+    assert_close(classification_loss(logits, labels, torch.ones(3)), classification_loss(logits, labels))

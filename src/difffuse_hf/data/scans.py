@@ -7,6 +7,7 @@ once, in any number of processes, and joined to the scans by key. See examples/c
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -22,7 +23,7 @@ _KEYS = ("scan_id", "subject", "case")  # the first column that is there names a
 _SUMMARY = "saliency.json"
 
 
-def load_scans(dataset: str, split: str, saliency: str | None = None) -> datasets.Dataset:
+def load_scans(dataset: str, split: str, saliency: str | None = None, **builder_options: Any) -> datasets.Dataset:
     """A split with the columns `pixel_values`, `label`, `key`, all that the builder knows, and maybe `saliency`.
 
     Args:
@@ -30,11 +31,12 @@ def load_scans(dataset: str, split: str, saliency: str | None = None) -> dataset
             and (S, C, H, W) for scans.
         split (`str`): `train`, `validation` or `test`.
         saliency (`str`, *optional*): folder written by examples/compute_saliency.py for this data set.
+        builder_options: as for `load_slices`.
 
     Returns:
         `datasets.Dataset` in torch format; metadata columns stay Python objects.
     """
-    rows = load_slices(dataset, split)
+    rows = load_slices(dataset, split, **builder_options)
     keys = scan_keys(rows)
     rows = rows.rename_column("image", "pixel_values").add_column("key", keys)
     if saliency is not None:

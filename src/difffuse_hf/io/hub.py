@@ -11,10 +11,11 @@ from functools import wraps
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCardData
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
 from ..errors import InputError
 
+HUB_ERRORS = (OSError, HTTPError)  # of its client, where the Hub cannot be reached or refuses
 MODEL_FILES = ["*.json", "*.safetensors", "*.md"]  # no pickles
 
 _CARD = """---
@@ -102,6 +103,25 @@ def write_model_card(folder: str | Path, card: str) -> Path:
     return path
 
 
+def refuse_public(repo_id: str, *, repo_type: str = "model", token: str | None = None) -> None:
+    """Raise an `InputError` if a repository exists and everybody may read it, or if no repository can have the name.
+
+    `push_folder` asks this before it uploads; a long computation that ends in a push may ask it at its start. Where
+    the Hub cannot be reached, one of `HUB_ERRORS` is left to the caller.
+    """
+    try:
+        private = HfApi(token=token).repo_info(repo_id, repo_type=repo_type, timeout=10).private
+    except RepositoryNotFoundError:
+        return
+    except HFValidationError as error:
+        raise InputError(f"No repository on the Hub can be called {repo_id}: {error}") from None
+    if not private:
+        raise InputError(
+            f"{repo_id} on the Hub is public, and what was learned from patients must not be; make it private "
+            "there, or say that everybody may read it (`--public`, in Python `public=True`)."
+        )
+
+
 def push_folder(
     folder: str | Path,
     repo_id: str,
@@ -133,11 +153,8 @@ def push_folder(
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=not public, exist_ok=True).repo_id
-        if not public and not api.repo_info(repo_id, repo_type=repo_type).private:
-            raise InputError(
-                f"{repo_id} on the Hub is public, and what was learned from patients must not be; make it private "
-                "there, or say that everybody may read it (`--public`, in Python `public=True`)."
-            )
+        if not public:
+            refuse_public(repo_id, repo_type=repo_type, token=token)
         return api.upload_folder(
             repo_id=repo_id,
             repo_type=repo_type,
@@ -147,7 +164,7 @@ def push_folder(
             delete_patterns=delete_patterns,
             commit_message=commit_message,
         ).commit_url
-    except (OSError, HTTPError, HFValidationError) as error:
+    except (*HUB_ERRORS, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{folder} is complete, but the Hub did not take it as {repo_id}: {reason}") from error
 

@@ -54,7 +54,7 @@ class ACATProcessor(BaseImageProcessor):
                 range of `window`; (S, H, W) with one channel is a scan where `num_slices` is set.
             saliency: maps of the same slices, (B, S, 1, H, W) or (B, 1, H, W), in [0, 1].
             flip (`bool` or `torch.Tensor` of shape `(B,)`): mirror left and right; classes that name a side have to
-                change places with it (`difffuse_hf.data.slices.flip_labels`).
+                change places with it (`difffuse_hf.training.augmentation.flip_labels`).
 
         Raises:
             InputError: the values lie outside [0, 1] with the window (0, 1), or are not finite; wrong channels.

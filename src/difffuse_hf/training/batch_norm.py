@@ -20,8 +20,8 @@ class _SumOverProcesses(torch.autograd.Function):
         return whole
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        return _SumOverProcesses.apply(gradient)
+    def backward(ctx, *grad_outputs: torch.Tensor) -> torch.Tensor:
+        return _SumOverProcesses.apply(*grad_outputs)
 
 
 class ProcessBatchNorm(_BatchNorm):
@@ -45,29 +45,30 @@ class ProcessBatchNorm(_BatchNorm):
             self.add_module(name, child)
         _share(self, ordinary)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         if world == 1 or not self.training:
-            return self.ordinary[0].train(self.training)(features)
-        values = features if features.dtype == torch.float64 else features.float()
+            return _ordinary(self).train(self.training)(input)
+        values = input if input.dtype == torch.float64 else input.float()
         over = [axis for axis in range(values.ndim) if axis != 1]
         each = (1, -1, *[1] * (values.ndim - 2))  # [1,C,1,1]
         mean = _SumOverProcesses.apply(values.mean(over)) / world
         centred = values - mean.view(each)
         variance = _SumOverProcesses.apply(centred.square().mean(over)) / world
-        if self.track_running_stats:
+        seen, means, variances = self.num_batches_tracked, self.running_mean, self.running_var
+        if seen is not None and means is not None and variances is not None:  # none with track_running_stats=False
             with torch.no_grad():
-                self.num_batches_tracked.add_(1)
-                rate = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+                seen.add_(1)
+                rate = 1 / seen.item() if self.momentum is None else self.momentum
                 count = world * values.numel() / values.shape[1]
-                self.running_mean.lerp_(mean.to(self.running_mean), rate)
-                self.running_var.lerp_(variance.to(self.running_var) * (count / (count - 1)), rate)
+                means.lerp_(mean.to(means), rate)
+                variances.lerp_(variance.to(variances) * (count / (count - 1)), rate)
         values = centred * (variance + self.eps).rsqrt().view(each)
         if self.weight is not None:
             values = values * self.weight.view(each)
         if self.bias is not None:
             values = values + self.bias.view(each)
-        values = values.to(features.dtype)
+        values = values.to(input.dtype)
         for child in self.children():
             values = child(values)
         return values
@@ -79,7 +80,7 @@ def synchronise_batch_norm(model: nn.Module) -> nn.Module:
     Modules on a GPU become `torch.nn.SyncBatchNorm`, others `ProcessBatchNorm`. Parameters, buffers and the names in
     the state dict stay what they were; `restore_batch_norm` puts the model's own modules back.
     """
-    from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 
     def replace(module):
         if not isinstance(module, _BatchNorm) or isinstance(module, (nn.SyncBatchNorm, ProcessBatchNorm)):
@@ -101,8 +102,7 @@ def restore_batch_norm(model: nn.Module) -> nn.Module:
     """Undo `synchronise_batch_norm`: the model's own modules again, with the weights and statistics of now."""
 
     def replace(module):
-        stands_in = isinstance(module, (nn.SyncBatchNorm, ProcessBatchNorm)) and hasattr(module, "ordinary")
-        return module.ordinary[0].train(module.training) if stands_in else module
+        return _ordinary(module).train(module.training) if "ordinary" in vars(module) else module
 
     return _exchange(model, replace)
 
@@ -110,8 +110,13 @@ def restore_batch_norm(model: nn.Module) -> nn.Module:
 def _share(module: nn.Module, ordinary: nn.Module) -> nn.Module:
     """Give `module` the very parameters and buffers of `ordinary`, also after either is moved to another device."""
     module._parameters, module._buffers = ordinary._parameters, ordinary._buffers
-    module.ordinary = (ordinary,)  # in a tuple, so that it is no child with weights of its own
+    vars(module)["ordinary"] = ordinary  # past `nn.Module.__setattr__`: it is no child with weights of its own
     return module.train(ordinary.training)
+
+
+def _ordinary(module: nn.Module) -> nn.Module:
+    """The model's own module, for which `module` stands in."""
+    return vars(module)["ordinary"]
 
 
 def _exchange(model: nn.Module, replace) -> nn.Module:

@@ -1,10 +1,8 @@
-"""What a training leaves on disk: checkpoints, the history of the loss, the model. Nobody finds half of it."""
+"""Checkpoints of a training: a folder that has its name is whole, and a run goes on from it bit by bit."""
 
 import json
 import math
-import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,19 +11,6 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
 from ..errors import InputError
-
-
-def write_model(folder: Path | str, write: Callable[[Path], None]) -> None:
-    """Let `write(temporary_folder)` write files, then move them into `folder`: nobody finds half a file there."""
-    temporary = Path(folder) / ".writing"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        write(temporary)
-        for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".json"):  # weights, then config
-            os.replace(file, Path(folder) / file.name)
-    finally:
-        shutil.rmtree(temporary)
 
 
 @dataclass
@@ -40,6 +25,7 @@ class Progress:
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
+    """The folders `checkpoint-<step>` of a run, in the order of their steps."""
     found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
@@ -47,7 +33,10 @@ def checkpoints(output_dir: Path) -> list[Path]:
 def save_checkpoint(
     accelerator: Accelerator, output_dir: str, limit: int, progress: Progress, ema: EMAModel | None
 ) -> None:
-    """Write `checkpoint-<step>` under another name and rename it: a checkpoint that has its name is whole."""
+    """Write `checkpoint-<step>` under another name and rename it; of all there are, the newest `limit` stay.
+
+    All processes call it and each writes its own files, which is why the folder is renamed here.
+    """
     folder = Path(output_dir) / f"checkpoint-{progress.step}"
     if folder.exists():
         return
@@ -95,17 +84,3 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str, resume: str | Non
             shadow.copy_(saved[str(i)])
         ema.optimization_step = progress.ema_steps
     return progress
-
-
-def keep_history(output_dir: str, last_step: int) -> Path:
-    """Cut history.jsonl off after `last_step`, and half a line that a killed run may have left; its path."""
-    path = Path(output_dir) / "history.jsonl"
-    kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        if not line.endswith("\n") or json.loads(line)["step"] > last_step:
-            break
-        kept.append(line)
-    temporary = path.with_name(".writing-history.jsonl")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
-    return path

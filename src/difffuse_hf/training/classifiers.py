@@ -1,54 +1,62 @@
 """What the training of every classifier shares (thesis Chs. 4-5): arguments, random changes, loss and validation.
 
-The loop itself is `training.fit`. Everything random about a scan belongs to the scan (`sample_uniform`), so that the
-loss does not depend on how many processes share the batch.
+The loop itself is `training.loop.Trainer`. Everything random about a scan belongs to the scan (`sample_uniform`), so
+that the loss does not depend on how many processes share the batch.
 """
 
 import dataclasses
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 import torch
+from accelerate import PartialState
 from scipy.stats import rankdata
 
 from ..data.scans import load_scans
-from ..data.slices import augment, augment_uniforms, flip_labels, mirrored
 from ..errors import InputError
+from ..io.files import write_into, write_whole
 from ..models.processing_acat import ACATProcessor
-from .arguments import LoopArguments, option
-from .checkpoints import write_model
-from .loop import fit
+from .arguments import TrainingArguments, option
+from .augmentation import augment, augment_uniforms, flip_labels, mirrored
+from .loop import Trainer, push_trained
 from .losses import balanced_class_weights
 from .sampler import sample_uniform
 
+if TYPE_CHECKING:
+    from ..models.modeling_guided import GuidedClassifier
+    from ..models.modeling_lesion_classifier import LesionClassifier
+    from ..models.modeling_slice_classifier import SliceClassifier
+
 FINISHED = "training.json"  # written last: a folder that holds it holds a trained model
+STRENGTHS = ("intensity", "noise", "shift", "rotation", "zoom")  # of `augment`, arguments `<name>_augmentation`
+RECIPE = {  # of every classifier, as the preset "thesis"; steps, optimiser and schedule are our choice
+    "max_steps": 30_000,
+    "batch_size": 32,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "weight_decay": 5e-5,
+    "lr_scheduler": "cosine",
+}
 
 
 @dataclass(kw_only=True)
-class ClassifierArguments(LoopArguments):
+class ClassifierArguments(TrainingArguments):
     """Arguments of examples/train_classifier.py and train_acat.py."""
 
     epochs: float | None = option(None, "Passes through the training split; replaces --max_steps.")
-    train_scans: int | None = option(None, "Train on so many scans only, the first of a fixed order (Sec. 5.6.4).")
     balance_classes: bool = option(False, "Weigh the loss by inverse class frequency.")
-    flip: bool = option(True, "Random left-right flips; classes that name a side change with them.")
-    intensity_augmentation: float = option(0.0, "Random gamma and scale per channel, on a log scale.")
+    train_scans: int | None = option(None, "Train on so many scans only, the first of a fixed order (Sec. 5.6.4).")
     noise_augmentation: float = option(0.0, "Largest standard deviation of added noise.")
     shift_augmentation: int = option(0, "Largest random shift in pixels.")
     rotation_augmentation: float = option(0.0, "Largest random rotation in degrees.")
     zoom_augmentation: float = option(0.0, "Random magnification, on a log scale.")
-    max_steps: int = option(30_000, "Optimiser steps.")
-    batch_size: int = option(32, "Slices or scans in a forward pass, on each process.")
-    optimizer: str = option("adam", "`adam` or `adamw`.")
-    learning_rate: float = option(1e-3, "Peak learning rate.")
-    weight_decay: float = option(5e-5, "Weight decay.")
-    lr_scheduler: str = option("cosine", "`constant` or `cosine`.")
 
 
 def load_splits(args: ClassifierArguments, saliency: str | None = None) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -56,8 +64,9 @@ def load_splits(args: ClassifierArguments, saliency: str | None = None) -> tuple
 
     The scans kept are the first of one order fixed by the seed, so that a larger training set contains a smaller one.
     """
-    train = load_scans(args.dataset, "train", saliency)
-    validation = load_scans(args.dataset, "validation", saliency)
+    geometry = {"image_size": args.image_size, "pixel_spacing_mm": args.pixel_spacing_mm}
+    train = load_scans(args.dataset, "train", saliency, **geometry)
+    validation = load_scans(args.dataset, "validation", saliency, **geometry)
     if args.train_scans is not None:
         if not 0 < args.train_scans <= len(train):
             raise InputError(
@@ -97,11 +106,12 @@ def is_trained(folder: str | Path) -> bool:
 
 
 def fit_classifier(
-    model: torch.nn.Module,
+    model: "GuidedClassifier | LesionClassifier | SliceClassifier",
     train: datasets.Dataset,
     validation: datasets.Dataset,
     args: ClassifierArguments,
     frozen: tuple[str, ...] = (),
+    push: bool = True,
 ) -> dict[str, float]:
     """Train a classifier; model, processor and `training.json` (validation metrics) are left in `args.output_dir`.
 
@@ -109,35 +119,21 @@ def fit_classifier(
         model: called as `model(pixel_values, saliency=..., ...)`; its `sample_losses(output, labels)` is (B,).
         train, validation: from `load_splits`; the column `saliency` is used if it is there.
         frozen: names of children whose weights stay as they are.
+        push: whether the end of this training is the time for `args.push_to_hub`.
     """
     names = class_names(train)
-    with_saliency = "saliency" in train.column_names
     weights = torch.ones(len(names))
     if args.balance_classes:
         weights = balanced_class_weights(torch.as_tensor(train["label"]), len(names))
     for name, child in model.named_children():
         child.requires_grad_(name not in frozen)
-    channels = train.features["pixel_values"].shape[-3]
-    model.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+    torch.nn.Module.to(model, memory_format=torch.channels_last)  # the faster layout for convolutions
 
     def losses_of(output, labels):
         return weights.to(labels.device)[labels] * model.sample_losses(output, labels)
 
     def compute_loss(network, batch, _generator):
-        uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(channels))
-        changes = {
-            "flip": args.flip,
-            "intensity": args.intensity_augmentation,
-            "noise": args.noise_augmentation,
-            "shift": args.shift_augmentation,
-            "rotation": args.rotation_augmentation,
-            "zoom": args.zoom_augmentation,
-        }
-        images, saliency, labels = batch["pixel_values"], batch.get("saliency"), batch["label"]
-        changed = augment(images, uniforms=uniforms, saliency=saliency, **changes)
-        images, saliency = (changed, None) if saliency is None else changed
-        if args.flip:
-            labels = flip_labels(labels, mirrored(uniforms), names)
+        images, saliency, labels = augmented_scans(args, batch, names)
         return losses_of(network(images, saliency=saliency), labels).mean()
 
     def validate(model, batches):
@@ -150,9 +146,6 @@ def fit_classifier(
         logits, labels = torch.cat(logits), torch.cat(labels)
         return {"loss": torch.cat(losses).mean().item(), **classification_metrics(logits, labels, names)}
 
-    columns = ["pixel_values", "label", *(["saliency"] if with_saliency else [])]
-    if args.validation_steps:  # a short run is validated at its end
-        args = dataclasses.replace(args, validation_steps=min(args.validation_steps, args.max_steps))
     processor = load_processor(args.dataset)
 
     def write(folder: Path) -> None:
@@ -160,19 +153,40 @@ def fit_classifier(
         if processor is not None:
             processor.save_pretrained(folder)
 
-    metrics = fit(
+    if args.validation_steps:  # a short run is validated at its end
+        args = dataclasses.replace(args, validation_steps=min(args.validation_steps, args.max_steps))
+    columns = [name for name in ("pixel_values", "label", "saliency") if name in train.column_names]
+    metrics = Trainer(
         model,
         train,
         compute_loss,
         args,
-        validation_dataset=validation,
-        validate=validate,
-        save=lambda _model: write_model(args.output_dir, write),
+        validation,
+        validate,
+        save=lambda _model: write_into(args.output_dir, write),
         columns=columns,
-    )
-    if int(os.environ.get("RANK", 0)) == 0:
-        write_model(args.output_dir, lambda folder: _write_summary(folder, metrics, len(train), args))
+        push=False,
+    ).fit()
+    if PartialState().is_main_process:
+        summary = {"validation": metrics, "training_scans": len(train), "steps": args.max_steps, "seed": args.seed}
+        write_whole(Path(args.output_dir, FINISHED), lambda path: path.write_text(json.dumps(summary, indent=2)))
+        if push:
+            push_trained(args)
     return metrics
+
+
+def augmented_scans(
+    args: ClassifierArguments, batch: dict[str, torch.Tensor], names: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Images, saliency (or None) and labels of a batch under the random changes that `args` ask for."""
+    images, saliency, labels = batch["pixel_values"], batch.get("saliency"), batch["label"]
+    uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(images.shape[-3]))
+    strengths = {name: getattr(args, f"{name}_augmentation") for name in STRENGTHS}
+    changed = augment(images, flip=args.flip, uniforms=uniforms, saliency=saliency, **strengths)
+    images, saliency = changed if isinstance(changed, tuple) else (changed, None)
+    if args.flip:
+        labels = flip_labels(labels, mirrored(uniforms), names)
+    return images, saliency, labels
 
 
 def classification_metrics(logits: torch.Tensor, labels: torch.Tensor, names: list[str]) -> dict[str, float]:
@@ -187,8 +201,3 @@ def classification_metrics(logits: torch.Tensor, labels: torch.Tensor, names: li
     for true, row in zip(names, counts.tolist()):
         metrics |= {f"confusion/{true}/{guess}": float(count) for guess, count in zip(names, row)}
     return metrics
-
-
-def _write_summary(folder: Path, metrics: dict[str, Any], num_scans: int, args: ClassifierArguments) -> None:
-    summary = {"validation": metrics, "training_scans": num_scans, "steps": args.max_steps, "seed": args.seed}
-    (folder / FINISHED).write_text(json.dumps(summary, indent=2))

@@ -6,109 +6,47 @@ one process with batches of P·B does. All else that is random in step n, on pro
 with (seed, n, p). A run that was stopped anywhere therefore continues bit by bit as if it had not been.
 """
 
-import json
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.training_utils import EMAModel
-from huggingface_hub import HfApi
 from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from ..io.files import write_whole
-from .arguments import LoopArguments, learning_rate_factor, make_optimizer
+from ..io.files import write_into, write_whole
+from ..io.hub import HUB_ERRORS, push_folder, refuse_public
+from .arguments import TrainingArguments, learning_rate_factor, make_optimizer
 from .batch_norm import restore_batch_norm, synchronise_batch_norm
-from .checkpoints import keep_history, load_checkpoint, save_checkpoint
+from .checkpoints import load_checkpoint, save_checkpoint
+from .run_log import RunLog
 from .sampler import StepBatches, step_generator
+from .signals import ignore_interrupts, signals_noted
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Batch: TypeAlias = dict[str, torch.Tensor]
+Loss: TypeAlias = Callable[[Any, Batch, torch.Generator], torch.Tensor]
+Validation: TypeAlias = Callable[[Any, Iterator[Batch]], Mapping[str, "float | torch.Tensor"]]
 
 
-def _require_columns(dataset, columns: Sequence[str], name: str) -> None:
-    missing = [column for column in columns if column not in dataset.column_names]
-    if missing:
-        raise InputError(
-            f"{name} has no column {' and no column '.join(missing)}, which this training needs; "
-            f"it has {', '.join(dataset.column_names)}."
-        )
+class Trainer:
+    """A training of `args.max_steps` steps, set up to go on from where the output folder has it.
 
-
-def _to_device(batch: dict, device: torch.device) -> dict:
-    for name, value in batch.items():
-        if not isinstance(value, torch.Tensor):
-            raise InputError(
-                f"The entries of the column '{name}' are no numbers of one shape, so they make no batch; "
-                "bring all slices or scans to one size, or train with --batch_size 1."
-            )
-    batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    for name in {"image", "pixel_values"} & batch.keys():
-        if batch[name].ndim == 4:
-            batch[name] = batch[name].contiguous(memory_format=torch.channels_last)  # the faster layout to convolve
-    return batch
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the readers too; the training process decides
-
-
-def _prepare_output(output_dir: str) -> None:
-    try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        probe = Path(output_dir) / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write to {output_dir}: {error.strerror}; choose another --output_dir.") from None
-
-
-def _show(pictures: dict[str, torch.Tensor], step: int, output_dir: str, trackers: list) -> None:
-    """Pictures (H, W) in [0, 1] as files in `output_dir` and in the trackers that take images."""
-    for name, picture in pictures.items():
-        grey = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
-        folder = Path(output_dir, "pictures")
-        folder.mkdir(exist_ok=True)
-        image = Image.fromarray(grey)
-        write_whole(folder / f"{name}-{step:06d}.png", partial(image.save, format="PNG"))
-        for tracker in trackers:
-            if tracker.name in ("tensorboard", "wandb"):
-                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({f"validation/{name}": grey[None, ..., None]}, step=step, **layout)
-
-
-def _push(args: LoopArguments) -> None:
-    """Push what `save` wrote into `output_dir`, without the checkpoints and logs beside it."""
-    api = HfApi()
-    repository = api.create_repo(args.push_to_hub, private=True, exist_ok=True).repo_id
-    api.upload_folder(
-        repo_id=repository,
-        folder_path=args.output_dir,
-        allow_patterns=["*.safetensors", "*.json", "*.md"],
-        ignore_patterns=["checkpoint-*/*", "logs/*"],
-        commit_message="Trained with difffuse_hf",
-    )
-
-
-def fit(
-    model: torch.nn.Module,
-    dataset,
-    compute_loss: Callable[[torch.nn.Module, dict, torch.Generator], torch.Tensor],
-    args: LoopArguments,
-    validation_dataset=None,
-    validate: Callable[[torch.nn.Module, Iterator[dict]], dict[str, float]] | None = None,
-    save: Callable[[torch.nn.Module], None] | None = None,
-    columns: Sequence[str] = ("image", "label"),
-    find_unused_parameters: bool = False,
-) -> dict[str, float]:
-    """Train `model` for `args.max_steps` steps, and return the last validation's metrics.
+    `fit` is the whole of it: a loop over `step`, `log`, `validate` and `checkpoint`, then `finish`.
 
     Several processes (`torchrun --nproc_per_node 2 script.py ...`, with `--cpu` where there is no GPU) follow the loss
     curve of one process with their batches put together: the batches are parts of that one, batch norm sees all of
@@ -128,35 +66,304 @@ def fit(
             `position` (B,) int64, the samples' places in the stream. Takes all its randomness from the positions or
             from the generator, which differs between processes, and calls the model as a function only: on several
             processes it is wrapped and has no other methods.
-        args (`LoopArguments`): see there.
+        args (`TrainingArguments`): see there.
         validation_dataset (`datasets.Dataset`, *optional*): slices for `validate`.
         validate: `(model, batches) -> metrics`, in eval mode, with the averaged weights if there are any; lower
             `metrics["loss"]` is better. Takes no randomness but from generators of its own. A metric that is a tensor
             (H, W) in [0, 1] is a picture: it goes to `pictures/<name>-<step>.png` and to the tracker.
         save: `(model) -> None`, called on the main process with the weights to keep: the last ones, or each best ones
-            when `args.patience` is on.
+            when `args.patience` is on. By default a model with `save_pretrained` is saved into `args.output_dir`.
         columns (sequence of `str`): the columns a batch holds, each numbers of one shape.
         find_unused_parameters (`bool`): needed on several processes, and slower, where a trainable parameter may get
             no gradient in a step.
-    """
-    if len(dataset) == 0:
-        raise InputError(f"{args.dataset} has no slices to train on in its training split.")
-    if validate is not None and (validation_dataset is None or len(validation_dataset) == 0):
-        validate = None
-    columns = list(columns)
-    _require_columns(dataset, columns, args.dataset)
-    if validate is not None:
-        _require_columns(validation_dataset, columns, f"The validation split of {args.dataset}")
-    if args.patience and (validate is None or not args.validation_steps):
-        raise InputError("`--patience` needs a validation split with slices in it and `--validation_steps` above 0.")
-    _prepare_output(args.output_dir)
+        push (`bool`): whether the end of this training is the time for `args.push_to_hub`; not so where a stage
+            follows. A public repository is refused at the start (where the Hub can be reached) all the same.
 
-    trackers = None if args.report_to == "none" else args.report_to
+    Raises:
+        InputError: data, folder, checkpoint or repository cannot be used, or the loss is not finite.
+        SystemExit: after Ctrl-C or SIGTERM.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        dataset: "Dataset",
+        compute_loss: Loss,
+        args: TrainingArguments,
+        validation_dataset: "Dataset | None" = None,
+        validate: Validation | None = None,
+        save: Callable[[Any], object] | None = None,
+        columns: Sequence[str] = ("image", "label"),
+        find_unused_parameters: bool = False,
+        push: bool = True,
+    ):
+        self.push = push
+        self.args, self.compute_loss, self.columns = args, compute_loss, list(columns)
+        self.save = _save_pretrained(model, args.output_dir) if save is None else save
+        self.validation = None
+        if validate is not None and validation_dataset is not None and len(validation_dataset):
+            self.validation = validate, validation_dataset
+        self._check_data(dataset)
+        _prepare_output(args.output_dir)
+        _refuse_public_early(args)
+
+        self.accelerator = _make_accelerator(args, find_unused_parameters)
+        model.to(self.accelerator.device)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not trained:
+            raise ValueError("`model` has no parameter with requires_grad=True, so there is nothing to train.")
+        self.several = self.accelerator.num_processes > 1
+        if self.several:
+            synchronise_batch_norm(model)
+        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(trained, args))
+        self.bare_model: torch.nn.Module = self.accelerator.unwrap_model(self.model)
+        self.ema = None
+        if args.ema_decay:
+            self.ema = EMAModel(self.bare_model.parameters(), decay=args.ema_decay, foreach=True)
+
+        self.progress = load_checkpoint(self.accelerator, args.output_dir, args.resume_from_checkpoint, self.ema)
+        self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in self.progress.pending_losses]
+        self.metrics: dict[str, float] = {}
+        self.run_log = RunLog(args.output_dir, self.progress.step) if self.accelerator.is_main_process else None
+        if args.report_to != "none" and self.accelerator.is_main_process:
+            settings = {n: v if isinstance(v, (int, float)) else str(v) for n, v in asdict(args).items()}
+            self.accelerator.init_trackers("difffuse_hf", config=settings)
+        self.passes = self._read_passes(dataset)
+
+    def fit(self) -> dict[str, float]:
+        """Train to the end and leave the model; the last validation's metrics."""
+        args = self.args
+        with signals_noted() as received, self._progress_bar():
+            self.model.train()
+            while self.progress.step < args.max_steps and not self._out_of_patience():
+                self.step()
+                if self._due(args.log_every) or self.progress.step == args.max_steps:
+                    self.log()
+                if self._due(args.validation_steps):
+                    self.validate()
+                if self._asked_to_stop(received):
+                    self.stop(received)
+                if self._due(args.checkpointing_steps):
+                    self.checkpoint()
+        self.finish()
+        return self.metrics
+
+    def step(self) -> None:
+        """One step of the optimiser, over all passes through the network that belong to it."""
+        args, accelerator, step = self.args, self.accelerator, self.progress.step
+        generator = step_generator(accelerator.device, args.seed, step, accelerator.process_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = args.learning_rate * learning_rate_factor(step, args)
+        for _ in range(args.gradient_accumulation_steps):
+            positions, columns = next(self.passes)
+            batch = self._to_device(columns | {"position": torch.tensor(positions)})
+            with accelerator.accumulate(self.model):
+                loss = self.compute_loss(self.model, batch, generator)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and args.max_grad_norm:
+                    accelerator.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            self.losses.append(loss.detach().float())
+        if self.ema is not None:
+            self.ema.step(self.bare_model.parameters())
+        self.progress.step += 1
+        self.bar.update()
+
+    def log(self) -> None:
+        """Record the mean loss since the last time."""
+        step, learning_rate = self.progress.step, self.optimizer.param_groups[0]["lr"]
+        loss = self._over_processes(self.losses).mean().item()
+        self.losses.clear()
+        if not math.isfinite(loss):
+            raise InputError(f"The loss is {loss} at step {step}; lower --learning_rate or clip the gradient.")
+        validated = {f"validation {name}": f"{value:.4f}" for name, value in self.metrics.items() if "/" not in name}
+        self.bar.set_postfix({"loss": f"{loss:.4f}", **validated})
+        self.accelerator.log({"train/loss": loss, "train/learning_rate": learning_rate}, step=step)
+        if self.run_log is not None:
+            self.run_log.append(step, loss=loss, learning_rate=learning_rate)
+
+    def validate(self) -> None:
+        """Measure the weights to keep, and keep them with `patience` if they are the best so far.
+
+        Every process validates the same slices, so that all come to the same decision.
+        """
+        if self.validation is None:
+            return
+        step, progress, (validate, dataset) = self.progress.step, self.progress, self.validation
+        with self.kept_weights() as model:
+            measured = validate(model, self._validation_batches(dataset))
+        pictures = {name: value for name, value in measured.items() if isinstance(value, torch.Tensor)}
+        self.metrics = {name: value for name, value in measured.items() if not isinstance(value, torch.Tensor)}
+        self.accelerator.log({f"validation/{name}": value for name, value in self.metrics.items()}, step=step)
+        if self.run_log is not None:
+            _show(pictures, step, self.args.output_dir, self.accelerator.trackers)
+            self.run_log.append(step, validation=self.metrics)
+        if self.metrics["loss"] < progress.best_loss:
+            progress.best_loss, progress.validations_without_improvement = self.metrics["loss"], 0
+            if self.args.patience:
+                self._save()
+        else:
+            progress.validations_without_improvement += 1
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint of this step."""
+        self.progress.pending_losses = self._over_processes(self.losses).tolist() if self.losses else []
+        limit = self.args.checkpoints_total_limit
+        save_checkpoint(self.accelerator, self.args.output_dir, limit, self.progress, self.ema)
+
+    def stop(self, received: Sequence[int]) -> None:
+        """End the program as a signal asked, with a checkpoint; some of the processes may have received none."""
+        self.checkpoint()
+        self.accelerator.end_training()
+        self.bar.close()
+        self.accelerator.print(
+            f"Stopped after step {self.progress.step}; repeat the command with "
+            "`--resume_from_checkpoint latest` to go on."
+        )
+        raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
+
+    def finish(self) -> None:
+        """Save the weights to keep, unless `patience` has, and push them; the processes stay for another stage."""
+        if not self.args.patience or self.progress.best_loss == math.inf:
+            self._save()
+        restore_batch_norm(self.bare_model)
+        if self.push and self.accelerator.is_main_process:
+            push_trained(self.args)
+        self.accelerator.wait_for_everyone()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    @contextmanager
+    def kept_weights(self) -> Iterator[torch.nn.Module]:
+        """The model in eval mode and without gradients, with the averaged weights in place of the trained ones."""
+        model, ema = self.bare_model, self.ema
+        if self.several:
+            restore_batch_norm(model)
+        model.eval()
+        if ema is not None:
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
+        with torch.no_grad():
+            yield model
+        if ema is not None:
+            ema.restore(model.parameters())
+        model.train()
+        if self.several:
+            synchronise_batch_norm(model)
+
+    def _save(self) -> None:
+        if self.save is not None and self.accelerator.is_main_process:
+            with self.kept_weights() as model:
+                self.save(model)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.progress.step % every == 0
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.args.patience <= self.progress.validations_without_improvement
+
+    def _asked_to_stop(self, received: Sequence[int]) -> bool:
+        if not self.several:
+            return bool(received)
+        return self._over_processes([torch.tensor(float(len(received)), device=self.accelerator.device)]).item() > 0
+
+    def _over_processes(self, values: list[torch.Tensor]) -> torch.Tensor:
+        """Each value's mean over the processes."""
+        return cast(torch.Tensor, self.accelerator.reduce(torch.stack(values), "mean"))
+
+    def _read_passes(self, dataset: "Dataset") -> Iterator[tuple[range, Batch]]:
+        """Positions and columns of the batch of each forward pass that is left."""
+        args, passes = self.args, self.args.gradient_accumulation_steps
+        batches = StepBatches(
+            len(dataset),
+            args.batch_size,
+            args.seed,
+            first=self.progress.step * passes,
+            last=args.max_steps * passes,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        loader = DataLoader(
+            cast(Any, dataset.with_format("torch", columns=self.columns)),
+            sampler=batches,
+            batch_size=None,  # the sampler's indices already are batches
+            num_workers=args.num_workers,
+            worker_init_fn=ignore_interrupts,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        # `iter` here and not in the first step: it draws from torch's global generator, which a step seeds for itself
+        return zip(map(batches.positions, range(batches.first, batches.last)), iter(loader))
+
+    def _validation_batches(self, dataset: "Dataset") -> Iterator[Batch]:
+        count = min(self.args.validation_samples, len(dataset))
+        chosen = np.linspace(0, len(dataset) - 1, count).astype(int)
+        slices = dataset.select(chosen).with_format("torch", columns=self.columns)
+        for start in range(0, count, self.args.batch_size):
+            yield self._to_device(slices[start : start + self.args.batch_size])
+
+    def _to_device(self, batch: Mapping[str, Any]) -> Batch:
+        for name, value in batch.items():
+            if not isinstance(value, torch.Tensor):
+                raise InputError(
+                    f"The entries of the column '{name}' are no numbers of one shape, so they make no batch; "
+                    "bring all slices or scans to one size, or train with --batch_size 1."
+                )
+        moved = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+        for name in {"image", "pixel_values"} & moved.keys():
+            if moved[name].ndim == 4:
+                moved[name] = moved[name].contiguous(memory_format=torch.channels_last)  # the faster one to convolve
+        return moved
+
+    @contextmanager
+    def _progress_bar(self) -> Iterator[None]:
+        first, hidden = self.progress.step, not self.accelerator.is_main_process
+        with tqdm(initial=first, total=self.args.max_steps, unit="step", disable=hidden, desc="train") as self.bar:
+            yield
+
+    def _check_data(self, dataset: "Dataset") -> None:
+        name = self.args.dataset
+        if len(dataset) == 0:
+            raise InputError(f"{name} has no slices to train on in its training split.")
+        _require_columns(dataset, self.columns, name)
+        if self.validation is not None:
+            _require_columns(self.validation[1], self.columns, f"The validation split of {name}")
+        if self.args.patience and (self.validation is None or not self.args.validation_steps):
+            raise InputError(
+                "`--patience` needs a validation split with slices in it and `--validation_steps` above 0."
+            )
+
+
+def push_trained(args: TrainingArguments) -> None:
+    """Push the trained model in `args.output_dir`, without the checkpoints and logs beside it, to where `args` say."""
+    if args.push_to_hub is not None:
+        push_folder(
+            args.output_dir,
+            args.push_to_hub,
+            public=args.public,
+            allow_patterns=["*.safetensors", "*.json", "*.md"],
+            ignore_patterns=["checkpoint-*/*", "logs/*"],
+            commit_message="Trained with difffuse_hf",
+        )
+
+
+def _refuse_public_early(args: TrainingArguments) -> None:
+    """Say before hours of training what the push would say after them; where the Hub is out of reach, it is left."""
+    if args.push_to_hub is None or args.public or "/" not in args.push_to_hub or int(os.environ.get("RANK", 0)):
+        return
+    try:
+        refuse_public(args.push_to_hub)
+    except HUB_ERRORS:
+        pass
+
+
+def _make_accelerator(args: TrainingArguments, find_unused_parameters: bool) -> Accelerator:
+    """Accelerate's device and processes; its trackers are not started yet."""
     accelerator = Accelerator(
         cpu=args.cpu,
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=trackers,
+        log_with=None if args.report_to == "none" else args.report_to,
         project_config=ProjectConfiguration(args.output_dir, os.path.join(args.output_dir, "logs")),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
     )
@@ -166,172 +373,41 @@ def fit(
             f"{started} processes were started, but without a GPU each of them would train a model of its own; "
             "add --cpu to let them train one on the CPU."
         )
-    model.to(accelerator.device)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        raise ValueError("`model` has no parameter with requires_grad=True, so there is nothing to train.")
-    several = accelerator.num_processes > 1
-    if several:
-        synchronise_batch_norm(model)
-    model, optimizer = accelerator.prepare(model, make_optimizer(trained, args))
-    bare_model = accelerator.unwrap_model(model)
-    ema = EMAModel(bare_model.parameters(), decay=args.ema_decay, foreach=True) if args.ema_decay else None
-    progress = load_checkpoint(accelerator, args.output_dir, args.resume_from_checkpoint, ema)
-    if accelerator.is_main_process:
-        history = keep_history(args.output_dir, progress.step)
-    if trackers and accelerator.is_main_process:
-        settings = {
-            name: value if isinstance(value, (int, float)) else str(value) for name, value in asdict(args).items()
-        }
-        accelerator.init_trackers("difffuse_hf", config=settings)
+    return accelerator
 
-    passes = args.gradient_accumulation_steps
-    batches = StepBatches(
-        len(dataset),
-        args.batch_size,
-        args.seed,
-        first=progress.step * passes,
-        last=args.max_steps * passes,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-    )
-    loader = iter(
-        DataLoader(
-            dataset.with_format("torch", columns=columns),
-            sampler=batches,
-            batch_size=None,  # the sampler's indices already are batches
-            num_workers=args.num_workers,
-            worker_init_fn=_ignore_interrupts,
-            pin_memory=accelerator.device.type == "cuda",
+
+def _save_pretrained(model: Any, output_dir: str) -> Callable[[Any], object] | None:
+    return (lambda kept: write_into(output_dir, kept.save_pretrained)) if hasattr(model, "save_pretrained") else None
+
+
+def _require_columns(dataset: "Dataset", columns: Sequence[str], name: str) -> None:
+    missing = [column for column in columns if column not in dataset.column_names]
+    if missing:
+        raise InputError(
+            f"{name} has no column {' and no column '.join(missing)}, which this training needs; "
+            f"it has {', '.join(dataset.column_names)}."
         )
-    )
 
-    def with_kept_weights(action):
-        """Run `action(model)` in eval mode, with the averaged weights in place of the trained ones."""
-        if several:
-            restore_batch_norm(bare_model)
-        bare_model.eval()
-        if ema is not None:
-            ema.store(bare_model.parameters())
-            ema.copy_to(bare_model.parameters())
-        with torch.no_grad():
-            result = action(bare_model)
-        if ema is not None:
-            ema.restore(bare_model.parameters())
-        bare_model.train()
-        if several:
-            synchronise_batch_norm(bare_model)
-        return result
 
-    def validation_batches():
-        count = min(args.validation_samples, len(validation_dataset))
-        chosen = np.linspace(0, len(validation_dataset) - 1, count).astype(int)
-        slices = validation_dataset.select(chosen).with_format("torch", columns=columns)
-        for start in range(0, count, args.batch_size):
-            yield _to_device(slices[start : start + args.batch_size], accelerator.device)
-
-    def over_processes(losses):
-        return accelerator.reduce(torch.stack(losses), "mean")
-
-    def record(**line):
-        if accelerator.is_main_process:
-            with history.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-    def checkpoint_now():
-        progress.pending_losses = over_processes(losses).tolist() if losses else []
-        save_checkpoint(accelerator, args.output_dir, args.checkpoints_total_limit, progress, ema)
-
-    received = []
-
-    def stop_after_this_step(signum, _frame):
-        received.append(signum)
-        for name in previous:
-            signal.signal(name, signal.SIG_DFL)  # a second one ends at once
-
-    previous = {name: signal.signal(name, stop_after_this_step) for name in (signal.SIGINT, signal.SIGTERM)}
-    bar = tqdm(
-        initial=progress.step, total=args.max_steps, unit="step", disable=not accelerator.is_main_process, desc="train"
-    )
-    metrics, losses = {}, [torch.tensor(loss, device=accelerator.device) for loss in progress.pending_losses]
-    model.train()
+def _prepare_output(output_dir: str) -> None:
     try:
-        while progress.step < args.max_steps:
-            if args.patience and progress.validations_without_improvement >= args.patience:
-                break
-            generator = step_generator(accelerator.device, args.seed, progress.step, accelerator.process_index)
-            learning_rate = args.learning_rate * learning_rate_factor(progress.step, args)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            for pass_number in range(progress.step * passes, (progress.step + 1) * passes):
-                batch = next(loader) | {"position": torch.tensor(batches.positions(pass_number))}
-                batch = _to_device(batch, accelerator.device)
-                with accelerator.accumulate(model):
-                    loss = compute_loss(model, batch, generator)
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients and args.max_grad_norm:
-                        accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                losses.append(loss.detach().float())
-            if ema is not None:
-                ema.step(bare_model.parameters())
-            progress.step += 1
-            bar.update()
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        probe = Path(output_dir) / ".writable"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {output_dir}: {error.strerror}; choose another --output_dir.") from None
 
-            if progress.step % args.log_every == 0 or progress.step == args.max_steps:
-                mean_loss = over_processes(losses).mean().item()
-                losses.clear()
-                if not math.isfinite(mean_loss):
-                    raise InputError(
-                        f"The loss is {mean_loss} at step {progress.step}; lower --learning_rate or clip the gradient."
-                    )
-                validated = {f"validation {n}": f"{value:.4f}" for n, value in metrics.items() if "/" not in n}
-                bar.set_postfix({"loss": f"{mean_loss:.4f}", **validated})
-                accelerator.log({"train/loss": mean_loss, "train/learning_rate": learning_rate}, step=progress.step)
-                record(step=progress.step, loss=mean_loss, learning_rate=learning_rate)
 
-            if validate is not None and args.validation_steps and progress.step % args.validation_steps == 0:
-                # every process validates the same slices, so that all come to the same decision
-                metrics = with_kept_weights(lambda kept: validate(kept, validation_batches()))
-                pictures = {name: value for name, value in metrics.items() if isinstance(value, torch.Tensor)}
-                metrics = {name: value for name, value in metrics.items() if name not in pictures}
-                if accelerator.is_main_process:
-                    _show(pictures, progress.step, args.output_dir, accelerator.trackers)
-                accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=progress.step)
-                record(step=progress.step, validation=metrics)
-                if metrics["loss"] < progress.best_loss:
-                    progress.best_loss, progress.validations_without_improvement = metrics["loss"], 0
-                    if args.patience and save is not None and accelerator.is_main_process:
-                        with_kept_weights(save)
-                else:
-                    progress.validations_without_improvement += 1
-
-            stop = bool(received)
-            if several:  # a signal may reach only one of the processes
-                stop = accelerator.reduce(torch.tensor(float(stop), device=accelerator.device)).item() > 0
-            if stop:
-                checkpoint_now()
-                accelerator.end_training()
-                bar.close()
-                accelerator.print(
-                    f"Stopped after step {progress.step}; repeat the command with "
-                    "`--resume_from_checkpoint latest` to go on."
-                )
-                raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
-            if args.checkpointing_steps and progress.step % args.checkpointing_steps == 0:
-                checkpoint_now()
-    finally:
-        bar.close()
-        for name, handler in previous.items():
-            signal.signal(name, handler)
-    nothing_kept_yet = progress.best_loss == math.inf
-    if save is not None and (not args.patience or nothing_kept_yet) and accelerator.is_main_process:
-        with_kept_weights(save)
-    restore_batch_norm(bare_model)
-    if args.push_to_hub and accelerator.is_main_process:
-        _push(args)
-    accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:
-        tracker.finish()  # and the processes stay together, for the next stage of a training
-    return metrics
+def _show(pictures: Mapping[str, torch.Tensor], step: int, output_dir: str, trackers: list) -> None:
+    """Pictures (H, W) in [0, 1] as files in `output_dir` and in the trackers that take images."""
+    for name, picture in pictures.items():
+        grey = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
+        folder = Path(output_dir, "pictures")
+        folder.mkdir(exist_ok=True)
+        image = Image.fromarray(grey)
+        write_whole(folder / f"{name}-{step:06d}.png", partial(image.save, format="PNG"))
+        for tracker in trackers:
+            if tracker.name in ("tensorboard", "wandb"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({f"validation/{name}": grey[None, ..., None]}, step=step, **layout)

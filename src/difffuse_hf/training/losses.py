@@ -1,12 +1,16 @@
 """Losses of the networks that Dif-fuse needs, denoiser, autoencoder and classifier, and of their competitors."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
 from ..models.modeling_denoising_ae import coarse_noise
 from ..pipelines.anomaly_map import foreground
+
+if TYPE_CHECKING:
+    from ..models.modeling_fanogan import FAnoGAN
 
 
 def noised(
@@ -178,8 +182,10 @@ def denoising_loss(
         generator (`torch.Generator`, *optional*): source of the noise, on the image's device.
         noise_std, noise_resolution: of `coarse_noise`.
     """
-    mask = foreground(image)
-    noise = coarse_noise(image.shape, noise_std, noise_resolution, generator, image.device, image.dtype)
+    mask, (batch, channels, height, width) = foreground(image), image.shape
+    noise = coarse_noise(
+        (batch, channels, height, width), noise_std, noise_resolution, generator, image.device, image.dtype
+    )
     return (mask * (image - autoencoder(image + mask * noise).float()).square()).mean()
 
 
@@ -213,7 +219,7 @@ def critic_loss(
     return critic(fake).mean() - critic(real).mean() + penalty_weight * penalty
 
 
-def izi_f_losses(fanogan: torch.nn.Module, sample: torch.Tensor, kappa: float = 1.0) -> torch.Tensor:
+def izi_f_losses(fanogan: "FAnoGAN", sample: torch.Tensor, kappa: float = 1.0) -> torch.Tensor:
     """What f-AnoGAN's encoder is trained to lower, and the anomaly score of an image (Schlegl 2019): (B,).
 
         A(x) = mean (x − G(E(x)))² + κ · mean (f(x) − f(G(E(x))))²,   f being the features of the critic

@@ -24,7 +24,7 @@ class StepBatches:
         self.first, self.last, self.rank, self.world = first, last, rank, world
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, None
+        epoch, order = -1, np.empty(0, int)
         for step in range(self.first, self.last):
             indices = []
             for position in self.positions(step):
