@@ -14,7 +14,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..detection.volume import find_volume, read_case
+from ..io.case import read_case
+from ..io.nifti import find_volume
 from .builder import FolderBuilder, SliceConfig
 
 _CITATION = """\

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..detection.volume import read_volume
 from ..errors import InputError
+from ..io.nifti import read_volume
 from ..models.processing_acat import ACATProcessor
 from ..preprocessing.volume import sample_slices, window_hounsfield
 from .builder import FolderBuilder, FolderConfig

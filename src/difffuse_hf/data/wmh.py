@@ -22,8 +22,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..detection.volume import check_same_grid, read_volume
 from ..errors import InputError
+from ..io.nifti import check_same_grid, read_volume
 from .builder import FolderBuilder, SliceConfig
 from .splits import SPLITS
 

@@ -1,10 +1,8 @@
 """A whole scan through the pipeline: NIfTI in, NIfTI out, on the grid of the input."""
 
-import gzip
 import os
 import tempfile
-import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -14,35 +12,9 @@ from rich.progress import track
 
 from ..errors import InputError
 from ..evaluation.segmentation import dice
-from ..models.processing_difffuse import check_intensities
+from ..io.case import Case, check_intensities, read_case  # noqa: F401
+from ..io.nifti import check_same_grid, find_volume, read_volume  # noqa: F401
 from ..saliency.mask import smooth_through_slices
-
-AFFINE_TOLERANCE_MM = 1e-3  # modalities closer than this share one grid
-_UNREADABLE = (
-    nibabel.filebasedimages.ImageFileError,
-    nibabel.spatialimages.HeaderDataError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    zlib.error,
-)
-
-
-@dataclass
-class Case:
-    """One patient's scan: all modalities on one voxel grid, as they lie in the files."""
-
-    name: str
-    volumes: np.ndarray  # (C, X, Y, Z) float32, native intensities
-    affine: np.ndarray  # (4, 4), voxel to RAS+ millimetres
-    header: nibabel.Nifti1Header  # of the first modality
-    reference: np.ndarray | None = None  # (X, Y, Z) uint8 labels, 0 = no lesion
-    files: dict[str, Path] = field(default_factory=dict)  # modality -> file
-
-    @property
-    def voxel_ml(self) -> float:
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
 
 @dataclass
@@ -88,86 +60,6 @@ class DetectionResult:
             for file in written:
                 file.replace(folder / file.name)
         return [folder / file.name for file in written]
-
-
-def read_case(path: str | os.PathLike, modalities: list[str] | tuple[str, ...]) -> Case:
-    """Read a case in the BraTS layout, or one NIfTI file when the model takes a single modality.
-
-    Args:
-        path: a folder with `<name>_<modality>.nii.gz` (or `.nii`) for every modality and, if there is one, a reference
-            segmentation `<name>_seg.nii.gz`; or a file.
-        modalities: those of the model, in its channel order (`pipeline.processor.modalities`).
-
-    Raises:
-        InputError: names the file that cannot be used, and why.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist.")
-    if path.is_file():
-        if len(modalities) != 1:
-            raise InputError(
-                f"{path} is one file but the model takes {', '.join(modalities)}; give the folder that holds them."
-            )
-        files, name, reference_file = {modalities[0]: path}, path.name.split(".nii")[0], None
-    else:
-        files, name = {modality: find_volume(path, modality) for modality in modalities}, path.resolve().name
-        missing = [modality for modality, file in files.items() if file is None]
-        if missing:
-            raise InputError(
-                f"{path} lacks {', '.join(missing)}: there is no file {name}_{missing[0]}.nii.gz "
-                f"(the model takes {', '.join(modalities)})."
-            )
-        reference_file = find_volume(path, "seg")
-
-    first, volumes = None, []
-    for file in files.values():
-        image, volume = read_volume(file)
-        check_intensities(volume, str(file))
-        first = first or image
-        check_same_grid(image, file, first, next(iter(files.values())))
-        volumes.append(volume)
-    reference = None
-    if reference_file is not None:
-        image, reference = read_volume(reference_file)
-        check_same_grid(image, reference_file, first, next(iter(files.values())))
-        reference = reference.round().clip(0, 255).astype(np.uint8)
-    return Case(name, np.stack(volumes), first.affine, first.header, reference, files)
-
-
-def find_volume(folder: Path, suffix: str) -> Path | None:
-    """The one NIfTI file of a folder that ends in `_<suffix>`, or None."""
-    found = sorted(p for ending in (".nii.gz", ".nii") for p in folder.glob(f"*_{suffix}{ending}"))
-    if len(found) > 1:
-        raise InputError(f"{folder} holds more than one {suffix} file: {', '.join(p.name for p in found)}.")
-    return found[0] if found else None
-
-
-def read_volume(file: Path) -> tuple[nibabel.Nifti1Image, np.ndarray]:
-    """The image of a file and its voxels as float32 (X, Y, Z); `InputError` if it is no readable NIfTI volume."""
-    try:
-        if file.suffix == ".gz":
-            with gzip.open(file) as stream:  # to the end, where the checksum is: nibabel stops before it
-                while stream.read(1 << 20):
-                    pass
-        image = nibabel.load(file)
-        if not isinstance(image, nibabel.Nifti1Pair):
-            raise InputError(f"{file} is not a NIfTI file.")
-        if image.ndim != 3:
-            raise InputError(f"{file} has {image.ndim} dimensions {image.shape}; a scan is one volume with three.")
-        return image, np.asarray(image.dataobj, dtype=np.float32)
-    except InputError:
-        raise
-    except _UNREADABLE as error:
-        raise InputError(f"{file} is not a readable NIfTI file ({' '.join(str(error).split())}).") from error
-
-
-def check_same_grid(image, file: Path, first, first_file: Path):
-    """`InputError` if two images differ in shape or affine."""
-    if image.shape != first.shape:
-        raise InputError(f"{file} has shape {image.shape} but {first_file} has {first.shape}; register them first.")
-    if not np.allclose(image.affine, first.affine, atol=AFFINE_TOLERANCE_MM):
-        raise InputError(f"{file} and {first_file} have different affines; resample them to one grid first.")
 
 
 @torch.no_grad()

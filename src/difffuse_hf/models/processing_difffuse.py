@@ -19,11 +19,9 @@ from transformers import (
 )
 
 from ..errors import InputError
+from ..io.case import check_intensities
 
 BRATS_SLICES = 155  # axial slices of a BraTS volume, the length that `slice_margin` refers to
-MAX_NEGATIVE_SHARE = (
-    0.05  # interpolation undershoots by a little; a z-scored volume is negative in about half its voxels
-)
 MAX_BORDER_SHARE = 0.5  # brain on the sides of the axial slices: skull-stripped scans have hardly any
 MAX_BRAIN_OUTSIDE = 0.02  # share of the brain that may fall outside the model's field of view
 
@@ -232,19 +230,6 @@ class DifFuseProcessor(BaseImageProcessor):
             centre = np.flatnonzero(occupied)[[0, -1]].mean()
         edge = round(centre - step * num_pixels / 2 + 0.5) - 0.5  # pixel edges on voxel edges: same sharpness for all
         return float(edge + step / 2), float(step)
-
-
-def check_intensities(volume: np.ndarray, name: str) -> None:
-    """Raise `InputError`, naming the volume, unless it holds finite and essentially non-negative intensities."""
-    if not np.isfinite(volume).all():
-        raise InputError(f"{name} holds NaN or infinite voxels; replace them or export the scan again.")
-    if not volume.any():
-        raise InputError(f"{name} is empty: all of its voxels are 0.")
-    if np.count_nonzero(volume < 0) > MAX_NEGATIVE_SHARE * np.count_nonzero(volume):
-        raise InputError(
-            f"{name} has negative intensities, as after z-scoring; "
-            "the model takes skull-stripped, non-negative intensities with a background of 0."
-        )
 
 
 def _orient(volumes, transform):
