@@ -16,10 +16,11 @@ import torch
 
 from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
 from difffuse_hf.data.slices import load_slices
-from difffuse_hf.detection.run import complete_folder, fastest_dtype, to_fastest
+from difffuse_hf.detection.load import fastest_dtype, to_fastest
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, false_positive_threshold, run_method
-from difffuse_hf.io.hub import model_card, write_model_card
+from difffuse_hf.io.files import complete_folder
+from difffuse_hf.io.model_card import model_card, write_model_card
 from difffuse_hf.models.unet import UNet2DModel
 
 
