@@ -8,6 +8,7 @@ import pytest
 import torch
 from hub_stub import StubHub
 from tiny_models import tiny_unet
+from tiny_scans import tiny_pipeline
 
 from difffuse_hf import (
     DifFusePipeline,
@@ -51,6 +52,15 @@ def whole_pipeline(unet, scheduler):
             unet, scheduler, classifier, autoencoder, processor, noise_level=6, percentile=80, saliency_options=options
         )
     )
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """Folder of a saved model that can detect in the scans of `tiny_scans`; only to be read."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_pipeline().save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n\n# Tiny\n\nAn untrained model. It is tiny.\n")
+    return folder
 
 
 def quiet(pipeline):
