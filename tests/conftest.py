@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import
 import pytest
 import torch
 from hub_stub import StubHub
+from huggingface_hub import close_session
 from tiny_models import tiny_unet
 from tiny_scans import tiny_pipeline
 
@@ -84,3 +85,11 @@ def mask():
 def hub():
     with StubHub() as hub:
         yield hub
+
+
+@pytest.fixture
+def connected_hub(hub, monkeypatch, tmp_path):
+    """The same, and the client of this process talks to it."""
+    hub.connect(monkeypatch, tmp_path / "hub cache")
+    yield hub
+    close_session()
