@@ -50,7 +50,7 @@ def test_dif_fuse_finds_a_synthetic_lesion_better_than_its_saliency_alone(pipeli
     masks = pipeline.processor.preprocess_labels(subject.segmentation, geometry)[:, None]
     sick = torch.where(masks.sum((1, 2, 3)) > 60)[0][::6]
     generators = [torch.Generator().manual_seed(int(i)) for i in sick]
-    output = pipeline(slices[sick], generator=generators, preset="fast", picture_steps=0)
+    output = pipeline(slices[sick], generator=generators, preset="fast", display_steps=0)
     found = dice(output.anomaly_maps >= pipeline.processor.anomaly_threshold, masks[sick]).mean()
     assert found > 0.5
     outside = (output.masks == 0).expand_as(output.counterfactuals)
@@ -82,7 +82,7 @@ def test_it_survives_saving_and_loading(tmp_path):
     copy = DifFusePipeline.from_pretrained(tmp_path / "copy")
     image = torch.zeros(1, 4, *pipeline.processor.image_size)
     image[..., 20:70, 25:70] = 0.4
-    call = {"num_inference_steps": 2, "picture_steps": 0, "num_samples": 1}
+    call = {"num_inference_steps": 2, "display_steps": 0, "num_samples": 1}
     first, second = (p(image, generator=torch.Generator().manual_seed(0), **call) for p in (pipeline, copy))
     assert torch.equal(first.counterfactuals, second.counterfactuals)
     assert torch.equal(first.saliency, second.saliency)
