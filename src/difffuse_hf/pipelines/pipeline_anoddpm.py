@@ -1,6 +1,5 @@
 """AnoDDPM (Wyatt et al. 2022): partial diffusion with simplex noise, there and back, without a mask."""
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from typing_extensions import Unpack
@@ -10,7 +9,7 @@ from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from ..schedulers.simplex import simplex_noise
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import Generators, SamplingKeywords, SamplingOptions
+from .sampling import Generators, SamplingKeywords, SamplingOptions, Slices
 
 
 class AnoDDPMPipeline(CounterfactualPipeline):
@@ -28,17 +27,10 @@ class AnoDDPMPipeline(CounterfactualPipeline):
 
     @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int = 100,
-        octaves: int = 6,
-        persistence: float = 0.8,
-        wavelength: float = 64.0,
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 1,
-    ):
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, processor: DifFuseProcessor | None = None,
+        noise_level: int = 100, octaves: int = 6, persistence: float = 0.8, wavelength: float = 64.0,
+        anomaly_channels: list[int] | None = None, morphology_size: int = 1,
+    ):  # fmt: skip
         super().__init__()
 
     def draw_noise(self, sample: torch.Tensor, level: int, generators: Generators, shared_by: int = 1) -> torch.Tensor:
@@ -57,11 +49,7 @@ class AnoDDPMPipeline(CounterfactualPipeline):
         return noise.repeat(shared_by, 1, 1, 1)
 
     @torch.no_grad()
-    def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        **sampling: Unpack[SamplingKeywords],
-    ) -> CounterfactualOutput | tuple:
+    def __call__(self, image: Slices, **sampling: Unpack[SamplingKeywords]) -> CounterfactualOutput | tuple:
         """Make a healthy counterfactual of each slice and the map (x_0 − x̂_0)², with both in [-1, 1].
 
         The published threshold on the map is 0.5.

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from typing_extensions import Unpack
@@ -21,7 +20,7 @@ from .anomaly_map import anomaly_map, closing, dilation, opening
 from .perceptual import structural_distance
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions
+from .sampling import SamplingKeywords, SamplingOptions, Slices
 
 
 class AutoDDPMPipeline(CounterfactualPipeline):
@@ -44,30 +43,18 @@ class AutoDDPMPipeline(CounterfactualPipeline):
 
     @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int = 200,
-        inpaint_level: int = 50,
-        num_resamples: int = 5,
-        mask_threshold: float | None = None,
-        dilation_size: int = 3,
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 1,
-    ):
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, processor: DifFuseProcessor | None = None,
+        noise_level: int = 200, inpaint_level: int = 50, num_resamples: int = 5, mask_threshold: float | None = None,
+        dilation_size: int = 3, anomaly_channels: list[int] | None = None, morphology_size: int = 1,
+    ):  # fmt: skip
         super().__init__()
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        inpaint_level: int | None = None,
-        num_inpaint_steps: int | None = None,
-        mask_threshold: float | None = None,
-        perceptual: Callable = structural_distance,
+        self, image: Slices, inpaint_level: int | None = None, num_inpaint_steps: int | None = None,
+        mask_threshold: float | None = None, perceptual: Callable = structural_distance,
         **sampling: Unpack[SamplingKeywords],
-    ) -> CounterfactualOutput | tuple:
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the map |x_0 − x̂_0| · initial map.
 
         Args:
@@ -88,7 +75,7 @@ class AutoDDPMPipeline(CounterfactualPipeline):
                 "AutoDDPM has no `mask_threshold`: choose it on healthy slices with `calibrate`, or pass one."
             )
         run = self.begin(image, SamplingOptions.of({**sampling}))
-        image, down = run.image, self.levels_of(run.options)
+        slices, down = run.image, self.levels_of(run.options)
         repeated = self.scheduler.levels_from(self.setting("inpaint_level", inpaint_level), num_inpaint_steps)
         walk = [repeated[0]]
         for level, target in pairwise(repeated):  # down, and up again for each further sample
@@ -99,19 +86,19 @@ class AutoDDPMPipeline(CounterfactualPipeline):
             coarse, initial_map = self._coarse(run, down, perceptual, bar)
             mask = dilation((initial_map > threshold).float(), self.config["dilation_size"])
             # 2. Stitch, and 3. resample
-            stitched = 2 * (mask * coarse + (1 - mask) * image) - 1
+            stitched = 2 * (mask * coarse + (1 - mask) * slices) - 1
             sample = self.scheduler.diffuse(stitched, 0, walk[0], run.draw(stitched, walk[0]))
-            sample = self.inpaint(sample, 2 * image - 1, mask, walk, run, bar)
+            sample = self.inpaint(sample, 2 * slices - 1, mask, walk, run, bar)
 
-        counterfactuals = torch.where(mask > 0, to_unit_range(sample), image)
+        counterfactuals = torch.where(mask > 0, to_unit_range(sample), slices)
         size = self.config["morphology_size"]
-        maps = self._residual(image, counterfactuals) * initial_map
+        maps = self._residual(slices, counterfactuals) * initial_map
         return self.make_output(run.options, counterfactuals, closing(opening(maps, size), size), mask)
 
     @torch.no_grad()
     def calibrate(
         self,
-        images: torch.Tensor | np.ndarray,
+        images: Slices,
         false_positive_rate: float = 0.05,
         noise_level: int | None = None,
         num_inference_steps: int | None = None,

@@ -1,8 +1,8 @@
 """Classifier-free guidance (Ho & Salimans 2022): DDIM inversion, then DDIM towards the healthy class of one U-Net."""
 
+from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from typing_extensions import Unpack
@@ -12,7 +12,7 @@ from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions
+from .sampling import SamplingKeywords, SamplingOptions, Slices
 
 
 class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
@@ -31,16 +31,10 @@ class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
 
     @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int = 500,
-        guidance_scale: float = 3.0,
-        healthy_label: int = 0,
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 1,
-    ):
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, processor: DifFuseProcessor | None = None,
+        noise_level: int = 500, guidance_scale: float = 3.0, healthy_label: int = 0,
+        anomaly_channels: list[int] | None = None, morphology_size: int = 1,
+    ):  # fmt: skip
         super().__init__()
         num_labels = unet.config["num_class_embeds"]
         if (num_labels or 0) < 2:
@@ -51,12 +45,9 @@ class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        labels: torch.Tensor | None = None,
-        guidance_scale: float | None = None,
+        self, image: Slices, labels: Sequence[int] | torch.Tensor | None = None, guidance_scale: float | None = None,
         **sampling: Unpack[SamplingKeywords],
-    ) -> CounterfactualOutput | tuple:
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the map δ, the mean over channels of |x_0 − x̂_0|.
 
         Args:

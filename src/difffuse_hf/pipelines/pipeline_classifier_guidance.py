@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from typing_extensions import Unpack
@@ -12,7 +11,7 @@ from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .anomaly_map import otsu_threshold
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions
+from .sampling import SamplingKeywords, SamplingOptions, Slices
 
 
 class ClassifierGuidancePipeline(CounterfactualPipeline):
@@ -34,27 +33,18 @@ class ClassifierGuidancePipeline(CounterfactualPipeline):
 
     @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        classifier: torch.nn.Module,
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, classifier: torch.nn.Module,
         processor: DifFuseProcessor | None = None,
-        noise_level: int = 500,
-        guidance_scale: float = 100.0,
-        healthy_label: int = 0,
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 1,
-    ):
+        noise_level: int = 500, guidance_scale: float = 100.0, healthy_label: int = 0,
+        anomaly_channels: list[int] | None = None, morphology_size: int = 1,
+    ):  # fmt: skip
         super().__init__()
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        guidance_scale: float | None = None,
-        otsu: bool = False,
+        self, image: Slices, guidance_scale: float | None = None, otsu: bool = False,
         **sampling: Unpack[SamplingKeywords],
-    ) -> CounterfactualOutput | tuple:
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the map Σ over channels of |x_0 − x̂_0|.
 
         Args:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from typing_extensions import Unpack
@@ -22,7 +21,7 @@ from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
 from .presets import Preset, choose_settings
-from .sampling import Generators, RunKeywords, Sampling, SamplingOptions
+from .sampling import Generators, RunKeywords, Sampling, SamplingOptions, Slices
 
 
 class DifFusePipeline(MaskedPipeline):
@@ -45,41 +44,23 @@ class DifFusePipeline(MaskedPipeline):
 
     @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        classifier: SliceClassifier | None = None,
-        autoencoder: ResNetAutoencoder | None = None,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int = 500,
-        percentile: float = 90.0,
-        percentile_over: str = "image",
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 5,
-        saliency_options: dict | None = None,
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, classifier: SliceClassifier | None = None,
+        autoencoder: ResNetAutoencoder | None = None, processor: DifFuseProcessor | None = None,
+        noise_level: int = 500, percentile: float = 90.0, percentile_over: str = "image",
+        anomaly_channels: list[int] | None = None, morphology_size: int = 5, saliency_options: dict | None = None,
         preset: str = "exact",
-    ):
+    ):  # fmt: skip
         super().__init__()
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        saliency: torch.Tensor | np.ndarray | None = None,
-        mask: torch.Tensor | np.ndarray | None = None,
-        noise_level: int | None = None,
-        num_inference_steps: int | None = None,
-        percentile: float | None = None,
-        num_samples: int | None = None,
-        generator: Generators = None,
-        preset: str | Preset | None = None,
-        output_type: str = "pt",
-        return_dict: bool = True,
-        callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
-        display_steps: int | None = None,
+        self, image: Slices, saliency: Slices | None = None, mask: Slices | None = None,
+        noise_level: int | None = None, num_inference_steps: int | None = None, percentile: float | None = None,
+        num_samples: int | None = None, generator: Generators = None, preset: str | Preset | None = None,
+        output_type: str = "pt", return_dict: bool = True, callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",), display_steps: int | None = None,
         **running: Unpack[RunKeywords],
-    ) -> CounterfactualOutput | tuple:
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map between the two.
 
         Arguments left at None take the model's own setting (`pipe.config`), then the preset's.
@@ -121,17 +102,17 @@ class DifFusePipeline(MaskedPipeline):
             num_samples=num_samples,
             display_steps=display_steps,
         )
-        noise_level = self.setting("noise_level", noise_level)
+        first: int = self.setting("noise_level", noise_level)  # K
         run = self.begin(image, options)
 
         # 2. Where to repaint: the mask as given, or the most salient pixels
         mask, saliency = self.choose_mask(run.image, saliency, mask, percentile, settings.mask_variant)
 
         # 3. Invert once, through every level that a chain will come back to; then repaint
-        chains = [self._chain(settings, noise_level)]
+        chains = [self._chain(settings, first)]
         if settings.display_steps:
-            steps = min(settings.display_steps, noise_level)
-            chains.append(self._chain(replace(settings, num_inference_steps=steps, num_samples=1), noise_level))
+            steps = min(settings.display_steps, first)
+            chains.append(self._chain(replace(settings, num_inference_steps=steps, num_samples=1), first))
         up = sorted({level for chain in chains for level in chain.up})
         with self.bar(len(up) - 1 + sum(len(chain.down) - 1 for chain in chains)) as bar:
             trajectory = self._invert(run, chains[0], up, bar)

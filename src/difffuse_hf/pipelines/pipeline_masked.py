@@ -1,6 +1,5 @@
 """What the pipelines that repaint inside a mask share: the saliency of their own classifier, and the mask from it."""
 
-import numpy as np
 import torch
 
 from ..errors import InputError, require_choice
@@ -9,6 +8,7 @@ from ..models.modeling_slice_classifier import SliceClassifier
 from ..saliency.mask import saliency_to_mask
 from ..saliency.methods import WITH_AUTOENCODER, saliency_method
 from .pipeline_base import CounterfactualPipeline, as_tensor
+from .sampling import Slices
 
 PERCENTILE_OVER = ("image", "foreground")
 
@@ -44,8 +44,8 @@ class MaskedPipeline(CounterfactualPipeline):
     def choose_mask(
         self,
         image: torch.Tensor,
-        saliency: torch.Tensor | np.ndarray | None = None,
-        mask: torch.Tensor | np.ndarray | None = None,
+        saliency: Slices | None = None,
+        mask: Slices | None = None,
         percentile: float | None = None,
         mask_variant: str = "thesis",
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -73,11 +73,11 @@ class MaskedPipeline(CounterfactualPipeline):
         if saliency is None:
             saliency = self.make_saliency(image)
         foreground = (image > 0).any(dim=1, keepdim=True) if percentile_over == "foreground" else None
-        percentile = self.setting("percentile", percentile)
-        return saliency_to_mask(saliency, percentile, variant=mask_variant, foreground=foreground), saliency
+        share: float = self.setting("percentile", percentile)
+        return saliency_to_mask(saliency, share, variant=mask_variant, foreground=foreground), saliency
 
 
-def check_map(name: str, values: torch.Tensor | np.ndarray, image: torch.Tensor) -> torch.Tensor:
+def check_map(name: str, values: Slices, image: torch.Tensor) -> torch.Tensor:
     """A map that a caller brings, as float32 beside `image`, or an `InputError`."""
     values = as_tensor(name, values).float()
     expected = (len(image), 1, *image.shape[2:])

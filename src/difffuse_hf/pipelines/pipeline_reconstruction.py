@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import torch
 
 from ..errors import InputError
@@ -17,7 +17,7 @@ from ..saliency.mask import saliency_to_mask
 from .anomaly_map import residual_map
 from .pipeline_base import CounterfactualPipeline, declared
 from .pipeline_output import CounterfactualOutput
-from .sampling import Generators, SamplingOptions
+from .sampling import Generators, SamplingOptions, Slices
 
 HEALTHY = 0  # class index
 OF_THE_MAP = ("reference", "num_classes", "batch_size")  # options of the saliency map, not of a single counterfactual
@@ -45,16 +45,11 @@ class ReconstructionPipeline(CounterfactualPipeline):
 
     @declared
     def __init__(
-        self,
-        reconstructor: DenoisingAutoencoder | FAnoGAN | None = None,
-        classifier: SliceClassifier | None = None,
-        autoencoder: ResNetAutoencoder | None = None,
-        processor: DifFuseProcessor | None = None,
-        erosion_size: int | None = None,
-        median_size: int | None = None,
-        percentile: float = 90.0,
+        self, reconstructor: DenoisingAutoencoder | FAnoGAN | None = None, classifier: SliceClassifier | None = None,
+        autoencoder: ResNetAutoencoder | None = None, processor: DifFuseProcessor | None = None,
+        erosion_size: int | None = None, median_size: int | None = None, percentile: float = 90.0,
         saliency_options: dict | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__()
         if reconstructor is None and (classifier is None or autoencoder is None):
             raise InputError("The pipeline needs a `reconstructor`, or a `classifier` and an `autoencoder`.")
@@ -65,15 +60,9 @@ class ReconstructionPipeline(CounterfactualPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        generator: Generators = None,
-        output_type: str = "pt",
-        return_dict: bool = True,
-        batch_size: int = 32,
-        erosion_size: int | None = None,
-        median_size: int | None = None,
-    ) -> CounterfactualOutput | tuple:
+        self, image: Slices, generator: Generators = None, output_type: str = "pt", return_dict: bool = True,
+        batch_size: int = 32, erosion_size: int | None = None, median_size: int | None = None,
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map between the two.
 
         Args:
@@ -95,7 +84,7 @@ class ReconstructionPipeline(CounterfactualPipeline):
         with self.bar(len(parts)) as bar:
             for part in parts:
                 if self.reconstructor is None:
-                    outputs.append(self._saliency(part))
+                    outputs.append(self._saliency(self.classifier, self.autoencoder, part))
                 else:
                     with evaluating(self.reconstructor):  # batch norm would mix the images of a batch
                         outputs.append(self._reconstruct(self.reconstructor, part, sizes))
@@ -104,8 +93,8 @@ class ReconstructionPipeline(CounterfactualPipeline):
         return self.make_output(options, *joined)
 
     def what_images_must_fit(self) -> tuple[str, int, int]:
-        network = self.autoencoder if self.reconstructor is None else self.reconstructor
-        return type(network).__name__, network.config.in_channels, 1
+        network: Any = self.autoencoder if self.reconstructor is None else self.reconstructor
+        return type(network).__name__, network.config["in_channels"], 1
 
     def _reconstruct(self, model, image, sizes):
         """Counterfactual, anomaly map, mask and no saliency."""
@@ -120,15 +109,15 @@ class ReconstructionPipeline(CounterfactualPipeline):
         made = resize(made, image.shape[-2:]).clamp(0, 1)
         return made, anomaly, torch.ones_like(anomaly), None
 
-    def _saliency(self, image):
+    def _saliency(self, classifier, autoencoder, image):
         """Counterfactual, saliency as the anomaly map, its mask, and the saliency."""
         options = self.config["saliency_options"] or {}
         of_one = {name: value for name, value in options.items() if name not in OF_THE_MAP}
-        image = image.to(self.autoencoder.dtype)
+        image = image.to(autoencoder.dtype)
         healthy = torch.full((len(image),), HEALTHY, device=image.device)
         with torch.enable_grad():  # the call is under no_grad, and saliency needs gradients
-            saliency = class_agnostic_saliency(self.classifier, self.autoencoder, image, **options).detach()
-            found = latent_counterfactual(self.classifier, self.autoencoder, image, healthy, **of_one)
+            saliency = class_agnostic_saliency(classifier, autoencoder, image, **options).detach()
+            found = latent_counterfactual(classifier, autoencoder, image, healthy, **of_one)
         return found.counterfactual, saliency, saliency_to_mask(saliency, self.config["percentile"]), saliency
 
 

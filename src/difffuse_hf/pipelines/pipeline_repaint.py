@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_repaint import RePaintScheduler
@@ -16,7 +15,7 @@ from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions
+from .sampling import SamplingKeywords, SamplingOptions, Slices
 
 
 class RePaintPipeline(MaskedPipeline):
@@ -37,35 +36,20 @@ class RePaintPipeline(MaskedPipeline):
 
     @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        classifier: SliceClassifier | None = None,
-        autoencoder: ResNetAutoencoder | None = None,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int | None = None,
-        num_inference_steps: int = 250,
-        jump_length: int = 10,
-        num_resamples: int = 10,
-        percentile: float = 90.0,
-        percentile_over: str = "image",
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 5,
-        saliency_options: dict | None = None,
-    ):
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, classifier: SliceClassifier | None = None,
+        autoencoder: ResNetAutoencoder | None = None, processor: DifFuseProcessor | None = None,
+        noise_level: int | None = None, num_inference_steps: int = 250, jump_length: int = 10, num_resamples: int = 10,
+        percentile: float = 90.0, percentile_over: str = "image", saliency_options: dict | None = None,
+        anomaly_channels: list[int] | None = None, morphology_size: int = 5,
+    ):  # fmt: skip
         super().__init__()
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        saliency: torch.Tensor | np.ndarray | None = None,
-        mask: torch.Tensor | np.ndarray | None = None,
-        jump_length: int | None = None,
-        num_resamples: int | None = None,
-        percentile: float | None = None,
+        self, image: Slices, saliency: Slices | None = None, mask: Slices | None = None,
+        jump_length: int | None = None, num_resamples: int | None = None, percentile: float | None = None,
         **sampling: Unpack[SamplingKeywords],
-    ) -> CounterfactualOutput | tuple:
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map δ, opened and closed.
 
         Args:
@@ -77,23 +61,23 @@ class RePaintPipeline(MaskedPipeline):
             sampling: see `SamplingOptions`.
         """
         run = self.begin(image, SamplingOptions.of({**sampling}))
-        image, options = run.image, run.options
+        slices, options = run.image, run.options
         steps = self.setting("num_inference_steps", options.num_inference_steps)
         walk = jump_levels(
             self.scheduler.levels_from(self.setting("noise_level", options.noise_level), steps),
             self.setting("jump_length", jump_length),
             self.setting("num_resamples", num_resamples),
         )
-        mask, saliency = self.choose_mask(image, saliency, mask, percentile)
+        mask, saliency = self.choose_mask(slices, saliency, mask, percentile)
 
-        clean = 2 * image - 1
+        clean = 2 * slices - 1
         noise = run.draw(clean, walk[0])
         sample = noise if walk[0] == len(self.scheduler) else self.scheduler.diffuse(clean, 0, walk[0], noise)
         with self.bar(len(walk) - 1) as bar:
             sample = self.inpaint(sample, clean, mask, walk, run, bar)
 
-        counterfactuals = torch.where(mask > 0, to_unit_range(sample), image)
-        return self.make_output(options, counterfactuals, self.map_of(image, counterfactuals), mask, saliency)
+        counterfactuals = torch.where(mask > 0, to_unit_range(sample), slices)
+        return self.make_output(options, counterfactuals, self.map_of(slices, counterfactuals), mask, saliency)
 
 
 def jump_levels(levels: Sequence[int], jump_length: int, num_resamples: int) -> list[int]:

@@ -1,6 +1,5 @@
 """The ablations of Dif-fuse without a mask (thesis Table 6.1): DDPM, DDIM-DDPM, DDPM-DDIM and DDIM."""
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from typing_extensions import Unpack
@@ -10,7 +9,7 @@ from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions
+from .sampling import SamplingKeywords, SamplingOptions, Slices
 
 FORWARD = ("inversion", "noise")
 REVERSE = ("ddpm", "ddim")
@@ -38,26 +37,17 @@ class UnmaskedPipeline(CounterfactualPipeline):
 
     @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int = 500,
-        forward: str = "inversion",
-        reverse: str = "ddpm",
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 5,
-    ):
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, processor: DifFuseProcessor | None = None,
+        noise_level: int = 500, forward: str = "inversion", reverse: str = "ddpm",
+        anomaly_channels: list[int] | None = None, morphology_size: int = 5,
+    ):  # fmt: skip
         super().__init__()
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        forward: str | None = None,
-        reverse: str | None = None,
+        self, image: Slices, forward: str | None = None, reverse: str | None = None,
         **sampling: Unpack[SamplingKeywords],
-    ) -> CounterfactualOutput | tuple:
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map δ, opened and closed.
 
         Args:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from typing_extensions import TypedDict
 
@@ -12,6 +13,7 @@ from ..schedulers.scheduling_difffuse import Predictor
 
 OUTPUT_TYPES = ("pt", "np")
 
+Slices = torch.Tensor | np.ndarray  # or maps: (B, C, H, W)
 Generators = torch.Generator | list[torch.Generator] | None
 Tensors = dict[str, torch.Tensor]
 Draw = Callable[[torch.Tensor, int], torch.Tensor]  # (sample, level) -> noise like the sample
