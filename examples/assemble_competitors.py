@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
             continue
         folder, record = output / name, output / name / "tuning.json"
         options = {"num_inference_steps": args.num_inference_steps} if kind in STRIDED else {}
-        options |= {"picture_steps": 0} if kind == "DifFusePipeline" else {}
+        options |= {"display_steps": 0} if kind == "DifFusePipeline" else {}
         if kind == "AutoDDPMPipeline" and args.num_inference_steps:
             options["num_inpaint_steps"] = max(2, args.num_inference_steps // 4)  # 50 of the 200 levels
         if not record.exists():

@@ -72,11 +72,11 @@ def main(argv: list[str] | None = None) -> None:
     trained = pipeline.unet
     pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(pipeline.device))  # as `difffuse detect` will
     known = validation.with_lesion()
-    maps, _ = run_method(pipeline, known.images, args.seed, label="Validation slices", picture_steps=0)
+    maps, _ = run_method(pipeline, known.images, args.seed, label="Validation slices", display_steps=0)
     threshold = choose_threshold(maps, known)
     if args.false_positives:
         healthy = validation.select(~sick)
-        maps, _ = run_method(pipeline, healthy.images, args.seed, label="Healthy slices", picture_steps=0)
+        maps, _ = run_method(pipeline, healthy.images, args.seed, label="Healthy slices", display_steps=0)
         pipeline.processor.false_positive_thresholds = {
             f"{share:g}": false_positive_threshold(maps, healthy, share).value for share in args.false_positives
         }

@@ -54,7 +54,7 @@ def test_dif_fuse_finds_a_synthetic_lesion_better_than_its_saliency_alone(pipeli
     masks = pipeline.processor.preprocess_labels(subject.segmentation, geometry)[:, None]
     sick = torch.where(masks.sum((1, 2, 3)) > 60)[0][::6]
     generators = [torch.Generator().manual_seed(int(i)) for i in sick]
-    output = pipeline(slices[sick], generator=generators, preset="fast", picture_steps=0)
+    output = pipeline(slices[sick], generator=generators, preset="fast", display_steps=0)
     found = dice(output.anomaly_maps >= pipeline.processor.anomaly_threshold, masks[sick]).mean()
     assert found > 0.5
     outside = (output.masks == 0).expand_as(output.counterfactuals)

@@ -11,7 +11,7 @@ from .results import print_results
 
 SEED = 2038  # any will do: the demo model never saw the ICBM152 anatomy that the subject is drawn on
 
-QUICK = {"preset": "fast", "num_inference_steps": 12, "num_samples": 1, "picture_steps": 0}  # one chain for both
+QUICK = {"preset": "fast", "num_inference_steps": 12, "num_samples": 1, "display_steps": 0}  # one chain for both
 
 
 def demo(

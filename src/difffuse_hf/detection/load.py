@@ -10,8 +10,8 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError, first_line
-from ..io.hub import check_model_folder, model_folder
 from ..io.model_card import card_line
+from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
 
 
@@ -27,9 +27,6 @@ def load_model(
         InputError: there is no such model, or it is not a complete Dif-fuse model for scans.
     """
     folder = model_folder(model)
-    check_model_folder(folder)
-    if not folder.is_dir():
-        folder = Path(DifFusePipeline.download(str(model)))
     try:
         with _without_progress_bars():  # loading from disk takes no time
             pipeline = DifFusePipeline.from_pretrained(folder)

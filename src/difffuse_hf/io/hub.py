@@ -1,4 +1,4 @@
-"""Model folders and the Hugging Face Hub: where a model lies, is its folder complete, and the one way up."""
+"""Model folders and the Hugging Face Hub: is a folder complete, and the one way up."""
 
 import inspect
 import json
@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,6 @@ from huggingface_hub.errors import HTTPError as HubHTTPError  # pyright: ignore[
 
 from ..errors import InputError, first_line
 
-DEMO_MODEL = "demo"  # the name of the embedded checkpoint
 MODEL_FILES = ["*.json", "*.safetensors", "*.md"]  # no pickles
 _REFUSALS = (OSError, HubHTTPError, HFValidationError)  # all that the Hub's client raises
 
@@ -149,11 +147,6 @@ def _refuse_arguments(saved, names):
     """What is asked for and not done must not pass in silence."""
     if names:
         raise TypeError(f"Pushing a {type(saved).__name__} to the Hub takes no `{min(names)}`.")
-
-
-def model_folder(name: str | Path) -> Path:
-    """The folder of a model: of the embedded checkpoint if the name is `demo`, else the name itself."""
-    return Path(str(files("difffuse_hf"))) / "assets" / DEMO_MODEL if str(name) == DEMO_MODEL else Path(name)
 
 
 def check_model_folder(name: str | Path, passed: Collection[str] = ()) -> None:
