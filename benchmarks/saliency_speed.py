@@ -32,7 +32,8 @@ from difffuse_hf import class_agnostic_saliency
 from difffuse_hf.detection.load import load_model
 from difffuse_hf.errors import run_script
 from difffuse_hf.io.files import write_whole
-from difffuse_hf.saliency.counterfactual import STEP_RULES, latent_counterfactual, scale_to_one
+from difffuse_hf.saliency.common import scale_to_one
+from difffuse_hf.saliency.counterfactual import STEP_RULES, latent_counterfactual
 
 STOP_AT = (
     1.0  # probability that the baseline's stopping test waits for: never reached, so that both sides run all steps

@@ -33,12 +33,12 @@ def test_the_published_network_has_7_703_748_parameters():
 
 def test_kernels_are_standardised_and_borders_reflected():
     torch.manual_seed(0)
-    conv = StandardisedConv2d(2, 3, 3, padding=1, padding_mode="reflect").double()
+    conv = StandardisedConv2d(2, 3).double()
     image = torch.randn(1, 2, 6, 6, dtype=torch.float64)
     kernels = conv.weight.detach()
     kernels = torch.stack([(kernel - kernel.mean()) / (kernel.std() + 1e-5) for kernel in kernels])
     assert_close(conv(image), F.conv2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), kernels, conv.bias))
-    scaled = StandardisedConv2d(2, 3, 3, padding=1, padding_mode="reflect").double()
+    scaled = StandardisedConv2d(2, 3).double()
     scaled.weight.data, scaled.bias = 1e3 * conv.weight.data + 5, conv.bias
     assert_close(scaled(image), conv(image), rtol=0, atol=5e-3)  # but for the 1e-5 beside the deviation
 

@@ -51,12 +51,17 @@ if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the sa
     from .pipelines.pipeline_repaint import RePaintPipeline
     from .pipelines.pipeline_unmasked import UnmaskedPipeline
     from .preprocessing.ct import preprocess_ct
-    from .saliency.cam import grad_cam, grad_cam_plus_plus, score_cam
     from .saliency.counterfactual import class_agnostic_saliency, latent_counterfactual
-    from .saliency.gradients import gradient, guided_backprop, integrated_gradients, smooth_grad
+    from .saliency.grad_cam import grad_cam
+    from .saliency.grad_cam_plus_plus import grad_cam_plus_plus
+    from .saliency.gradient import gradient
+    from .saliency.guided_backprop import guided_backprop
+    from .saliency.integrated_gradients import integrated_gradients
     from .saliency.latent_shift import latent_shift
     from .saliency.mask import saliency_to_mask
     from .saliency.rise import rise
+    from .saliency.score_cam import score_cam
+    from .saliency.smooth_grad import smooth_grad
     from .schedulers.scheduling_difffuse import DifFuseScheduler
 
 __version__ = "0.1.0"
@@ -90,8 +95,13 @@ _PUBLIC = {
     "models.unet": ["make_healthy_unet"],
     "saliency.counterfactual": ["latent_counterfactual", "class_agnostic_saliency"],
     "saliency.latent_shift": ["latent_shift"],
-    "saliency.gradients": ["gradient", "smooth_grad", "guided_backprop", "integrated_gradients"],
-    "saliency.cam": ["grad_cam", "grad_cam_plus_plus", "score_cam"],
+    "saliency.gradient": ["gradient"],
+    "saliency.smooth_grad": ["smooth_grad"],
+    "saliency.guided_backprop": ["guided_backprop"],
+    "saliency.integrated_gradients": ["integrated_gradients"],
+    "saliency.grad_cam": ["grad_cam"],
+    "saliency.grad_cam_plus_plus": ["grad_cam_plus_plus"],
+    "saliency.score_cam": ["score_cam"],
     "saliency.rise": ["rise"],
     "saliency.mask": ["saliency_to_mask"],
     "schedulers.scheduling_difffuse": ["DifFuseScheduler"],
