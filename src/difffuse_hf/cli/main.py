@@ -17,6 +17,7 @@ from rich.console import Console
 
 from .. import __version__
 from ..errors import INTERRUPTED, InputError
+from .prepare import EPILOG, prepare
 
 app = typer.Typer(
     help="Weakly supervised lesion detection in brain scans. A research tool, not a medical device.",
@@ -195,6 +196,9 @@ def preprocess(
     from ..preprocessing.manifest import print_summary
 
     print_summary(manifest, out, Console())
+
+
+app.command(epilog=EPILOG)(prepare)
 
 
 @app.command(epilog="Example: difffuse detect data/BraTS2021_00001 --model demo --output results")
