@@ -31,12 +31,12 @@ class SliceGeometry:
     start + step * i along the anterior-posterior axis, columns likewise from right to left, in voxels.
     """
 
-    shape: tuple[int, int, int]  # native (X, Y, Z)
+    shape: tuple[int, ...]  # native (X, Y, Z)
     to_lps: np.ndarray  # nibabel orientation transform from the native axes to left, posterior, superior
     from_lps: np.ndarray
     rows: tuple[float, float]
     columns: tuple[float, float]
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...]  # (H, W)
     intensity_scale: np.ndarray  # (C,), model intensity = native intensity * scale
 
     @property
@@ -80,7 +80,7 @@ class SliceRecipe:
     """
 
     modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")
-    image_size: tuple[int, int] = (256, 256)
+    image_size: tuple[int, ...] = (256, 256)
     pixel_spacing_mm: float = 1.0
     reference_intensity: float = 0.35
     slice_margin: int = 25

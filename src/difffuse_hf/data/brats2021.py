@@ -83,7 +83,8 @@ class BraTS2021(SliceBuilder):
     def _case_folders(self):
         """Folders of the cases, sorted; says what was looked for when there are none."""
         root, first = self.root, self.config.modalities[0]
-        folders = sorted({file.parent for file in root.glob(f"*/*_{first}.nii*")})
+        found = {file.parent for file in root.glob(f"*/*_{first}.nii*")}
+        folders = sorted(folder for folder in found if not folder.name.startswith("."))  # one being written
         if not folders:
             raise FileNotFoundError(
                 f"{root} holds no case: no file <case>/<case>_{first}.nii.gz was found. {self.HOW_TO_GET_IT}"

@@ -211,7 +211,8 @@ class IST3(FolderBuilder):
         if not path.exists():
             raise FileNotFoundError(f"{self.root} holds no manifest.parquet. {self.HOW_TO_GET_IT}")
         manifest = pandas.read_parquet(path)
-        kept = manifest[(manifest["decision"] == "keep") & (manifest["file"] != "")]  # a joined series has no file
+        keep = (manifest["decision"] == "keep") & (manifest["file"] != "")  # a joined series has no file
+        kept = manifest.loc[keep]
         kept = kept.astype(object).where(kept.notna(), None)
         kept["patient_hash"] = kept.pop("patient").where(lambda patient: patient != "", kept["study"])
         labels, key = read_labels(self.labels_table, self.config.columns, self.config.values, self.config.key)

@@ -16,7 +16,7 @@ class SliceConfig(FolderConfig):
     """Options of the MRI builders; the slice fields are those of `SliceRecipe`."""
 
     modalities: tuple[str, ...] = SliceRecipe.modalities
-    image_size: tuple[int, int] = SliceRecipe.image_size
+    image_size: tuple[int, ...] = SliceRecipe.image_size
     pixel_spacing_mm: float = SliceRecipe.pixel_spacing_mm
     reference_intensity: float = SliceRecipe.reference_intensity
     slice_margin: int = SliceRecipe.slice_margin

@@ -3,6 +3,8 @@
 Scans and slices arrive as arrays, in Hounsfield units or already in [0, 1], and leave as tensors of one size.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -113,7 +115,7 @@ class ACATProcessor(BaseImageProcessor):
         return ((images - low) / (high - low)).clamp(0, 1)
 
 
-def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """(..., C, H, W) at another size: bilinear, smoothed where it shrinks, so that [0, 1] stays [0, 1]."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
