@@ -21,7 +21,7 @@ from difffuse_hf.cli import main as cli
 from difffuse_hf.phantoms.common import SYNTHETIC
 
 FAST = ["--samples", "1", "--noise-level", "20", "--device", "cpu"]
-COMMANDS = ("demo", "phantom", "preprocess", "detect")
+COMMANDS = ("demo", "phantom", "preprocess", "prepare", "detect")
 
 
 def test_help_imports_no_torch_and_names_every_command():

@@ -17,6 +17,7 @@ from .demo import demo
 from .detect import detect
 from .options import complain
 from .phantom import phantom
+from .prepare import prepare
 from .preprocess import preprocess
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ EXAMPLES = {
     demo: "difffuse demo --output difffuse-demo",
     phantom: "difffuse phantom data/phantom --subjects 20 --seed 0",
     preprocess: "difffuse preprocess /data/dicom data/ct --workers 8",
+    prepare: "difffuse prepare wmh dataverse_files data/wmh --brain-mask pre/brain_mask.nii.gz",
     detect: "difffuse detect data/BraTS2021_00001 --model demo --output results",
 }
 for command, example in EXAMPLES.items():

@@ -1,9 +1,10 @@
 """Files and folders that appear complete or not at all."""
 
+import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def complete_folder(folder: str | Path) -> Iterator[Path]:
             if not any(parent.iterdir()):
                 parent.rmdir()
         raise
+
+
+def write_csv(
+    path: str | Path, columns: Sequence[str], rows: Iterable[Iterable[object]], owner_only: bool = False
+) -> None:
+    """A table in UTF-8 with a header line, whole or not at all; with `owner_only` nobody else may read it."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, *rows])
+        if owner_only:
+            temporary.chmod(0o600)
+
+    write_whole(path, write)
 
 
 def check_output(folder: str | os.PathLike) -> Path:

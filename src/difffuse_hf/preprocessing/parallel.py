@@ -42,7 +42,7 @@ class Workers(AbstractContextManager):
 
     def __enter__(self):
         if self.dask_address or self.workers > 1:
-            import dask
+            import dask.config
             from dask.distributed import Client, LocalCluster
 
             if self.dask_address:
@@ -67,7 +67,8 @@ class Workers(AbstractContextManager):
 
         Other exceptions are raised here, after which the rest of the tasks is given up.
         """
-        if self._client is None:
+        client = self._client
+        if client is None:
             yield from ((task, function(task)) for task in tasks)
             return
         from dask.distributed import as_completed
@@ -77,11 +78,12 @@ class Workers(AbstractContextManager):
 
         def submit(count):
             for task in itertools.islice(tasks, count):
-                future = self._client.submit(function, task, pure=False)
+                future = client.submit(function, task, pure=False)
                 running[future.key] = task
                 waiting.add(future)
 
-        submit(_PER_WORKER * max(len(self._client.nthreads()), self.workers))
+        present = len(client.nthreads())  # pyright: ignore[reportArgumentType]  no coroutine in a blocking client
+        submit(_PER_WORKER * max(present, self.workers))
         for future in waiting:
             task = running.pop(future.key)
             submit(1)
