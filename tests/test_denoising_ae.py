@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from difffuse_hf import DenoisingAutoencoder
 from difffuse_hf.models.modeling_denoising_ae import StandardisedConv2d, coarse_noise
-from difffuse_hf.pipelines.anomaly_map import drop_small_components, foreground, residual_map
+from difffuse_hf.pipelines.anomaly_map import foreground, residual_map
 from difffuse_hf.training.arguments import TrainingArguments, learning_rate_factor
 from difffuse_hf.training.losses import denoising_loss
 
@@ -136,17 +136,6 @@ def test_a_speck_leaves_no_score_and_a_plain_difference_is_had_with_squares_of_o
     assert_close(residual_map(image, reconstruction, 1, 1), (image - reconstruction).abs())
     with pytest.raises(ValueError, match="must be odd, got 4 and 5"):
         residual_map(image, reconstruction, erosion_size=4)
-
-
-def test_components_of_up_to_twenty_voxels_are_removed():
-    detection = np.zeros((4, 12, 12), dtype=bool)
-    detection[0:2, 0:2, 0:5] = True  # 20 voxels
-    detection[0:3, 5:8, 0:2] = True  # 18, and
-    detection[3, 8, 2:5] = True  # 3 more that touch them at a corner
-    cleaned = drop_small_components(detection)
-    assert cleaned.sum() == 21 and not cleaned[:, :5].any()
-    assert np.array_equal(drop_small_components(detection, max_voxels=0), detection)
-    assert not drop_small_components(np.zeros((2, 4, 4), dtype=bool)).any()
 
 
 def test_the_learning_rate_falls_and_rises_like_the_published_scheduler():
