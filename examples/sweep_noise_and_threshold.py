@@ -10,13 +10,14 @@ that are there already are kept, so that an interrupted sweep is continued by re
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 
 from difffuse_hf import DifFusePipeline
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import InputError, run_script
-from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, run_method
+from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, run_method
 from difffuse_hf.evaluation.segmentation import best_dice
 from difffuse_hf.io.files import write_whole
 from difffuse_hf.pipelines.auto import load_pipeline
@@ -43,41 +44,42 @@ def main(argv: list[str] | None = None) -> None:
     pipeline = load_pipeline(args.model, args.device)
     if not isinstance(pipeline, DifFusePipeline):
         raise InputError(f"{args.model} is a {type(pipeline).__name__}; the sweep is of a DifFusePipeline.")
-    slices = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
-    sick = slices.with_lesion()
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    points = [("noise_level", level) for level in args.noise_levels]
-    points += [("percentile", percentile) for percentile in args.percentiles]
-    points += [("num_samples", number) for number in args.num_samples]
-    kept = output / "points.json"
-    origin = {name: value for name, value in vars(args).items() if name in ("model", "dataset", "options", "limit")}
-    done = json.loads(kept.read_text()) if kept.exists() else {"origin": origin}
-    if done.pop("origin") != origin:
-        done = {}
-    for name, value in points:
-        for seed in range(args.seeds):
-            key = f"{name} {value:g} {seed}"
-            if key not in done:
-                options = {**args.options, name: value, "batch_size": args.batch_size}
-                maps, _ = run_method(pipeline, sick.images, seed, label=f"{CURVES[name]} = {value:g}", **options)
-                done[key] = {"dice": choose_threshold(maps, sick).dice, "best_dice": best_dice(maps, sick.masks)}
-                text = json.dumps({"origin": origin, **done}, indent=2)
-                write_whole(kept, lambda path, text=text: path.write_text(text))
+    sick = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit).with_lesion()
+    values = {"noise_level": args.noise_levels, "percentile": args.percentiles, "num_samples": args.num_samples}
+    curves = measure(pipeline, sick, {name: of for name, of in values.items() if of}, output / "points.json", args)
 
     where = "validation, synthetic data" if is_synthetic(args.dataset) else "validation"
-    tables, curves = [], {}
+    caption = f"{len(sick.images)} slices with a lesion, split {where}."
     columns = [Column("dice", "Dice", digits=3), Column("best_dice", "best-possible Dice", digits=3)]
-    for name, title in CURVES.items():
-        values = [value for kind, value in points if kind == name]
-        if values:
-            curves[name] = {v: [done[f"{name} {v:g} {seed}"] for seed in range(args.seeds)] for v in values}
-            rows = {f"{value:g}": runs for value, runs in curves[name].items()}
-            caption = f"{len(sick.images)} slices with a lesion, split {where}."
-            tables.append(measures_table(rows, columns, caption, row_heading=title))
+    tables = [
+        measures_table({f"{v:g}": runs for v, runs in curve.items()}, columns, caption, row_heading=CURVES[name])
+        for name, curve in curves.items()
+    ]
     write_tables(tables, {"curves": curves, "split": where}, output, "sweep")
     draw(curves, where, output / "sweep.png")
     print("\n".join(table.markdown() for table in tables))
+
+
+def measure(pipeline: DifFusePipeline, sick: Slices, values: dict, file: Path, args) -> dict:
+    """{setting: {value: [scores of each seed]}}; points of the same origin in `file` are not measured again."""
+    origin = {name: getattr(args, name) for name in ("model", "dataset", "options", "limit")}
+    done = json.loads(file.read_text()) if file.exists() else {}
+    if done.pop("origin", None) != origin:
+        done = {}
+    for (name, value), seed in product(((n, v) for n, of in values.items() for v in of), range(args.seeds)):
+        key = f"{name} {value:g} {seed}"
+        if key not in done:
+            options = {**args.options, name: value, "batch_size": args.batch_size}
+            maps, _ = run_method(pipeline, sick.images, seed, label=f"{CURVES[name]} = {value:g}", **options)
+            done[key] = {"dice": choose_threshold(maps, sick).dice, "best_dice": best_dice(maps, sick.masks)}
+            text = json.dumps({"origin": origin, **done}, indent=2)
+            write_whole(file, lambda path, text=text: path.write_text(text))
+    return {
+        name: {value: [done[f"{name} {value:g} {seed}"] for seed in range(args.seeds)] for value in of}
+        for name, of in values.items()
+    }
 
 
 def draw(curves: dict, where: str, path: Path) -> None:

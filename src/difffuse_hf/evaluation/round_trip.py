@@ -26,7 +26,7 @@ def round_trip(
         class_labels (`torch.Tensor` of shape `(B,)`, *optional*): for a class-conditional network.
         generator (`torch.Generator`, *optional*): source of the resampling's noise, on the image's device.
     """
-    scheduler.set_timesteps(min(num_steps, noise_level), noise_level)
+    levels = scheduler.levels_from(noise_level, min(num_steps, noise_level))  # K … 0
     labels = {} if class_labels is None else {"class_labels": class_labels}
 
     def predict(sample, level):
@@ -34,12 +34,12 @@ def round_trip(
         return scheduler.read_prediction(unet(sample, timestep, **labels).sample, level, sample)
 
     sample = 2 * image - 1
-    for level, target in pairwise(scheduler.levels[::-1]):
-        sample = scheduler.invert_step(predict(sample, level)[0], level, target, sample)
+    for _, inverted in scheduler.inversion(sample, levels[::-1], predict):
+        sample = inverted
     ends = []
     for eta in (0.0, 1.0):
         back = sample
-        for level, target in pairwise(scheduler.levels):
+        for level, target in pairwise(levels):
             noise = torch.randn(back.shape, generator=generator, device=back.device, dtype=back.dtype) if eta else None
             noise_pred, variance = predict(back, level)
             back = scheduler.reverse_step(noise_pred, level, target, back, eta, noise, variance)

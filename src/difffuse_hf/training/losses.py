@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..models.modeling_denoising_ae import coarse_noise
 from ..pipelines.anomaly_map import foreground
+from ..schedulers.scheduling_difffuse import forward_process
 
 if TYPE_CHECKING:
     from ..models.modeling_fanogan import FAnoGAN
@@ -37,7 +38,7 @@ def diffuse(
 ) -> torch.Tensor:
     """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε of images (B, C, H, W) in [0, 1], which are moved to [-1, 1] here."""
     signal = alphas_cumprod.to(image)[timestep].view(-1, 1, 1, 1)  # [B,1,1,1]
-    return signal.sqrt() * (2 * image - 1) + (1 - signal).sqrt() * noise
+    return forward_process(2 * image - 1, noise, signal)
 
 
 def diffusion_losses(
