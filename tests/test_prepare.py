@@ -239,6 +239,7 @@ def test_an_unknown_layout_is_refused_with_the_known_ones(tmp_path):
         make_builder("adni", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_phantom_goes_to_parquet_in_one_go(tmp_path):
     path = Path(__file__).parents[1] / "datasets_scripts" / "make_phantom.py"
     specification = importlib.util.spec_from_file_location(path.stem, path)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from .. import __version__
 from ..errors import INTERRUPTED, InputError
-from .prepare import EPILOG, prepare
+from .prepare import EXAMPLE, prepare
 
 app = typer.Typer(
     help="Weakly supervised lesion detection in brain scans. A research tool, not a medical device.",
@@ -198,7 +198,7 @@ def preprocess(
     print_summary(manifest, out, Console())
 
 
-app.command(epilog=EPILOG)(prepare)
+app.command(epilog=f"Example: {EXAMPLE}")(prepare)
 
 
 @app.command(epilog="Example: difffuse detect data/BraTS2021_00001 --model demo --output results")

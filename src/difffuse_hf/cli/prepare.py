@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-EPILOG = "Example: difffuse prepare wmh dataverse_files data/wmh --brain-mask pre/brain_mask.nii.gz"
+EXAMPLE = "difffuse prepare wmh dataverse_files data/wmh --brain-mask pre/brain_mask.nii.gz"
 
 
 class Source(str, Enum):

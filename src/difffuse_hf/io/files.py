@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,22 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_into(folder: str | Path, write: Callable[[Path], object]) -> None:
+    """Let `write(temporary folder)` write files, then move them into `folder`, the weights before their configuration.
+
+    Nobody finds half a file there, and what `write` does not write stays as it was; the same if it fails.
+    """
+    temporary = Path(folder) / ".writing"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write(temporary)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".json"):
+            file.replace(Path(folder) / file.name)
+    finally:
+        shutil.rmtree(temporary)
 
 
 @contextmanager
@@ -53,6 +70,17 @@ def complete_folder(folder: str | Path) -> Iterator[Path]:
             if not any(parent.iterdir()):
                 parent.rmdir()
         raise
+
+
+def check_output(folder: str | os.PathLike) -> Path:
+    """The folder as a path, if files can be written there; raises `InputError` otherwise and creates nothing."""
+    folder = Path(folder)
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return folder
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to ({error.strerror}); choose another output folder.") from error
 
 
 def write_csv(

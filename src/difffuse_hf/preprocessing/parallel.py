@@ -6,11 +6,10 @@ attempts have killed several workers.
 
 import itertools
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 
-from ..errors import InputError
+from ..errors import InputError, signal_handled_by
 
 _PER_WORKER = 8  # tasks in flight for each worker: enough to keep it busy, few enough to hold in memory
 
@@ -52,7 +51,9 @@ class Workers(AbstractContextManager):
                 except (OSError, ValueError) as error:  # a refused connection, an unknown host, a malformed address
                     raise InputError(f"No Dask scheduler answers at {self.dask_address} ({error}).") from error
             else:
-                with _deaf_to_interrupts(), dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}):
+                # Processes started in here leave Ctrl-C to this one, which stops them in good order.
+                deaf = signal_handled_by(signal.SIGINT, signal.SIG_IGN)
+                with deaf, dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}):
                     options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
                     cluster = self._stack.enter_context(LocalCluster(n_workers=self.workers, **options))
                 self._client = self._stack.enter_context(Client(cluster))
@@ -93,19 +94,6 @@ class Workers(AbstractContextManager):
                 yield task, WorkerDied()
             else:
                 yield task, future.result()
-
-
-@contextmanager
-def _deaf_to_interrupts():
-    """Processes started in here leave Ctrl-C to this one, which stops them in good order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class WorkerDied(Exception):
