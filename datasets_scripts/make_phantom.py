@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from difffuse_hf.cli.main import main as difffuse
-from difffuse_hf.cli.prepare import Source, Split, run_script
+from difffuse_hf.cli.prepare import Source, Split, prepare_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
             return code
         size = [] if args.config == "volumes" else size  # those have the scans' own size
     others = options("config", "split", "split_seed", "num_proc", "push_to_hub")
-    return run_script(args.layout, [raw, str(args.prepare), *others, *size, *(["--public"] if args.public else [])])
+    return prepare_script(
+        args.layout, [raw, str(args.prepare), *others, *size, *(["--public"] if args.public else [])]
+    )
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def _values(entries: list[str]) -> dict[str, dict[str, str]]:
 _SEVERAL = ("--modalities", "--columns", "--values")  # followed by several values in the scripts
 
 
-def run_script(layout: str, arguments: list[str]) -> int:
+def prepare_script(layout: str, arguments: list[str]) -> int:
     """`difffuse prepare LAYOUT` with the scripts' spelling of its options; returns the exit code.
 
     `--image_size 96` is a square, `--modalities flair t1` names several at once, and underscores are hyphens.
