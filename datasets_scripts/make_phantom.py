@@ -13,13 +13,14 @@ import sys
 from pathlib import Path
 
 from difffuse_hf.cli.main import main as difffuse
-from difffuse_hf.cli.prepare import Source, Split, prepare_script
+from difffuse_hf.cli.options import Layout
+from difffuse_hf.cli.prepare import Split, prepare_script
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the subjects")
-    parser.add_argument("--layout", choices=[source.value for source in Source], default="brats2021")
+    parser.add_argument("--layout", choices=[layout.value for layout in Layout], default="brats2021")
     parser.add_argument("--subjects", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="same seed, same subjects")
     parser.add_argument("--anatomies", type=Path, help="folder of label maps (FreeSurfer numbers); ICBM152 by default")

@@ -32,7 +32,7 @@ from difffuse_hf.evaluation.localisation import THESIS_POINTING_GAME, known_mask
 from difffuse_hf.evaluation.robustness import preactivation_variances, randomisation_check
 from difffuse_hf.io.files import write_whole
 from difffuse_hf.models.auto import load_classifier
-from difffuse_hf.reporting.figures import REFERENCE, SALIENCY_COLOURS, crop_to_head, grey_window, overview_figure
+from difffuse_hf.reporting.figures import REFERENCE, SALIENCY_COLOURS, crop_to_foreground, grey_window, overview_figure
 from difffuse_hf.reporting.tables import (
     THESIS_HEADING,
     UNDEFINED,
@@ -336,7 +336,7 @@ def save_figure(scans: list[Scan], pictures: dict[int, dict[str, torch.Tensor]],
             array.reshape(-1, *array.shape[-2:]) for array in (scan.image[..., :1, :, :].numpy(), scan.mask)
         )
         best = int(mask.sum((1, 2)).argmax())
-        down, right = crop_to_head(image[best][None, None])
+        down, right = crop_to_foreground(image[best][None, None])
         window = {"image": image[best][down, right], "white": grey_window(image[best])}
         window["outlines"] = [(mask[best][down, right], REFERENCE)]
         tiles = [window]

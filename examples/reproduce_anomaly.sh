@@ -124,6 +124,6 @@ for seed in $seeds; do all+=(--all "$out/$seed/methods" "$out/$seed/data"); done
 python examples/evaluate_anomaly.py "${all[@]}" --out_of_domain "${foreign[@]}" --classifier "$out/0/classifier" \
     --cohort brats --out_of_domain_cohort wmh --limit $((3 * limit / 2)) --output_dir "$out/tables"
 python examples/sweep_noise_and_threshold.py --model "$out/0/methods/Dif-fuse" --dataset "$out/0/data" --seeds 1 \
-    --limit $limit --output_dir "$out/sweep" ${inference:+--options "{\"num_inference_steps\": $inference, \"picture_steps\": 0}"} \
+    --limit $limit --output_dir "$out/sweep" ${inference:+--options "{\"num_inference_steps\": $inference, \"display_steps\": 0}"} \
     $([ "$size" = smoke ] && echo --noise_levels 100 500 --percentiles 80 90 --num_samples 1 2)
 echo "Tables and figures are in $out/tables and $out/sweep; all of them are of synthetic scans."

@@ -23,7 +23,7 @@ from difffuse_hf.data.scans import SaliencyStore, load_scans  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.evaluation.localisation import localise  # noqa: E402
 from difffuse_hf.models.auto import load_classifier  # noqa: E402
-from difffuse_hf.saliency.gradients import gradient  # noqa: E402
+from difffuse_hf.saliency.gradient import gradient  # noqa: E402
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate_saliency.py"
 SIDES = ["none", "left", "right", "both"]

@@ -7,16 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-EXAMPLE = "difffuse prepare wmh dataverse_files data/wmh --brain-mask pre/brain_mask.nii.gz"
-
-
-class Source(str, Enum):
-    """The data sets that have a builder; the names are those of their layouts."""
-
-    brats2021 = "brats2021"
-    wmh = "wmh"
-    ist3 = "ist3"
-    mosmed = "mosmed"
+from .options import Layout
 
 
 class Split(str, Enum):
@@ -59,7 +50,7 @@ CT1 = Annotated[str | None, _option("mosmed: what CT-1 counts as: left out, heal
 
 
 def prepare(
-    layout: Annotated[Source, typer.Argument(metavar="LAYOUT", help="brats2021, wmh, ist3 or mosmed.")],
+    layout: Annotated[Layout, typer.Argument(metavar="LAYOUT", help="brats2021, wmh, ist3 or mosmed.")],
     raw: Annotated[
         Path, typer.Argument(metavar="RAW", help="The data set's folder; for ist3, the output of difffuse preprocess.")
     ],

@@ -12,15 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from ..reporting.charts import new_figure, save
-from ..saliency.counterfactual import (
-    by_slice,
-    check_inputs,
-    choose_target,
-    class_logits,
-    decode_like,
-    latent_counterfactual,
-    pick,
-)
+from ..saliency.common import by_slice, check_inputs, choose_target, class_logits, decode_like, pick
+from ..saliency.counterfactual import latent_counterfactual
 
 ONE_STEP, NO_DISTANCE, OURS = "one-step latent shift", "gradient steps without the L1 term", "Eq. 5.4"
 COLOURS = {ONE_STEP: "#d55e00", NO_DISTANCE: "#56b4e9", OURS: "#000000"}  # Okabe and Ito's palette
