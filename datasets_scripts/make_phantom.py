@@ -14,7 +14,7 @@ from pathlib import Path
 
 from difffuse_hf.cli.main import main as difffuse
 from difffuse_hf.cli.options import Layout
-from difffuse_hf.cli.prepare import Split, run_script
+from difffuse_hf.cli.prepare import Split, prepare_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
             return code
         size = [] if args.config == "volumes" else size  # those have the scans' own size
     others = options("config", "split", "split_seed", "num_proc", "push_to_hub")
-    return run_script(args.layout, [raw, str(args.prepare), *others, *size, *(["--public"] if args.public else [])])
+    return prepare_script(
+        args.layout, [raw, str(args.prepare), *others, *size, *(["--public"] if args.public else [])]
+    )
 
 
 if __name__ == "__main__":

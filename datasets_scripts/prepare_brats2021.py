@@ -12,11 +12,11 @@ The same as `difffuse prepare brats2021`, whose `--help` lists the options.
 
 import sys
 
-from difffuse_hf.cli.prepare import run_script
+from difffuse_hf.cli.prepare import prepare_script
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_script("brats2021", sys.argv[1:] if argv is None else argv)
+    return prepare_script("brats2021", sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

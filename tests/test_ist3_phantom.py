@@ -40,10 +40,10 @@ TILTED_SLICES = Stack(
 
 
 def is_handy(plan):
-    """A patient who costs little and shows much: seen at baseline, gantry tilted, a bone kernel, no more than that."""
+    """A patient who shows much: seen at baseline, gantry tilted, a bone kernel, and no fault of the disk."""
     series = [series.kind for study in plan.studies for series in study.series]
-    tilted = any(study.tilt_deg for study in plan.studies)
-    return plan.studies[0].stage and tilted and series.count("bone") == 1 and len(series) <= 5
+    tilted, faulty = (any(getattr(study, name) for study in plan.studies) for name in ("tilt_deg", "quirk"))
+    return plan.studies[0].stage and tilted and not faulty and series.count("bone") == 1 and len(series) <= 5
 
 
 def num_slices(plan):

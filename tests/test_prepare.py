@@ -17,7 +17,7 @@ datasets = pytest.importorskip("datasets", reason="needs the extra `train`")
 from test_brats2021 import SETTINGS, write_case  # noqa: E402
 
 from difffuse_hf.cli.main import main as difffuse  # noqa: E402
-from difffuse_hf.cli.prepare import run_script  # noqa: E402
+from difffuse_hf.cli.prepare import prepare_script  # noqa: E402
 from difffuse_hf.data.brats2021 import BraTS2021  # noqa: E402
 from difffuse_hf.data.builder import classifier_config  # noqa: E402
 from difffuse_hf.data.prepare import make_builder, prepare  # noqa: E402
@@ -196,7 +196,7 @@ def test_a_raw_folder_becomes_parquet_on_the_command_line_and_with_the_scripts_s
     assert difffuse(command) == 0
     assert "test: " in capsys.readouterr().out
     spelling = "--image_size 32 --pixel_spacing_mm=1.5 --slice_margin 0 --split test --modalities t1 flair".split()
-    assert run_script("brats2021", [str(cases), str(tmp_path / "two"), *spelling]) == 0
+    assert prepare_script("brats2021", [str(cases), str(tmp_path / "two"), *spelling]) == 0
     for name in (*shards(tmp_path / "one"), "preprocessor_config.json"):
         assert filecmp.cmp(tmp_path / "one" / name, tmp_path / "two" / name, shallow=False)
     processor = DifFuseProcessor.from_pretrained(tmp_path / "two")
@@ -229,7 +229,7 @@ def test_the_words_of_a_table_of_labels_may_be_given_one_by_one_or_together(tmp_
     monkeypatch.setattr("difffuse_hf.data.prepare.make_builder", lambda *_, **options: seen.append(options))
     monkeypatch.setattr("difffuse_hf.data.prepare.prepare", lambda *_: None)
     words = "--columns lesion=side time=visit --values lesion:0=none lesion:1=left time:scan=baseline".split()
-    assert run_script("ist3", ["in", "out", *words]) == 0
+    assert prepare_script("ist3", ["in", "out", *words]) == 0
     assert seen[0]["columns"] == {"lesion": "side", "time": "visit"}
     assert seen[0]["values"] == {"lesion": {"0": "none", "1": "left"}, "time": {"scan": "baseline"}}
 
@@ -239,6 +239,7 @@ def test_an_unknown_layout_is_refused_with_the_known_ones(tmp_path):
         make_builder("adni", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_phantom_goes_to_parquet_in_one_go(tmp_path):
     path = Path(__file__).parents[1] / "datasets_scripts" / "make_phantom.py"
     specification = importlib.util.spec_from_file_location(path.stem, path)

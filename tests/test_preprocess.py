@@ -21,6 +21,7 @@ from dicom_files import write_series  # noqa: E402
 from pydicom.datadict import DicomDictionary  # noqa: E402
 from synthetic_head import SPACING, turn, turned_head  # noqa: E402
 
+from difffuse_hf.cli.main import main as difffuse  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.preprocessing.ct import preprocess_ct  # noqa: E402
 from difffuse_hf.preprocessing.steps import CTPreprocessConfig  # noqa: E402
@@ -128,8 +129,8 @@ def stopped(disk, tmp_path):
 
 def check_continued(disk, finished, output):
     """Repeating a run that was stopped keeps its records and completes it."""
-    records = (output / "records.jsonl").read_bytes()
-    subprocess.run(command(disk / "heads", output), check=True, capture_output=True)
+    records = (output / "records.jsonl").read_bytes() if (output / "records.jsonl").exists() else b""
+    preprocess_ct(disk / "heads", output, linkage=True, progress=False)
     assert (output / "records.jsonl").read_bytes().startswith(records)
     assert reasons(output) == HEADS and pixels(output) == pixels(finished[0])
 
@@ -160,17 +161,16 @@ def test_a_scan_is_eleven_slices_of_500_by_400_between_0_and_1_with_its_scale(fi
         assert 0.25 < np.median(brain) < 0.4  # 25 to 40 HU
 
 
-def test_another_window_of_hounsfield_units_is_an_option_of_the_command(finished, disk, tmp_path):
-    subprocess.run(command(disk / "heads" / "soft", tmp_path / "out", "--window", "15", "60"), check=True)
+def test_another_window_of_hounsfield_units_is_an_option_of_the_command(finished, disk, tmp_path, capsys):
+    soft = str(disk / "heads" / "soft")
+    assert difffuse(["preprocess", soft, str(tmp_path / "out"), "--window", "15", "60"]) == 0
     file = pandas.read_parquet(tmp_path / "out" / "manifest.parquet")["file"].item()
     narrow = np.asarray(nibabel.load(tmp_path / "out" / file).dataobj)
     kept = finished[1][finished[1]["decision"] == "keep"].sort_values("study_day")
     hounsfield = 100 * np.asarray(nibabel.load(finished[0] / kept["file"].iloc[0]).dataobj)
     assert narrow == pytest.approx(np.clip((hounsfield - 15) / 45, 0, 1), abs=2e-3)
-    wrong = subprocess.run(
-        command(disk / "heads" / "soft", tmp_path / "wrong", "--window", "60", "15"), capture_output=True, text=True
-    )
-    assert wrong.returncode == 2 and "`window_hu` is (low, high)" in wrong.stderr
+    assert difffuse(["preprocess", soft, str(tmp_path / "wrong"), "--window", "60", "15"]) == 2
+    assert "`window_hu` is (low, high)" in capsys.readouterr().err
     assert not (tmp_path / "wrong").exists()
 
 
@@ -338,13 +338,11 @@ def test_a_full_disk_stops_the_run_in_one_sentence_and_loses_nothing(disk, finis
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, resource.RLIM_INFINITY))
 
-    heads = command(disk / "heads", output)
-    stopped = subprocess.run(heads, capture_output=True, text=True, preexec_fn=limit)
+    stopped = subprocess.run(command(disk / "heads", output), capture_output=True, text=True, preexec_fn=limit)
     assert stopped.returncode == 1
     assert "File too large" in stopped.stderr and "free space" in stopped.stderr and "Traceback" not in stopped.stderr
     assert not list((output / "scans").iterdir())
-    subprocess.run(heads, check=True, capture_output=True)
-    assert reasons(output) == HEADS and pixels(output) == pixels(finished[0])
+    check_continued(disk, finished, output)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the sample DICOM series in ../shared/data/ct_dicom")

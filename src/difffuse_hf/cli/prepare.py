@@ -3,7 +3,7 @@
 from collections import defaultdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,81 +16,65 @@ class Split(str, Enum):
     test = "test"
 
 
+def _option(help: str, default: str | None = None, metavar: str | None = None) -> Any:
+    """An option that is left out by default; `default` says what the builder then does."""
+    return typer.Option(help=help, show_default=default or False, metavar=metavar)
+
+
+_KINDS = "volumes: a row per scan. slices: a row per slice. nifti (mosmed): the files."
+_MASK = "wmh: template, none (skull-stripped already), or a mask file in every case folder (recommended)."
+_TRUTH = "ist3: folder of <study_uid or scan_id>.nii.gz."
+Kind = Annotated[str | None, _option(_KINDS, "slices for MRI, volumes for CT")]
+ImageSize = Annotated[tuple[int, int] | None, _option("Pixels of a slice.", "256 256; mosmed 128 128", "HEIGHT WIDTH")]
+Modalities = Annotated[list[str] | None, _option("MRI: a channel; once for each, in their order.", "all")]
+PixelSpacing = Annotated[float | None, _option("MRI: side of a pixel.", "1")]
+SliceMargin = Annotated[int | None, _option("MRI: slices dropped at each end, of 155.", "25, as in the thesis")]
+MinForeground = Annotated[float | None, _option("MRI: least brain in a slice, as a fraction.", "0.02")]
+Division = Annotated[str | None, _option("wmh: official parts, or patient for 70-15-15.", "official")]
+BrainMask = Annotated[str | None, _option(_MASK, "template")]
+Labels = Annotated[Path | None, _option("ist3: CSV or TSV.", "labels.csv in RAW or above it")]
+Masks = Annotated[Path | None, _option(_TRUTH, "truth/ of a phantom")]
+Key = Annotated[
+    str | None, _option("ist3: scan_id, series_uid, study_uid or patient_id.", "the first that the table has")
+]
+Columns = Annotated[
+    list[str] | None, _option("ist3: a column's name in the table; repeatable.", metavar="OURS=THEIRS")
+]
+Values = Annotated[
+    list[str] | None,
+    _option("ist3: a value in the table; repeatable: lesion:1=left.", metavar="OURS:THEIRS=OURS"),
+]
+NumSlices = Annotated[int | None, _option("mosmed: slices of a study, evenly sampled.", "11")]
+Window = Annotated[tuple[float, float] | None, _option("mosmed: HU that become 0 and 1.", "-1000 400", "LOW HIGH")]
+CT1 = Annotated[str | None, _option("mosmed: what CT-1 counts as: left out, healthy or lesion.", "left out")]
+
+
 def prepare(
     layout: Annotated[Layout, typer.Argument(metavar="LAYOUT", help="brats2021, wmh, ist3 or mosmed.")],
     raw: Annotated[
         Path, typer.Argument(metavar="RAW", help="The data set's folder; for ist3, the output of difffuse preprocess.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the Parquet shards, card and preprocessing.")],
-    config: Annotated[
-        str | None,
-        typer.Option(
-            help="volumes: a row per scan. slices: a row per slice. nifti (mosmed): the files.",
-            show_default="slices for MRI, volumes for CT",
-        ),
-    ] = None,
-    image_size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(metavar="HEIGHT WIDTH", help="Pixels of a slice.", show_default="256 256; mosmed 128 128"),
-    ] = None,
-    modalities: Annotated[
-        list[str] | None, typer.Option(help="MRI: a channel; once for each, in their order.", show_default="all")
-    ] = None,
-    pixel_spacing_mm: Annotated[float | None, typer.Option(help="MRI: side of a pixel.", show_default="1")] = None,
-    slice_margin: Annotated[
-        int | None, typer.Option(help="MRI: slices dropped at each end, of 155.", show_default="25, as in the thesis")
-    ] = None,
-    min_foreground: Annotated[
-        float | None, typer.Option(help="MRI: least brain in a slice, as a fraction.", show_default="0.02")
-    ] = None,
-    division: Annotated[
-        str | None,
-        typer.Option(help="wmh: official training and test, or patient for 70-15-15.", show_default="official"),
-    ] = None,
-    brain_mask: Annotated[
-        str | None,
-        typer.Option(
-            help="wmh: template, none (skull-stripped already), or a mask file in every case folder (recommended).",
-            show_default="template",
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="ist3: CSV or TSV.", show_default="labels.csv in RAW or above it")
-    ] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(help="ist3: folder of <study_uid or scan_id>.nii.gz.", show_default="truth/ of a phantom"),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help="ist3: scan_id, series_uid, study_uid or patient_id.", show_default="the first that the table has"
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="ist3: a column's name in the table; repeatable.")
-    ] = None,
-    values: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OURS:THEIRS=OURS", help="ist3: a value in the table; repeatable: lesion:1=left."),
-    ] = None,
-    num_slices: Annotated[
-        int | None, typer.Option(help="mosmed: slices of a study, evenly sampled.", show_default="11")
-    ] = None,
-    window_hu: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="LOW HIGH", help="mosmed: HU that become 0 and 1.", show_default="-1000 400"),
-    ] = None,
-    ct1: Annotated[
-        str | None,
-        typer.Option(help="mosmed: what CT-1 counts as: left out, healthy or lesion.", show_default="left out"),
-    ] = None,
-    split: Annotated[Split | None, typer.Option(help="Put every subject into this split, keeping the others.")] = None,
+    config: Kind = None,
+    image_size: ImageSize = None,
+    modalities: Modalities = None,
+    pixel_spacing_mm: PixelSpacing = None,
+    slice_margin: SliceMargin = None,
+    min_foreground: MinForeground = None,
+    division: Division = None,
+    brain_mask: BrainMask = None,
+    labels: Labels = None,
+    masks: Masks = None,
+    key: Key = None,
+    columns: Columns = None,
+    values: Values = None,
+    num_slices: NumSlices = None,
+    window_hu: Window = None,
+    ct1: CT1 = None,
+    split: Annotated[Split | None, _option("Put every subject into this split, keeping the others.")] = None,
     split_seed: Annotated[int, typer.Option(help="Of the division 70-15-15 by patient.")] = 0,
     num_proc: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="1")] = None,
-    push_to_hub: Annotated[
-        str | None, typer.Option(metavar="USER/NAME", help="Upload to this data set on the Hub.")
-    ] = None,
+    push_to_hub: Annotated[str | None, _option("Upload to this data set on the Hub.", metavar="USER/NAME")] = None,
     public: Annotated[
         bool, typer.Option("--public", help="Everybody may read it there; data of patients must stay private.")
     ] = False,
@@ -150,7 +134,7 @@ def _values(entries: list[str]) -> dict[str, dict[str, str]]:
 _SEVERAL = ("--modalities", "--columns", "--values")  # followed by several values in the scripts
 
 
-def run_script(layout: str, arguments: list[str]) -> int:
+def prepare_script(layout: str, arguments: list[str]) -> int:
     """`difffuse prepare LAYOUT` with the scripts' spelling of its options; returns the exit code.
 
     `--image_size 96` is a square, `--modalities flair t1` names several at once, and underscores are hyphens.

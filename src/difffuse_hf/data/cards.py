@@ -72,8 +72,9 @@ def is_synthetic(dataset: str) -> bool:
         return False
 
 
-def count_rows(features: datasets.Features, shards: Sequence[Path]) -> dict[str, int]:
+def count_rows(builder: FolderBuilder, shards: Sequence[Path]) -> dict[str, int]:
     """Rows, people, and rows of every label of one split, which lies in `shards`: {heading: number}."""
+    features = builder.features()
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     person = next((name for name in _PEOPLE if name in features), None)
     table = datasets.concatenate_datasets(
@@ -130,7 +131,7 @@ def dataset_card(builder: FolderBuilder, counts: Mapping[str, Mapping[str, int]]
         if synthetic
         else "Patient data: keep this data set private, and share it only as its licence allows.",
         counts=_table(["split", *headings], rows),
-        columns=_table(["column", "type"], [[key, f"`{feature}`"] for key, feature in info.features.items()]),
+        columns=_table(["column", "type"], [[key, f"`{feature}`"] for key, feature in builder.features().items()]),
         options=_table(
             ["option", "value"],
             [[key, f"`{value}`"] for key, value in options.items() if key not in _INTERNAL],

@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..io.images import open_image
+from ..io.nifti import open_nifti
 from .builder import FolderBuilder, FolderConfig, classifier_config
 from .ist3_labels import CHRONIC, SIDES, TIMES, find_labels, join_labels, read_labels, read_table
 
@@ -262,7 +262,7 @@ class IST3(FolderBuilder):
 
     def _read(self, path):
         """The scan as (S, H, W) float32 in [0, 1]."""
-        image = np.asarray(open_image(path).dataobj, np.float32).transpose(2, 1, 0)
+        image = np.asarray(open_nifti(path).dataobj, np.float32).transpose(2, 1, 0)
         if image.shape != self.scan_shape:
             raise InputError(
                 f"{path} has {image.shape} slices, rows and columns and not {self.scan_shape}; preprocess it again."
@@ -293,7 +293,7 @@ def resample_mask(
         InputError: the file cannot be read, or nothing of its lesion lies within the scan's edges.
     """
     try:
-        file = open_image(path)
+        file = open_nifti(path)
         lesion = np.asarray(file.dataobj) >= 0.5
     except (ImageFileError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as a mask; give a NIfTI volume.") from error
@@ -302,7 +302,7 @@ def resample_mask(
     mask = np.zeros(shape, np.uint8)
     if not lesion.any():
         return mask
-    to_voxel = np.linalg.inv(file.affine) @ np.vstack([to_patient_mm, [0, 0, 0, 1]])
+    to_voxel = np.linalg.inv(np.array(file.affine)) @ np.vstack([to_patient_mm, [0, 0, 0, 1]])
     to_scan = np.linalg.inv(to_voxel)
     on_scan = np.argwhere(lesion) @ to_scan[:3, :3].T + to_scan[:3, 3]  # (voxels, 3) column, row, source slice
     edges = np.array([shape[2], shape[1], max(source_slices) + 1]) - 0.5

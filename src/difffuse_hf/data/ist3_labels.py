@@ -111,7 +111,7 @@ def join_labels(scans: pandas.DataFrame, labels: pandas.DataFrame, key: str) -> 
 def read_table(path: Path) -> pandas.DataFrame:
     """A CSV or TSV file as strings without spaces around them; nothing is taken for a number or for missing."""
     table = pandas.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
-    return pandas.DataFrame({name.strip(): column.str.strip() for name, column in table.items()})
+    return pandas.DataFrame({str(name).strip(): column.str.strip() for name, column in table.items()})
 
 
 def _has(table):

@@ -185,7 +185,9 @@ def _mask_file(study):
 def _read(file: Path) -> np.ndarray:
     """Voxels (S, H, W), slices from inferior to superior, rows to posterior, columns to the patient's left."""
     image, voxels = read_volume(file)
-    turn = orientations.ornt_transform(orientations.io_orientation(image.affine), orientations.axcodes2ornt("LPS"))
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(np.array(image.affine)), orientations.axcodes2ornt("LPS")
+    )
     return orientations.apply_orientation(voxels, turn).transpose(2, 1, 0)
 
 

@@ -8,6 +8,7 @@ The folder is what `--dataset` of the training scripts takes; `datasets.load_dat
 import dataclasses
 import json
 import tempfile
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,7 @@ def prepare(
     if processor is not None:
         text = json.dumps(processor, indent=2, sort_keys=True) + "\n"  # as an image processor saves itself
         write_whole(output / "preprocessor_config.json", lambda path: path.write_text(text, encoding="utf-8"))
-    counts = {
-        split: count_rows(builder.info.features, shards) for split in SPLITS if (shards := _shards(output, split))
-    }
+    counts = {split: count_rows(builder, shards) for split in SPLITS if (shards := _shards(output, split))}
     card = dataset_card(builder, counts, push_to_hub or str(output))
     write_whole(output / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
     for split in made:
@@ -120,7 +119,7 @@ def _shards(output: Path, split: str) -> list[Path]:
     return sorted(output.glob(f"{split}-*-of-*.parquet"))
 
 
-def _check_other_splits(builder: "FolderBuilder", output: Path, others: set[str]) -> None:
+def _check_other_splits(builder: "FolderBuilder", output: Path, others: Iterable[str]) -> None:
     import datasets
     import pyarrow.parquet as pq
 

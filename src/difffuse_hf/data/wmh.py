@@ -197,8 +197,8 @@ class WMH(SliceBuilder):
                     f"{folder} lacks T1.nii.gz, on which the brain is found; give a mask by `brain_mask`."
                 )
             image, values = read_volume(t1)
-            volumes = volumes * extract_brain(values, image.affine)
-        return volumes, labels, images[0].affine
+            volumes = volumes * extract_brain(values, np.array(image.affine))
+        return volumes, labels, np.array(images[0].affine)
 
 
 def _official_split(parts: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
 from ..errors import InputError
-from ..io.images import open_image
+from ..io.nifti import open_nifti
 
 JHU = "JHU-ArterialTerritoriesNoVent-LVL{level}_space-MNI152NLin6Asym_2mm.nii.gz"
 # Readers' words, and the JHU names (level 2, then level 1) without the letter of the side. Level 2 does not tell
@@ -83,7 +83,7 @@ def load_atlas(path: str | Path | None = None, names: str | Path | None = None, 
     if names is None:
         names = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii").split("_space")[0] + "_regions.txt")
     try:
-        image = open_image(path)
+        image = open_nifti(path)
         labels = np.rint(np.asarray(image.dataobj)).astype(np.int16)
     except (ImageFileError, OSError, EOFError) as error:
         raise InputError(f"{path} cannot be read as an atlas; give a NIfTI volume of labels in MNI space.") from error
@@ -93,7 +93,7 @@ def load_atlas(path: str | Path | None = None, names: str | Path | None = None, 
     nameless = sorted(set(np.unique(labels).tolist()) - set(named) - {0})
     if nameless:
         raise InputError(f"{names} has no name for label {nameless[0]} of {path}; give the table of this atlas.")
-    return Atlas(labels, image.affine, named)
+    return Atlas(labels, np.array(image.affine), named)
 
 
 def regions_of_scan(row: Mapping, atlas: Atlas) -> np.ndarray:

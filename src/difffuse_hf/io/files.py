@@ -72,6 +72,17 @@ def complete_folder(folder: str | Path) -> Iterator[Path]:
         raise
 
 
+def check_output(folder: str | os.PathLike) -> Path:
+    """The folder as a path, if files can be written there; raises `InputError` otherwise and creates nothing."""
+    folder = Path(folder)
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return folder
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to ({error.strerror}); choose another output folder.") from error
+
+
 def write_csv(
     path: str | Path, columns: Sequence[str], rows: Iterable[Iterable[object]], owner_only: bool = False
 ) -> None:
@@ -84,14 +95,3 @@ def write_csv(
             temporary.chmod(0o600)
 
     write_whole(path, write)
-
-
-def check_output(folder: str | os.PathLike) -> Path:
-    """The folder as a path, if files can be written there; raises `InputError` otherwise and creates nothing."""
-    folder = Path(folder)
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            return folder
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written to ({error.strerror}); choose another output folder.") from error

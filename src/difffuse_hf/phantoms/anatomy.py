@@ -16,7 +16,7 @@ from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 
 from ..errors import InputError
-from ..io.images import open_image
+from ..io.nifti import open_nifti
 from ..preprocessing.shapes import depth, largest_piece
 
 
@@ -102,7 +102,7 @@ def load_anatomy(path: Path | None = None) -> Anatomy:
     """Read one label map, or the built-in anatomy where `path` is None."""
     if path is None:
         return _icbm152()
-    labels = to_lps(open_image(path))
+    labels = to_lps(open_nifti(path))
     lookup = np.zeros(max(int(labels.max()), 600) + 1, np.uint8)
     for tissue, numbers in FREESURFER.items():
         lookup[list(numbers)] = tissue
@@ -151,7 +151,7 @@ def _icbm152() -> Anatomy:
     with as_file(files("nilearn.datasets") / "data") as folder:
 
         def share(name: str) -> np.ndarray:
-            return to_lps(open_image(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")) / 255.0
+            return to_lps(open_nifti(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")) / 255.0
 
         grey, white = share("gm"), share("wm")
     tissue = np.zeros(grey.shape, np.uint8)
@@ -159,5 +159,5 @@ def _icbm152() -> Anatomy:
     tissue[brain] = Tissue.SULCAL_CSF
     tissue[grey + white > 0.45] = Tissue.CORTEX
     tissue[white > np.maximum(grey, 0.4)] = Tissue.WHITE_MATTER
-    origin = np.array([tissue.shape[0] - 1 - 98, tissue.shape[1] - 1 - 134, 72])  # of its affine, axes turned to LPS
+    origin = np.array([grey.shape[0] - 1 - 98, grey.shape[1] - 1 - 134, 72])  # of its affine, axes turned to LPS
     return Anatomy(anatomy_name(None), tissue, origin, np.eye(3))

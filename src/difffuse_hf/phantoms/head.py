@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..io.images import open_image
+from ..io.nifti import open_nifti
 from ..preprocessing.shapes import depth, largest_piece
 from .anatomy import FREESURFER, Anatomy, Tissue, align, anatomy_name, load_anatomy, to_lps
 
@@ -50,7 +50,7 @@ def load_head(path: Path | None = None) -> Anatomy:
     As `load_anatomy`, with values of `Tissue` and `HeadTissue`; nothing is stripped."""
     if path is None:
         return _icbm152_head()
-    labels = to_lps(open_image(path))
+    labels = to_lps(open_nifti(path))
     lookup = np.zeros(max(int(labels.max()), 600) + 1, np.uint8)
     for tissue, numbers in (*FREESURFER.items(), *_HEAD.items()):
         lookup[list(numbers)] = tissue

@@ -13,7 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
 from ..errors import InputError, require_choice
-from ..io.images import open_image
+from ..io.nifti import open_nifti
 from .anatomy import Tissue
 from .fields import smooth_field
 
@@ -143,7 +143,7 @@ def infarct_hounsfield(tissue: np.ndarray, extent: np.ndarray, stage: float, dro
 
 def _incidence(path: str | Path, mni: np.ndarray) -> np.ndarray:
     try:
-        image = nibabel.as_closest_canonical(open_image(path))
+        image = nibabel.as_closest_canonical(open_nifti(path))
     except (OSError, ImageFileError) as error:
         raise InputError(f"{path} cannot be read as a NIfTI map of lesion incidence ({error}).") from error
     ras = mni * np.array([[-1], [1], [1]])

@@ -71,7 +71,7 @@ def _atrophy(rng, tissue: np.ndarray) -> np.ndarray:
     deep = solid & np.isin(tissue, (Tissue.WHITE_MATTER, Tissue.THALAMUS, Tissue.CAUDATE))
     ventricle = tissue == Tissue.VENTRICLE
     for _ in range(int(rng.integers(1, 4))):
-        ventricle = np.asarray(ndimage.binary_dilation(ventricle, mask=deep | ventricle))
+        ventricle = np.asarray(ndimage.binary_dilation(ventricle, mask=deep | ventricle), bool)
     tissue[ventricle] = Tissue.VENTRICLE
     fluid = ndimage.gaussian_filter((tissue == Tissue.SULCAL_CSF).astype(np.float32), 1.0, truncate=2.5)
     tissue[(tissue == Tissue.CORTEX) & (fluid > rng.uniform(0.35, 0.45))] = Tissue.SULCAL_CSF
