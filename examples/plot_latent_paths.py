@@ -16,8 +16,9 @@ import torch
 from difffuse_hf import ResNetAutoencoder, load_classifier
 from difffuse_hf.data.scans import load_scans
 from difffuse_hf.errors import InputError, run_script
-from difffuse_hf.evaluation.latent_paths import draw_paths, join_paths, latent_paths, summarise_paths
+from difffuse_hf.evaluation.latent_paths import join_paths, latent_paths, summarise_paths
 from difffuse_hf.io.files import write_whole
+from difffuse_hf.reporting.charts import draw_latent_paths
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     text = json.dumps({"settings": settings, "paths": summary}, indent=2) + "\n"
     write_whole(output / "latent_paths.json", lambda path: path.write_text(text))
     title = f"{count} images, β = {args.step_size:g}, α = {args.l1_weight:g}"
-    draw_paths(summary, output / "latent_paths.png", title)
+    draw_latent_paths(summary, output / "latent_paths.png", title)
 
     print("| search | start | end | distance | reached | fell back |\n|---|---:|---:|---:|---:|---:|")
     for name, row in summary.items():

@@ -14,7 +14,7 @@ import torch
 from difffuse_hf import SliceClassifier, SliceClassifierConfig
 from difffuse_hf.data.scans import SaliencyStore, load_scans
 from difffuse_hf.errors import InputError
-from difffuse_hf.evaluation.classification import decide, predict
+from difffuse_hf.evaluation.predictions import decide, predict
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate_classification.py"
 SIDES = ["none", "left", "right", "both"]

@@ -6,12 +6,10 @@ and Eq. 5.4. Each is judged by the probability of the class it moves towards and
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-from ..reporting.charts import new_figure, save
 from ..saliency.counterfactual import (
     by_slice,
     check_inputs,
@@ -23,7 +21,6 @@ from ..saliency.counterfactual import (
 )
 
 ONE_STEP, NO_DISTANCE, OURS = "one-step latent shift", "gradient steps without the L1 term", "Eq. 5.4"
-COLOURS = {ONE_STEP: "#d55e00", NO_DISTANCE: "#56b4e9", OURS: "#000000"}  # Okabe and Ito's palette
 
 
 @dataclass(frozen=True)
@@ -111,28 +108,6 @@ def summarise_paths(paths: dict[str, LatentPath]) -> dict:
             row[measure] = {"quartile_1": low.tolist(), "median": middle.tolist(), "quartile_3": high.tolist()}
         summary[name] = row
     return summary
-
-
-def draw_paths(summary: dict, path: Path | str, title: str = "") -> None:
-    """Write the summary as a picture: probability by step, distance by step, and one against the other."""
-    figure = new_figure(11, 3.6)
-    by_step, distance_by_step, against = figure.subplots(1, 3)
-    for name, row in summary.items():
-        colour = COLOURS.get(name)
-        for axes, measure in ((by_step, "probability"), (distance_by_step, "distance")):
-            median = row[measure]["median"]
-            steps = range(len(median))
-            axes.plot(steps, median, color=colour, label=name)
-            axes.fill_between(
-                steps, row[measure]["quartile_1"], row[measure]["quartile_3"], color=colour, alpha=0.15, linewidth=0
-            )
-        against.plot(row["distance"]["median"], row["probability"]["median"], color=colour, marker=".", markersize=4)
-    by_step.set(xlabel="step", ylabel="probability of the target class", ylim=(-0.02, 1.02))
-    distance_by_step.set(xlabel="step", ylabel="mean |z − E(x)|")
-    against.set(xlabel="mean |z − E(x)|", ylabel="probability of the target class", ylim=(-0.02, 1.02))
-    by_step.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    save(figure, path)
 
 
 @torch.no_grad()
