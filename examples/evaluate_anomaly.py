@@ -46,12 +46,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--all", nargs=2, action="append", default=[], metavar=("METHODS", "DATASET"),
                         help="every method in a folder of assemble_competitors.py; again for a seed")  # fmt: skip
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument(
-        "--cohort", choices=list(ANOMALY_COHORTS), help="print the thesis's figures for it beside ours"
-    )
+    parser.add_argument("--cohort", choices=ANOMALY_COHORTS, help="print the thesis's figures for it beside ours")
     parser.add_argument("--out_of_domain", nargs="*", default=[], metavar="DATASET",
                         help="data sets whose test splits are scored as well")  # fmt: skip
-    parser.add_argument("--out_of_domain_cohort", choices=list(ANOMALY_COHORTS), help="as --cohort, for these tables")
+    parser.add_argument("--out_of_domain_cohort", choices=ANOMALY_COHORTS, help="as --cohort, for these tables")
     parser.add_argument("--classifier", help="that judges the counterfactuals")
     parser.add_argument("--inception", action="store_true", help="KID over Inception's features, fetched if missing")
     parser.add_argument("--limit", type=int, help="slices of each class and split; all by default")

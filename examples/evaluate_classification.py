@@ -66,14 +66,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--readers", help="CSV with the column `key` and one for each reader")
-    parser.add_argument(
-        "--cohort", choices=list(CLASSIFICATION_COHORTS), help="print the thesis's figures beside ours"
-    )
-    parser.add_argument("--bootstrap", type=int, default=1000, help="samples of the patients; 0 for no intervals")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--cohort", choices=CLASSIFICATION_COHORTS, help="print the thesis's figures beside ours")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--overwrite", action="store_true", help="predict again where predictions are there already")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="samples of the patients; 0 for no intervals")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     args = parser.parse_args(argv)
     for values in args.method:
         if len(values) not in (3, 4):

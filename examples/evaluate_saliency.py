@@ -27,7 +27,6 @@ from difffuse_hf.evaluation.saliency_runs import (
     randomised_maps,
     score_run,
 )
-from difffuse_hf.io.files import write_whole
 from difffuse_hf.reporting.saliency_tables import draw_saliency, lesion_tables, likeness_table, variance_table
 from difffuse_hf.reporting.tables import about_data, write_tables
 from difffuse_hf.saliency.methods import METHODS
@@ -59,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     output = Path(args.output_dir)
     write_tables(tables, data, output, "saliency")
     if first.maps:
-        write_whole(output / "saliency.png", lambda path: draw_saliency(first.scans, first.maps, path))
+        draw_saliency(first.scans, first.maps, output / "saliency.png")
     print(tables[0].markdown())
     print(f"All tables: {output / 'saliency.md'}")
 

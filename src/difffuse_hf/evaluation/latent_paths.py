@@ -8,6 +8,7 @@ and Eq. 5.4. Each is judged by the probability of the class it moves towards and
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..saliency.counterfactual import (
@@ -27,17 +28,17 @@ ONE_STEP, NO_DISTANCE, OURS = "one-step latent shift", "gradient steps without t
 class LatentPath:
     """`probability` (num_steps + 1, B) of the target class, and `distance` (num_steps + 1, B), mean |z − E(x)|."""
 
-    probability: torch.Tensor
-    distance: torch.Tensor
+    probability: Tensor
+    distance: Tensor
 
 
 def latent_paths(
     classifier,
     autoencoder,
-    image: torch.Tensor,
-    target: torch.Tensor | None = None,
+    image: Tensor,
+    target: Tensor | None = None,
     *,
-    saliency: torch.Tensor | None = None,
+    saliency: Tensor | None = None,
     num_steps: int = 20,
     step_size: float = 1.0,
     l1_weight: float = 100.0,
@@ -82,7 +83,7 @@ def join_paths(parts: list[LatentPath]) -> LatentPath:
     return LatentPath(*(torch.cat([getattr(part, of) for part in parts], 1) for of in ("probability", "distance")))
 
 
-def other_class(classifier, image: torch.Tensor, saliency: torch.Tensor | None = None) -> torch.Tensor:
+def other_class(classifier, image: Tensor, saliency: Tensor | None = None) -> Tensor:
     """Class (B,) that a prediction would turn into: 0 (no lesion) from any other, from 0 the likeliest other one."""
     with torch.no_grad():
         logits = class_logits(classifier, image, saliency)

@@ -146,24 +146,24 @@ def lesion_scans(dataset: str, saliency: str | None, settings: SaliencySettings)
 
 def make_explainers(run: SaliencyRun, settings: SaliencySettings) -> dict[str, Explainer]:
     """The methods of the settings on the run's classifier and, where there is ACAT, the second round on ACAT."""
-    network = load_classifier(run.classifier).requires_grad_(False)
-    autoencoder = ResNetAutoencoder.from_pretrained(run.autoencoder).eval().requires_grad_(False).to(settings.device)
-    num_labels = network.config.num_labels
+    network = _frozen(load_classifier(run.classifier), settings.device)
+    autoencoder = _frozen(ResNetAutoencoder.from_pretrained(run.autoencoder).eval(), settings.device)
+    highest = network.config.num_labels - 1  # pyright: ignore[reportOptionalOperand]
 
     def make(name: str, guided: bool = False) -> Callable[..., torch.Tensor]:
         def method(model, image, label, saliency):
             torch.manual_seed(settings.seed)  # SmoothGrad and RISE: every scan and every network gets the same noise
             # A classifier of two classes tells lesion or not.
-            target = label.clamp(max=num_labels - 1) if settings.target == "label" else None
+            target = label.clamp(max=highest) if settings.target == "label" else None
             given = {"saliency": saliency} if guided else {}
             function = saliency_method(name, model, autoencoder, **settings.options.get(name, {}))
             return function(image, target, **given)
 
         return method
 
-    explainers = {name: Explainer(make(name), network.to(settings.device)) for name in settings.methods}
+    explainers = {name: Explainer(make(name), network) for name in settings.methods}
     if run.acat:
-        model = load_classifier(run.acat).requires_grad_(False).to(settings.device)
+        model = _frozen(load_classifier(run.acat), settings.device)
         explainers[SECOND_ROUND] = Explainer(make("class_agnostic_saliency", guided=True), model)
     return explainers
 
@@ -218,6 +218,11 @@ def noise_variances(
             maps = torch.stack(given).to(device) if given else None
             variances[key] = preactivation_variances(model, images, noise_std, maps)
     return variances
+
+
+def _frozen(network, device: str):
+    """A network on a device, with gradients for its input alone."""
+    return network.requires_grad_(False).to(device)
 
 
 def _spread(items: list, count: int) -> list:

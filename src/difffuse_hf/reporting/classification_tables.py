@@ -7,6 +7,7 @@ Each function gives its tables and what goes into the JSON file beside them; `pr
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas
 
 from ..errors import InputError
@@ -93,7 +94,7 @@ def method_tables(
         caption = f"{name} in subgroups, {where}. An en dash: there is no scan of which it could be said."
         tables.append(measures_table(_subgroup_rows(seeds), SUBGROUP, caption, row_heading="subgroup"))
 
-    totals = {name: sum(seeds) for name, seeds in matrices.items()}
+    totals = {name: np.sum(seeds, axis=0) for name, seeds in matrices.items()}
     draw_confusions(totals, names, f"Scans by class, all seeds, {where}", folder / "confusion_matrices.png")
     draw_grades(groups, where, folder / "sensitivity_by_size.png")
     return tables, data
@@ -129,10 +130,11 @@ def draw_grades(groups: Predictions, where: str, path: Path) -> None:
     for group in GRADES.values():
         lines = {}
         for name, seeds in groups.items():
-            graded = pandas.concat([table[(table["group"] == group) & (table["lesions"] > 0)] for table in seeds])
-            graded = graded[~graded["value"].str.startswith("small")]
-            values = graded.groupby("value")["lesion_sensitivity"]
-            lines[name] = {grade: mean_and_error(list(sensitivity))[:2] for grade, sensitivity in values}
+            grades: dict[str, list[float]] = {}
+            for row in (row for table in seeds for row in table.to_dict("records")):
+                if row["group"] == group and row["lesions"] > 0 and not row["value"].startswith("small"):
+                    grades.setdefault(row["value"], []).append(row["lesion_sensitivity"])
+            lines[name] = {grade: mean_and_error(values)[:2] for grade, values in sorted(grades.items())}
         if any(lines.values()):
             draw_lines(lines, (group, "lesion sensitivity, %"), f"Sensitivity by {group}, {where}", path)
             return

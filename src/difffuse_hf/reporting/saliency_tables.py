@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..evaluation.saliency_runs import LesionScan, likeness
+from ..io.files import write_whole
 from .figures import REFERENCE, SALIENCY_COLOURS, crop_to_head, grey_window, overview_figure
 from .tables import UNDEFINED, Column, Table, measures_table
 from .thesis import THESIS_HEADING, THESIS_POINTING_GAME
@@ -48,7 +49,7 @@ def lesion_tables(runs: Sequence[Mapping[str, Sequence[Mapping]]], where: str) -
 
 
 def _lesion_table(runs, caption: str, prefix: str = "", sizes: Sequence[int] = ()) -> Table | None:
-    """The table of the measures with a prefix, of lesions of these sizes or of all; None if there is no such lesion."""
+    """The table of the measures with a prefix, of lesions of these sizes or of all; None if there is no lesion."""
     same = {column.measure: column.measure for column in COLUMNS}
     methods: dict[str, list[dict]] = {}
     chance: dict[str, list[dict]] = {}
@@ -110,7 +111,7 @@ def variance_table(variances: Mapping[str, Sequence[Mapping]], noise_std: float)
 
 
 def draw_saliency(scans: Sequence[LesionScan], maps: Mapping[int, Mapping[str, torch.Tensor]], path: Path) -> None:
-    """Write a PNG, a row per scan: the slice with most of the lesion, and every method's map on it, the lesion outlined.
+    """Write a PNG, a row per scan: the slice with most of the lesion, every method's map on it, the lesion outlined.
 
     Args:
         maps: {index of a scan with a drawn lesion: {method: its map ((S,) 1, H, W)}}.
@@ -118,6 +119,8 @@ def draw_saliency(scans: Sequence[LesionScan], maps: Mapping[int, Mapping[str, t
     rows = []
     for index, found in maps.items():
         scan = scans[index]
+        if scan.mask is None:
+            raise ValueError(f"The scan {scan.key} has no drawn lesion to outline; show another one.")
         image, mask = (
             np.asarray(array).reshape(-1, *array.shape[-2:]) for array in (scan.image[..., :1, :, :], scan.mask)
         )
@@ -132,4 +135,5 @@ def draw_saliency(scans: Sequence[LesionScan], maps: Mapping[int, Mapping[str, t
         rows.append((f"{scan.key[:8]}, slice {best}", tiles))
     columns = ["image", *(name.replace("_", " ") for name in next(iter(maps.values())))]
     bars = [(SALIENCY_COLOURS, 1.0, "saliency; 1 is the maximum of the scan")]
-    overview_figure(rows, columns, "Saliency maps", bars, {"lesion": REFERENCE}, path)
+    lines = {"lesion": REFERENCE}
+    write_whole(path, lambda file: overview_figure(rows, columns, "Saliency maps", bars, lines, file))
