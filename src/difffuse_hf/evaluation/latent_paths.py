@@ -78,6 +78,23 @@ def latent_paths(
     }
 
 
+def paths_of_split(
+    classifier, autoencoder, rows, batch_size: int = 16, device: str = "cpu", **search
+) -> dict[str, LatentPath]:
+    """`latent_paths` of all rows of a data set, a batch at a time.
+
+    Args:
+        rows (`datasets.Dataset`): in torch format with `pixel_values`, and `saliency` for a classifier that needs it.
+        search: `num_steps`, `step_size` and `l1_weight`.
+    """
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        maps = batch["saliency"].to(device) if "saliency" in batch else None
+        parts.append(latent_paths(classifier, autoencoder, batch["pixel_values"].to(device), saliency=maps, **search))
+    return {name: join_paths([part[name] for part in parts]) for name in parts[0]}
+
+
 def join_paths(parts: list[LatentPath]) -> LatentPath:
     """The paths of several batches as those of one."""
     return LatentPath(*(torch.cat([getattr(part, of) for part in parts], 1) for of in ("probability", "distance")))
