@@ -46,7 +46,8 @@ def results(tmp_path_factory):
     run("examples/assemble_pipeline.py", "--dataset", root / "slices", *parts, *settings, *options,
         "--output_dir", root / "model")  # fmt: skip
     model = (root / "model", root / "slices")
-    short, flat = '{"num_samples": 1}', '{"num_samples": 1, "percentile": 0}'
+    short = '{"preset": "exact", "num_inference_steps": 2}'
+    flat = '{"preset": "exact", "num_inference_steps": 2, "percentile": 0}'
     (root / "again").symlink_to(root / "slices")
     run("examples/evaluate_anomaly.py", "--method", "Dif-fuse", *model, short, "--method", "Dif-fuse", *model, short,
         "--method", "no mask", *model, flat, "--classifier", root / "classifier",
