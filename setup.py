@@ -39,7 +39,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"difffuse_hf": ["assets/**/*", "reporting/*.jinja"]},
+    package_data={"difffuse_hf": ["assets/**/*", "reporting/*.jinja", "py.typed"]},
     install_requires=[
         "torch>=2.6",
         "torchvision",  # named for pip, so that it picks a pair that fits; used by timm only

@@ -29,10 +29,11 @@ import torch
 from torch.nn import functional as F
 
 from difffuse_hf import class_agnostic_saliency
-from difffuse_hf.detection.run import DEMO_MODEL, load_model
+from difffuse_hf.detection.load import load_model
 from difffuse_hf.errors import run_script
 from difffuse_hf.io.files import write_whole
-from difffuse_hf.saliency.counterfactual import STEP_RULES, latent_counterfactual, scale_to_one
+from difffuse_hf.saliency.common import scale_to_one
+from difffuse_hf.saliency.counterfactual import STEP_RULES, latent_counterfactual
 
 STOP_AT = (
     1.0  # probability that the baseline's stopping test waits for: never reached, so that both sides run all steps
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(size: int, args) -> dict:
     """Seconds per slice of all four ways at one image size, their ratios, and how far the maps are apart."""
-    pipeline, _ = load_model(DEMO_MODEL, args.device)
+    pipeline, _ = load_model("demo", args.device)
     networks = [pipeline.classifier.float(), pipeline.autoencoder.float()]
     images = smooth_images(args.slices, networks[0].config.num_channels, size).to(args.device)
     options = {"num_steps": args.num_steps, "step_size": args.step_size, "step_rule": args.step_rule,

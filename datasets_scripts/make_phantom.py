@@ -9,48 +9,52 @@ continued by repeating it.
 """
 
 import argparse
-from importlib import import_module
+import sys
 from pathlib import Path
 
-from difffuse_hf import BrainPhantom
-from difffuse_hf.data.prepare import add_arguments, prepare
-from difffuse_hf.errors import run_script
-
-BUILDERS = {"brats2021": "BraTS2021", "wmh": "WMH", "ist3": "IST3", "mosmed": "MosMed"}
+from difffuse_hf.cli.main import main as difffuse
+from difffuse_hf.cli.options import Layout
+from difffuse_hf.cli.prepare import Split, run_script
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the subjects")
-    parser.add_argument("--layout", choices=BUILDERS, default="brats2021")
+    parser.add_argument("--layout", choices=[layout.value for layout in Layout], default="brats2021")
     parser.add_argument("--subjects", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="same seed, same subjects")
     parser.add_argument("--anatomies", type=Path, help="folder of label maps (FreeSurfer numbers); ICBM152 by default")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="folder for the Parquet shards")
     parser.add_argument("--config", choices=["volumes", "slices"], default="slices")
     parser.add_argument("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the prepared images")
-    add_arguments(parser)
+    parser.add_argument("--split", choices=[split.value for split in Split], help="put every subject into this split")
+    parser.add_argument("--split_seed", type=int, help="of the division 70-15-15 by patient")
+    parser.add_argument("--num_proc", type=int, help="processes; one by default")
+    parser.add_argument("--push_to_hub", metavar="USER/NAME", help="upload the folder to this data set on the Hub")
+    parser.add_argument("--public", action="store_true", help="everybody may read it there")
     args = parser.parse_args(argv)
 
-    phantom = BrainPhantom(layout=args.layout, anatomies=args.anatomies, seed=args.seed)
-    for number, path in enumerate(phantom.write(args.out, args.subjects), start=1):
-        print(f"{number}/{args.subjects} {path}", flush=True)
-    if args.prepare is None:
-        return
-    data_dir = args.out
-    if args.layout == "ist3":
-        from difffuse_hf.preprocessing.ct import preprocess_ct
-        from difffuse_hf.preprocessing.steps import CTPreprocessConfig
+    def options(*names: str) -> list[str]:
+        """Those of our options that are given, as the command line takes them."""
+        given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+        words = ([value] if not isinstance(value, list) else value for value in given.values())
+        return [part for name, value in zip(given, words) for part in (f"--{name}", *map(str, value))]
 
-        data_dir = args.out / "preprocessed"
-        settings = CTPreprocessConfig(**({"image_size": tuple(args.image_size)} if args.image_size else {}))
-        preprocess_ct(args.out / "dicom", data_dir, settings, workers=args.num_proc or 1, linkage=True)
-    builder = getattr(import_module(f"difffuse_hf.data.{args.layout}"), BUILDERS[args.layout])
-    options = {"data_dir": data_dir, "split": args.split, "split_seed": args.split_seed}
-    if args.image_size and not (args.layout == "ist3" and args.config == "volumes"):  # those have the scans' own size
-        options["image_size"] = tuple(args.image_size)
-    prepare(builder(args.config, **options), args.prepare, args.num_proc, args.push_to_hub, args.private)
+    raw = str(args.out)
+    code = difffuse(["phantom", raw, *options("layout", "subjects", "seed", "anatomies")])
+    if code or args.prepare is None:
+        return code
+    size = options("image_size")
+    if args.layout == "ist3":  # a hospital's disk of DICOM series
+        disk, raw = args.out / "dicom", str(args.out / "preprocessed")
+        canvas, workers = [part.replace("_", "-") for part in size], str(args.num_proc or 1)
+        code = difffuse(["preprocess", str(disk), raw, "--linkage", "--workers", workers, *canvas])
+        if code:
+            return code
+        size = [] if args.config == "volumes" else size  # those have the scans' own size
+    others = options("config", "split", "split_seed", "num_proc", "push_to_hub")
+    return run_script(args.layout, [raw, str(args.prepare), *others, *size, *(["--public"] if args.public else [])])
 
 
 if __name__ == "__main__":
-    run_script(main)
+    sys.exit(main())

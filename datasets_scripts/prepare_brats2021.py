@@ -6,42 +6,18 @@ python datasets_scripts/prepare_brats2021.py data/phantom data/phantom_slices --
 
 Splits are by patient (70-15-15), or by the column `group` of `subjects.csv`. Folders that are separated already are
 added one at a time with `--split`. The output folder is what `--dataset` of the training scripts takes.
+
+The same as `difffuse prepare brats2021`, whose `--help` lists the options.
 """
 
-import argparse
-from pathlib import Path
+import sys
 
-from difffuse_hf import BraTS2021
-from difffuse_hf.data.brats2021 import MODALITIES
-from difffuse_hf.data.prepare import add_arguments, prepare
-from difffuse_hf.errors import run_script
+from difffuse_hf.cli.prepare import run_script
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_dir", help="folder of BraTS cases")
-    parser.add_argument("output", type=Path, help="folder for the Parquet shards and preprocessor_config.json")
-    parser.add_argument("--modalities", nargs="+", default=list(MODALITIES), help="channels, in this order")
-    parser.add_argument("--image_size", type=int, default=256, help="pixels on a side (thesis: 256)")
-    parser.add_argument("--pixel_spacing_mm", type=float, default=1.0)
-    parser.add_argument("--slice_margin", type=int, default=25, help="slices dropped at each end (thesis: 25)")
-    parser.add_argument("--min_foreground", type=float, default=0.02, help="least brain in a slice, as a fraction")
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-
-    builder = BraTS2021(
-        "slices",
-        data_dir=args.data_dir,
-        modalities=tuple(args.modalities),
-        image_size=(args.image_size, args.image_size),
-        pixel_spacing_mm=args.pixel_spacing_mm,
-        slice_margin=args.slice_margin,
-        min_foreground=args.min_foreground,
-        split=args.split,
-        split_seed=args.split_seed,
-    )
-    prepare(builder, args.output, args.num_proc, args.push_to_hub, args.private)
+def main(argv: list[str] | None = None) -> int:
+    return run_script("brats2021", sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    sys.exit(main())

@@ -30,10 +30,9 @@ from difffuse_hf import (
     load_classifier,
 )
 from difffuse_hf.data.slices import load_slices
-from difffuse_hf.detection.run import complete_folder
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, run_method
-from difffuse_hf.io.files import write_whole
+from difffuse_hf.io.files import complete_folder, write_whole
 
 HEALTHY, MASK, LEVELS = ("unet",), ("unet", "classifier", "autoencoder"), {"noise_level": [100, 200, 350, 500]}
 METHODS = {  # name in the tables: pipeline, its networks, settings of its own
@@ -119,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
             continue
         folder, record = output / name, output / name / "tuning.json"
         options = {"num_inference_steps": args.num_inference_steps} if kind in STRIDED else {}
-        options |= {"picture_steps": 0} if kind == "DifFusePipeline" else {}
+        options |= {"display_steps": 0} if kind == "DifFusePipeline" else {}
         if kind == "AutoDDPMPipeline" and args.num_inference_steps:
             options["num_inpaint_steps"] = max(2, args.num_inference_steps // 4)  # 50 of the 200 levels
         if not record.exists():

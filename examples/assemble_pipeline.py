@@ -16,10 +16,11 @@ import torch
 
 from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
 from difffuse_hf.data.slices import load_slices
-from difffuse_hf.detection.run import complete_folder, fastest_dtype, to_fastest
+from difffuse_hf.detection.load import fastest_dtype, to_fastest
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, false_positive_threshold, run_method
-from difffuse_hf.io.hub import model_card, write_model_card
+from difffuse_hf.io.files import complete_folder
+from difffuse_hf.io.model_card import model_card, write_model_card
 from difffuse_hf.models.unet import UNet2DModel
 
 
@@ -71,11 +72,11 @@ def main(argv: list[str] | None = None) -> None:
     trained = pipeline.unet
     pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(pipeline.device))  # as `difffuse detect` will
     known = validation.with_lesion()
-    maps, _ = run_method(pipeline, known.images, args.seed, label="Validation slices", picture_steps=0)
+    maps, _ = run_method(pipeline, known.images, args.seed, label="Validation slices", display_steps=0)
     threshold = choose_threshold(maps, known)
     if args.false_positives:
         healthy = validation.select(~sick)
-        maps, _ = run_method(pipeline, healthy.images, args.seed, label="Healthy slices", picture_steps=0)
+        maps, _ = run_method(pipeline, healthy.images, args.seed, label="Healthy slices", display_steps=0)
         pipeline.processor.false_positive_thresholds = {
             f"{share:g}": false_positive_threshold(maps, healthy, share).value for share in args.false_positives
         }

@@ -7,7 +7,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import
 import pytest
 import torch
 from hub_stub import StubHub
+from huggingface_hub import close_session
 from tiny_models import tiny_unet
+from tiny_scans import tiny_pipeline
 
 from difffuse_hf import (
     DifFusePipeline,
@@ -53,6 +55,15 @@ def whole_pipeline(unet, scheduler):
     )
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """Folder of a saved model that can detect in the scans of `tiny_scans`; only to be read."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_pipeline().save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n\n# Tiny\n\nAn untrained model. It is tiny.\n")
+    return folder
+
+
 def quiet(pipeline):
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -74,3 +85,11 @@ def mask():
 def hub():
     with StubHub() as hub:
         yield hub
+
+
+@pytest.fixture
+def connected_hub(hub, monkeypatch, tmp_path):
+    """The same, and the client of this process talks to it."""
+    hub.connect(monkeypatch, tmp_path / "hub cache")
+    yield hub
+    close_session()

@@ -1,6 +1,7 @@
 """A Hugging Face Hub in memory, on 127.0.0.1: just enough to create, fill, list and download repositories.
 
-The client reads its environment when it is imported, so run it in a process of its own with `StubHub.environment`.
+The client reads its environment when it is imported: `StubHub.environment` is for a process of its own, and
+`StubHub.connect` turns the client of this one.
 """
 
 import base64
@@ -11,6 +12,8 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import close_session, constants
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 API = rf"/api/(?:models|datasets)/{REPO}"
@@ -45,6 +48,22 @@ class StubHub:
         """The variables with which a client talks to this Hub and keeps its cache in `home`."""
         here = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": "hf_stub", "HF_HUB_DISABLE_XET": "1"}
         return {**os.environ, **here, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+    def connect(self, monkeypatch, home):
+        """Let the client in this process talk to this Hub while a test runs, and keep its cache in `home`."""
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1")
+        monkeypatch.setenv("HF_TOKEN", "hf_stub")
+        settings = {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(home),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+        }
+        for name, value in settings.items():
+            monkeypatch.setattr(constants, name, value)
+        close_session()  # it was opened with the old environment
 
 
 class _Handler(BaseHTTPRequestHandler):

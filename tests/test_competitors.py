@@ -234,7 +234,7 @@ def test_ddpm_ddim_depends_on_the_noise_of_the_way_up_only():
 
 @pytest.mark.parametrize("argument", ["forward", "reverse"])
 def test_unknown_ways_up_and_back_are_refused(image, argument):
-    with pytest.raises(InputError, match=f"`{argument}` must be '.*' or '.*', got 'sideways'"):
+    with pytest.raises(InputError, match=f"`{argument}` must be one of .*, .*, got 'sideways'"):
         call(unmasked(2), image, **{argument: "sideways"})
 
 

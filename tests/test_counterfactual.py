@@ -80,20 +80,13 @@ def test_saliency_lies_where_the_classifier_looks_and_is_one_at_its_peak(problem
     assert torch.equal(saliency[0, 0] > 0, classifier.weight[0, 0] > 0)
 
 
-def test_saliency_does_not_depend_on_the_batch(problem):
+def test_unknown_words_are_refused_with_what_is_allowed(problem):
     autoencoder, classifier, image = problem
-    together = class_agnostic_saliency(classifier, autoencoder, image)
-    alone = torch.cat([class_agnostic_saliency(classifier, autoencoder, one[None]) for one in image])
-    assert torch.allclose(together, alone, atol=1e-6)
-
-
-def test_unknown_readings_are_refused(problem):
-    autoencoder, classifier, image = problem
-    with pytest.raises(ValueError, match="`distance` is one of"):
+    with pytest.raises(ValueError, match="`distance` must be one of"):
         latent_counterfactual(classifier, autoencoder, image, torch.zeros(3).long(), distance="l2")
-    with pytest.raises(ValueError, match="`reference` is one of"):
+    with pytest.raises(ValueError, match="`reference` must be one of"):
         class_agnostic_saliency(classifier, autoencoder, image, reference="mean")
-    with pytest.raises(ValueError, match="`step_rule` is one of"):
+    with pytest.raises(ValueError, match="`step_rule` must be one of"):
         latent_counterfactual(classifier, autoencoder, image, torch.zeros(3).long(), step_rule="adam")
     with pytest.raises(ValueError, match="`target` is missing"):
         latent_counterfactual(classifier, autoencoder, image, None)
@@ -180,22 +173,14 @@ def test_the_saliency_has_a_share_for_every_class_of_the_classifiers_configurati
     assert torch.allclose(class_agnostic_saliency(*networks, image, **options), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 4])
-def test_the_saliency_of_scans_does_not_depend_on_batch_or_parts(networks, batch_size):
+def test_the_saliency_of_scans_does_not_depend_on_batch_or_parts(networks):
     scan = torch.rand(3, 2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     options = {"num_steps": 3, "l1_weight": 0.0, "step_rule": "fixed"}
-    together = class_agnostic_saliency(*networks, scan, batch_size=batch_size, **options)
+    together = class_agnostic_saliency(*networks, scan, batch_size=4, **options)  # 4, 4 and 1 of 9 pairs
     alone = torch.cat([class_agnostic_saliency(*networks, one[None], **options) for one in scan])
     assert together.shape == (3, 2, 1, 16, 16)
     assert torch.allclose(together, alone, atol=1e-4)
     assert together.min() >= 0 and torch.allclose(together.flatten(1).amax(1), torch.ones(3))
-
-
-def test_a_scan_of_one_slice_is_the_slice(networks):
-    image = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    options = {"num_steps": 3, "l1_weight": 0.1}
-    scan = class_agnostic_saliency(*networks, image[:, None], **options)
-    assert torch.allclose(scan[:, 0], class_agnostic_saliency(*networks, image, **options), atol=1e-5)
 
 
 def test_a_saliency_map_given_along_reaches_the_classifier_with_its_own_image_and_class():

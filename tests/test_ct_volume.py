@@ -5,7 +5,6 @@ from difffuse_hf.preprocessing.volume import (
     crop_to_head,
     pad_or_resize,
     sample_slices,
-    split_hemispheres,
     window_hounsfield,
 )
 
@@ -102,23 +101,3 @@ def test_pixels_that_are_not_square_become_square():
     assert scale == (2, 1) and canvas.sum() == pytest.approx(200 * 200)
     canvas, scale, _ = pad_or_resize(np.ones((1, 400, 200), np.float32), pixel_mm=(1.0, 0.5))
     assert scale == (1.25, 0.625)  # shrunk to 500 rows, by one factor
-
-
-def test_the_halves_of_a_symmetric_head_are_equal():
-    right = np.random.default_rng(0).random((2, 6, 4), np.float32)
-    left, mirrored = split_hemispheres(np.concatenate([right, right[:, :, ::-1]], axis=2))
-    np.testing.assert_array_equal(left, mirrored)
-    np.testing.assert_array_equal(left, right[:, :, ::-1])
-
-
-def test_the_left_half_is_the_patients_left_and_both_run_outwards_from_the_midline():
-    image = np.arange(8, dtype=np.float32)[None, None] + 1  # the patient's right is on the image's left
-    left, right = split_hemispheres(image)
-    assert left.ravel().tolist() == [5, 6, 7, 8] and right.ravel().tolist() == [4, 3, 2, 1]
-
-
-def test_the_midline_may_lie_off_centre_and_differ_between_slices():
-    image = np.tile(np.arange(8, dtype=np.float32) + 1, (2, 1, 1))
-    left, right = split_hemispheres(image, np.array([4.5, 2.5]))
-    assert left[:, 0].tolist() == [[6, 7, 8, 0], [4, 5, 6, 7]]
-    assert right[:, 0].tolist() == [[5, 4, 3, 2], [3, 2, 1, 0]]

@@ -7,10 +7,14 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 import difffuse_hf
-from difffuse_hf import BrainPhantom, DifFusePipeline, dice
-from difffuse_hf.detection.run import detect_case, load_model
+from difffuse_hf import BrainPhantom, DifFusePipeline, dice, load_pipeline
+from difffuse_hf.detection.load import load_model
+from difffuse_hf.detection.run import detect_case
+from difffuse_hf.reporting.report import write_report
 
 ASSETS = Path(difffuse_hf.__file__).parent / "assets" / "demo"
 SCANS = Path(__file__).resolve().parents[2] / "shared" / "data" / "brats_sample"
@@ -50,7 +54,7 @@ def test_dif_fuse_finds_a_synthetic_lesion_better_than_its_saliency_alone(pipeli
     masks = pipeline.processor.preprocess_labels(subject.segmentation, geometry)[:, None]
     sick = torch.where(masks.sum((1, 2, 3)) > 60)[0][::6]
     generators = [torch.Generator().manual_seed(int(i)) for i in sick]
-    output = pipeline(slices[sick], generator=generators, preset="fast", picture_steps=0)
+    output = pipeline(slices[sick], generator=generators, preset="fast", display_steps=0)
     found = dice(output.anomaly_maps >= pipeline.processor.anomaly_threshold, masks[sick]).mean()
     assert found > 0.5
     outside = (output.masks == 0).expand_as(output.counterfactuals)
@@ -61,7 +65,7 @@ def test_dif_fuse_finds_a_synthetic_lesion_better_than_its_saliency_alone(pipeli
 @pytest.mark.skipif(not SCANS.is_dir(), reason=f"needs the sample scans in {SCANS}")
 def test_a_real_glioma_is_found_and_the_geometry_kept_exactly(pipeline, tmp_path):
     source = SCANS / "BraTS2021_96692"
-    summary = detect_case(pipeline, source, tmp_path, preset="fast", progress=False)
+    summary = detect_case(pipeline, source, tmp_path, write_report, preset="fast", progress=False)
     assert summary["dice"] >= 0.6
     original = nibabel.load(source / "BraTS2021_96692_flair.nii.gz")
     for file in (tmp_path / "BraTS2021_96692").glob("*.nii.gz"):
@@ -77,12 +81,24 @@ def test_a_real_glioma_is_found_and_the_geometry_kept_exactly(pipeline, tmp_path
 
 
 def test_it_survives_saving_and_loading(tmp_path):
-    pipeline = DifFusePipeline.from_pretrained(ASSETS)
+    pipeline = load_pipeline("demo")
     pipeline.save_pretrained(tmp_path / "copy")
     copy = DifFusePipeline.from_pretrained(tmp_path / "copy")
-    image = torch.zeros(1, 4, *pipeline.processor.image_size)
-    image[..., 20:70, 25:70] = 0.4
-    call = {"num_inference_steps": 2, "picture_steps": 0, "num_samples": 1}
-    first, second = (p(image, generator=torch.Generator().manual_seed(0), **call) for p in (pipeline, copy))
-    assert torch.equal(first.counterfactuals, second.counterfactuals)
-    assert torch.equal(first.saliency, second.saliency)
+    settings = {name: value for name, value in pipeline.config.items() if not name.startswith("_")}
+    assert settings == {name: value for name, value in copy.config.items() if not name.startswith("_")}
+    assert copy.processor.to_dict() == pipeline.processor.to_dict()
+    for name in ("unet", "classifier", "autoencoder"):
+        first, second = (getattr(one, name).state_dict() for one in (pipeline, copy))
+        assert list(first) == list(second) and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_loading_it_leaves_the_progress_bars_of_other_libraries_as_they_were():
+    before = transformers_logging.is_progress_bar_enabled(), diffusers_logging.is_progress_bar_enabled()
+    try:
+        transformers_logging.enable_progress_bar()
+        diffusers_logging.disable_progress_bar()
+        load_model("demo")
+        assert transformers_logging.is_progress_bar_enabled() and not diffusers_logging.is_progress_bar_enabled()
+    finally:
+        for library, shown in zip((transformers_logging, diffusers_logging), before):
+            (library.enable_progress_bar if shown else library.disable_progress_bar)()

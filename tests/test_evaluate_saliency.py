@@ -25,7 +25,7 @@ from difffuse_hf.evaluation.localisation import localise  # noqa: E402
 from difffuse_hf.evaluation.saliency_runs import SaliencyRun, SaliencySettings, score_run  # noqa: E402
 from difffuse_hf.models.auto import load_classifier  # noqa: E402
 from difffuse_hf.reporting.saliency_tables import lesion_tables  # noqa: E402
-from difffuse_hf.saliency.gradients import gradient  # noqa: E402
+from difffuse_hf.saliency.gradient import gradient  # noqa: E402
 from difffuse_hf.saliency.methods import METHODS  # noqa: E402
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate_saliency.py"

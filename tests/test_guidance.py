@@ -106,14 +106,14 @@ def test_a_class_conditional_unet_is_asked_for_the_healthy_class(image):
 def conditional(pipeline, image, up, down):
     """Inversion with the label `up`, DDIM with the label `down`, written out."""
     scheduler = pipeline.scheduler
-    scheduler.set_timesteps(4, 40)
+    levels = scheduler.levels_from(40, 4)
     sample = 2 * image - 1
     with torch.no_grad():
-        for levels, label in ((scheduler.levels[::-1], up), (scheduler.levels, down)):
-            for level, target in pairwise(levels):
+        for way, label in ((levels[::-1], up), (levels, down)):
+            for level, target in pairwise(way):
                 labels = torch.as_tensor(label).expand(len(image))
                 noise_pred = pipeline.unet(sample, max(level - 1, 0), class_labels=labels).sample
-                sample = scheduler.step(noise_pred, level, target, sample)
+                sample = scheduler.reverse_step(noise_pred, level, target, sample)
     return sample / 2 + 0.5
 
 

@@ -1,15 +1,29 @@
 """Model cards, and the way to the Hub and back, against a stub on this machine."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import yaml
+from conftest import quiet
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from huggingface_hub import constants
+from tiny_models import tiny_unet
 
-from difffuse_hf import DifFusePipeline
+from difffuse_hf import (
+    ACATClassifier,
+    ACATProcessor,
+    DifFusePipeline,
+    DifFuseProcessor,
+    DifFuseScheduler,
+    LesionClassifier,
+    LesionClassifierConfig,
+    SliceClassifier,
+    SliceClassifierConfig,
+    load_classifier,
+)
 from difffuse_hf.errors import InputError
-from difffuse_hf.io.hub import model_card, write_model_card
+from difffuse_hf.io.hub import MODEL_FILES, private_by_default, push, push_folder, refuse_public
+from difffuse_hf.io.model_card import card_line, model_card, write_model_card
 
 CARD = {
     "name": "Healthy brains",
@@ -19,77 +33,164 @@ CARD = {
     "credits": ["Label maps: somebody, Apache-2.0."],
 }
 
-CLIENT = """
-import sys
-import torch
-from difffuse_hf import DifFusePipeline
-from difffuse_hf.errors import InputError
-from difffuse_hf.io.hub import push
 
-local = DifFusePipeline.from_pretrained(sys.argv[1])
-card = "---\\nlicense: apache-2.0\\n---\\n# ours\\n"
-address = push(local, "tester/ours", card)
-assert "/tester/ours/commit/" in address, address
-local.push_to_hub("tester/plain")
-
-image = torch.rand(1, 2, 16, 16)
-for pipe in (local, DifFusePipeline.from_pretrained("tester/ours"), DifFusePipeline.from_pretrained("tester/plain")):
-    pipe.set_progress_bar_config(disable=True)
-    output = pipe(image, generator=torch.Generator().manual_seed(0))
-    if pipe is local:
-        expected = output
-    assert torch.equal(output.counterfactuals, expected.counterfactuals)
-    assert torch.equal(output.saliency, expected.saliency)
-
-again = DifFusePipeline.from_pretrained("tester/ours", local_files_only=True)
-assert again.processor.modalities == local.processor.modalities
-try:
-    DifFusePipeline.from_pretrained("tester/absent")
-except InputError as error:
-    assert "There is no folder tester/absent, and the Hub" in str(error), error
-    assert "\\n" not in str(error)
-else:
-    raise AssertionError("a repository that does not exist was loaded")
-"""
-
-
-@pytest.mark.slow
-def test_a_pipeline_pushed_to_the_hub_comes_back_the_same(whole_pipeline, hub, tmp_path):
-    whole_pipeline.save_pretrained(tmp_path / "model")
-    client = [sys.executable, "-c", CLIENT, str(tmp_path / "model")]
-    done = subprocess.run(client, env=hub.environment(tmp_path / "home"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    files = hub.files("tester/ours")
+def test_a_pipeline_pushed_to_the_hub_comes_back_the_same(whole_pipeline, connected_hub):
+    address = push(whole_pipeline, "tester/ours", "---\nlicense: apache-2.0\n---\n# ours\n")
+    assert "/tester/ours/commit/" in address
+    files = connected_hub.files("tester/ours")
     assert files["README.md"].decode().endswith("# ours\n")
     assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors", "classifier/model.safetensors"} <= set(
         files
     )
     assert not [path for path in files if path.endswith((".bin", ".pt", ".pkl"))]
 
-
-CLASSIFIERS = """
-import torch
-from difffuse_hf import ACATClassifier, ACATProcessor, LesionClassifier, LesionClassifierConfig, load_classifier
-
-baseline = LesionClassifier(LesionClassifierConfig(hidden_sizes=[4, 4, 4, 4, 4], num_pools=1)).eval()
-acat = ACATClassifier.from_baseline(baseline).eval()
-scan, saliency = torch.rand(1, 2, 1, 12, 10), torch.rand(1, 2, 1, 12, 10)
-for name, model in (("tester/halves", baseline), ("tester/acat", acat)):
-    model.push_to_hub(name)
-    again = load_classifier(name)
-    assert type(again) is type(model)
-    assert torch.equal(again(scan, saliency=saliency).logits, model(scan, saliency=saliency).logits)
-ACATProcessor(image_size=(12, 10), num_slices=2).push_to_hub("tester/acat")
-assert ACATProcessor.from_pretrained("tester/acat").image_size == (12, 10)
-"""
+    image = torch.rand(1, 2, 16, 16)
+    again = quiet(DifFusePipeline.from_pretrained("tester/ours"))
+    first, second = (pipe(image, generator=torch.Generator().manual_seed(0)) for pipe in (whole_pipeline, again))
+    assert torch.equal(first.counterfactuals, second.counterfactuals) and torch.equal(first.saliency, second.saliency)
+    cached = DifFusePipeline.from_pretrained("tester/ours", local_files_only=True)
+    assert cached.processor.modalities == whole_pipeline.processor.modalities
+    with pytest.raises(InputError, match="There is no folder tester/absent, and the Hub") as caught:
+        DifFusePipeline.from_pretrained("tester/absent")
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
-def test_classifiers_and_their_processor_go_to_the_hub_and_back(hub, tmp_path):
-    client = [sys.executable, "-c", CLASSIFIERS]
-    done = subprocess.run(client, env=hub.environment(tmp_path / "home"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(hub.files("tester/acat"))
+def test_classifiers_and_their_processor_go_to_the_hub_and_back(connected_hub):
+    baseline = LesionClassifier(LesionClassifierConfig(hidden_sizes=[4, 4, 4, 4, 4], num_pools=1)).eval()
+    acat = ACATClassifier.from_baseline(baseline).eval()
+    scan, saliency = torch.rand(1, 2, 1, 12, 10), torch.rand(1, 2, 1, 12, 10)
+    for name, model in (("tester/halves", baseline), ("tester/acat", acat)):
+        model.push_to_hub(name)
+        again = load_classifier(name)
+        assert type(again) is type(model)
+        assert torch.equal(again(scan, saliency=saliency).logits, model(scan, saliency=saliency).logits)
+    ACATProcessor(image_size=(12, 10), num_slices=2).push_to_hub("tester/acat")
+    assert ACATProcessor.from_pretrained("tester/acat").image_size == (12, 10)
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(connected_hub.files("tester/acat"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "upload"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_what_is_pushed_is_private_unless_it_is_said_to_be_public(connected_hub, folder):
+    push_folder(folder, "tester/new")
+    push_folder(folder, "tester/new", commit_message="again")  # what is private may be pushed to again
+    push_folder(folder, "tester/open", public=True)
+    assert connected_hub.private == {"tester/new"} and len(connected_hub.repos["tester/new"]) == 3
+    with pytest.raises(InputError, match="tester/open on the Hub is public.*`--public`, in Python `public=True`"):
+        push_folder(folder, "tester/open")
+    push_folder(folder, "tester/open", public=True)
+    push_folder(folder, "tester/new", public=True)  # does not open what is private
+    assert connected_hub.private == {"tester/new"} and len(connected_hub.repos["tester/open"]) == 3
+
+
+def test_what_is_public_is_refused_before_anything_is_uploaded(connected_hub, folder):
+    refuse_public("tester/nobody")  # what does not exist will be private
+    push_folder(folder, "tester/open", public=True)
+    with pytest.raises(InputError, match="is public"):
+        refuse_public("tester/open")
+    (folder / "patients.json").write_text("{}")
+    with pytest.raises(InputError, match="is public"):
+        push_folder(folder, "tester/open")
+    assert set(connected_hub.files("tester/open")) == {"config.json"}
+
+
+def test_patterns_choose_what_is_uploaded(connected_hub, folder):
+    (folder / "optimizer.pt").write_bytes(b"pickled")
+    push_folder(folder, "tester/some", allow_patterns=MODEL_FILES)
+    assert set(connected_hub.files("tester/some")) == {"config.json"}
+    (folder / "more.json").write_text("{}")
+    push_folder(folder, "tester/some", allow_patterns=["more.json"], delete_patterns=["config.json"])
+    assert set(connected_hub.files("tester/some")) == {"more.json"}
+
+
+def test_a_hub_that_cannot_be_reached_or_refuses_is_one_sentence(connected_hub, folder, monkeypatch):
+    for name in ("no/such/name", "tester/name with spaces"):
+        with pytest.raises(InputError, match="is complete, but the Hub did not take it as") as told:
+            push_folder(folder, name)
+        assert "\n" not in str(told.value)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(InputError, match="is complete, but the Hub did not take it as tester/new"):
+        push_folder(folder, "tester/new")
+
+
+@private_by_default
+class Pipeline(DifFusePipeline):
+    pass
+
+
+@private_by_default
+class Network(ModelMixin, ConfigMixin):
+    @register_to_config
+    def __init__(self, width: int = 2):
+        super().__init__()
+        self.layer = torch.nn.Linear(width, width)
+
+
+@private_by_default
+class Classifier(SliceClassifier):
+    pass
+
+
+@private_by_default
+class Processor(DifFuseProcessor):
+    pass
+
+
+@private_by_default
+class Scheduler(DifFuseScheduler):
+    pass
+
+
+TINY_BACKBONE = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+SAVED = {
+    "network": Network,
+    "classifier": lambda: Classifier(
+        SliceClassifierConfig(backbone="resnet18", backbone_kwargs=TINY_BACKBONE, num_channels=2, num_labels=2)
+    ),
+    "processor": Processor,
+    "scheduler": Scheduler,
+    "pipeline": lambda: Pipeline(tiny_unet(), DifFuseScheduler()),
+}
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_all_that_can_be_saved_goes_to_the_hub_in_private(kind, connected_hub, folder, tmp_path):
+    """diffusers and transformers make public repositories, and fill existing ones, unless told otherwise."""
+    push_folder(folder, "tester/open", public=True)
+    saved = SAVED[kind]()
+    saved.push_to_hub("tester/new")
+    saved.save_pretrained(tmp_path / "saved", push_to_hub=True)
+    saved.save_pretrained(tmp_path / "other", push_to_hub=True, repo_id="tester/named")
+    assert {"tester/new", "tester/saved", "tester/named"} == connected_hub.private
+    assert set(connected_hub.files("tester/new")) == set(connected_hub.files("tester/saved")) != {}
+    with pytest.raises(InputError, match="is public"):
+        saved.push_to_hub("tester/open")
+    with pytest.raises(InputError, match="is public"):
+        saved.save_pretrained(tmp_path / "open", push_to_hub=True, repo_id="tester/open")
+    assert set(connected_hub.files("tester/open")) == {"config.json"}
+    saved.push_to_hub("tester/open", public=True)
+    saved.push_to_hub("tester/world", private=False)
+    assert len(connected_hub.files("tester/open")) > 0 and "tester/world" not in connected_hub.private
+
+
+def test_saving_by_position_and_saving_on_other_processes(connected_hub, tmp_path):
+    Processor().save_pretrained(tmp_path / "processor", True)
+    assert connected_hub.private == {"tester/processor"}
+    Network().save_pretrained(tmp_path / "network", is_main_process=False, push_to_hub=True)
+    Network().save_pretrained(tmp_path / "network")
+    assert "tester/network" not in connected_hub.repos
+    for arguments in ({"create_pr": True}, {"push_to_hub": True}, {"banana": 1}):
+        with pytest.raises(TypeError, match=f"no `{next(iter(arguments))}`"):
+            Network().push_to_hub("tester/network", **arguments)
+    with pytest.raises(TypeError, match="no `create_pr`"):
+        Network().save_pretrained(tmp_path / "network", push_to_hub=True, create_pr=True)
+    assert "tester/network" not in connected_hub.repos
 
 
 def test_a_name_that_the_hub_cannot_give_is_one_sentence():
@@ -122,4 +223,5 @@ def test_a_model_card_goes_into_a_saved_pipeline_only(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     path = write_model_card(tmp_path, model_card(**CARD))
     assert path.name == "README.md" and "Healthy brains" in path.read_text()
+    assert card_line(tmp_path) == "Repaints lesions of FLAIR and T1 slices as healthy tissue."
     assert torch.equal(DifFusePipeline.from_pretrained(tmp_path).unet.conv_in.weight, pipeline.unet.conv_in.weight)

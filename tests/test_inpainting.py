@@ -12,6 +12,7 @@ from difffuse_hf.errors import InputError
 from difffuse_hf.pipelines.anomaly_map import dilation
 from difffuse_hf.pipelines.perceptual import structural_distance
 from difffuse_hf.pipelines.pipeline_repaint import jump_levels
+from difffuse_hf.pipelines.sampling import Sampling, SamplingOptions, leave
 
 
 def seeded(seed=0):
@@ -72,15 +73,16 @@ def test_a_move_is_that_of_the_stock_scheduler(repaint, image, mask):
     def draw(sample, level):
         return noise
 
-    with repaint.progress_bar(total=4) as bar, torch.no_grad():
+    run = Sampling(image, SamplingOptions(), None, repaint.predict_noise, draw, leave)
+    with repaint.bar(4) as bar, torch.no_grad():
         for level in (300, 1):
             noise_pred = repaint.unet(sample, level - 1).sample
             # stock masks are 1 where the image is known
             expected = stock.step(noise_pred, level - 1, sample, clean, 1 - mask, generator=seeded(2)).prev_sample
-            actual = repaint.inpaint(sample, clean, mask, [level, level - 1], repaint.predict_noise, draw, bar)
+            actual = repaint.inpaint(sample, clean, mask, [level, level - 1], run, bar)
             torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
         expected = stock.undo_step(sample, 300, generator=seeded(2))
-        actual = repaint.inpaint(sample, clean, mask, [300, 301], repaint.predict_noise, draw, bar)
+        actual = repaint.inpaint(sample, clean, mask, [300, 301], run, bar)
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 

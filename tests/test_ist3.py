@@ -45,10 +45,6 @@ def write_preprocessed(root, patients, shape=(40, 50, 3)):
                 "source_slices": [0, 4, 9][: shape[2]],
                 "to_mni_mm": [-0.5, 0, 0, 100, 0, -0.5, 0, 12, 0, 0, 3, -40] if i else None,
                 "to_patient_mm": [-0.5, 0, 0, 10, 0, -0.5, 0, 20, 0, 0, 3, -30],
-                "midline_centre": 19.5,
-                "midline_template": 21.0 if i else None,
-                "midline_per_slice": 0.5 if i else None,
-                "midline_per_row": -0.1 if i else None,
                 "study_day": 2 if patient in patients[:i] else 0,
                 "age_years": 70.0 + i if i else None,
             }
@@ -212,19 +208,9 @@ def test_a_slice_is_shrunk_to_fit_padded_and_labelled_like_its_scan(build, root)
     inside = row["image"][0, :, 3:29]  # 50 x 40 becomes 32 x 26, three columns of padding on either side
     np.testing.assert_allclose(inside, 0.02, atol=1e-6)
     assert row["image"][0, :, :3].max() == row["image"][0, :, 29:].max() == 0
-    assert row["midline"] == pytest.approx(15.5) and row["pixel_mm"] == pytest.approx(0.5 * 40 / 26)
+    assert row["pixel_mm"] == pytest.approx(0.5 * 40 / 26)
     whole = build("slices", image_size=(50, 40)).with_format("numpy")
     np.testing.assert_array_equal(whole[5]["image"][0], build().with_format("numpy")[1]["image"][2, 0])
-    assert whole[5]["midline"] == 19.5
-
-
-def test_the_midline_is_that_of_the_crop_or_of_the_template(build):
-    assert build()["midline"][:2] == [19.5, 19.5]
-    template = build(midline="template")
-    assert template["midline"][:2] == [None, 21.0]
-    assert build()["midline_slopes"][1] == [0, 0] and template["midline_slopes"][1] == pytest.approx([0.5, -0.1])
-    with pytest.raises(ValueError, match='"centre" or "template"'):
-        build(midline="middle")
 
 
 def test_a_table_in_other_words_is_mapped_by_the_configuration(build, root, tmp_path):

@@ -7,7 +7,6 @@ import torch
 from test_gradients import LinearScan, OneLayer, random, scaled
 from torch import nn
 
-from difffuse_hf import ResNetAutoencoder
 from difffuse_hf.saliency.latent_shift import SHIFTS, latent_shift
 
 
@@ -76,27 +75,6 @@ def test_the_search_ends_where_the_probability_rises_again():
         classifier, Logit(), image, torch.tensor([1]), shifts=(1.0, 20.0, 80.0, 5000.0), probability_drop=0.9
     )
     assert torch.equal(near, far)  # probabilities 0.99, 0.99, 0.63, 1.00: 5000 is never tried
-
-
-@pytest.mark.parametrize("shape", [(4, 2, 8, 12), (4, 3, 2, 8, 12)], ids=["slices", "scans"])
-def test_a_map_does_not_depend_on_its_batch_and_lies_between_0_and_1(shape):
-    torch.manual_seed(0)
-    autoencoder = ResNetAutoencoder(in_channels=2, channels=(4, 4, 4), strides=(2, 2, 1)).eval()
-    classifier, image = OneLayer(), random(*shape)
-    options = {"shifts": (1, 10, 100, 1000)}
-    together = latent_shift(classifier, autoencoder, image, **options)
-    alone = torch.cat([latent_shift(classifier, autoencoder, one[None], **options) for one in image])
-    assert together.shape == (*shape[:-3], 1, 8, 12) and together.dtype == torch.float32
-    assert torch.allclose(together, alone, atol=1e-4)
-    assert together.min() >= 0 and torch.allclose(together.flatten(1).amax(1), torch.ones(4))
-
-
-def test_a_saliency_map_given_along_reaches_the_classifier():
-    classifier, image, seen = OneLayer(), random(2, 2, 6, 6), torch.zeros(2, 1, 6, 6)
-    seen[0, :, :3] = 1
-    seen[1, :, 3:] = 1
-    saliency = latent_shift(classifier, Identity(), image, saliency=seen)
-    assert saliency[0, :, 3:].max() == 0 and saliency[1, :, :3].max() == 0 and saliency.amax() == 1
 
 
 def test_no_shift_at_all_is_refused():

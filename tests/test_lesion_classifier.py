@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForImageClassification
 
 from difffuse_hf import LesionClassifier, LesionClassifierConfig
-from difffuse_hf.models.backbone import FeatureHook
+from difffuse_hf.models.backbone import FeatureModifier
 from difffuse_hf.models.modeling_lesion_classifier import four_classes
 
 TINY = {"hidden_sizes": [4, 6], "num_pools": 1}
@@ -94,8 +94,8 @@ def test_a_slice_is_a_scan_of_one_slice(classifier):
     torch.testing.assert_close(classifier(image).logits, classifier(image[:, None]).logits)
 
 
-def test_a_hook_sees_every_stage_and_what_it_returns_goes_on(classifier):
-    class Hook(FeatureHook):
+def test_a_feature_modifier_sees_every_stage_and_what_it_returns_goes_on(classifier):
+    class Record(FeatureModifier):
         seen: list = []
 
         def features(self, stage, maps):
@@ -103,18 +103,18 @@ def test_a_hook_sees_every_stage_and_what_it_returns_goes_on(classifier):
             return torch.zeros_like(maps) if stage == 2 else maps
 
     scan = torch.rand(1, 2, 1, 12, 10)
-    output = classifier(scan, hook=Hook())
-    assert Hook.seen == [(1, (4, 4, 6, 3)), (2, (4, 6, 6, 3))]
+    output = classifier(scan, feature_modifier=Record())
+    assert Record.seen == [(1, (4, 4, 6, 3)), (2, (4, 6, 6, 3))]
     torch.testing.assert_close(output.presence_logits[0], classifier.presence_head.bias)
 
 
 def test_a_slice_weight_of_zero_hides_a_slice(classifier):
-    class FirstOnly(FeatureHook):
+    class FirstOnly(FeatureModifier):
         def slice_weights(self, maps):
             return torch.tensor([1.0, 1.0, 0.0, 0.0])  # two slices, two halves each
 
     scan = torch.rand(1, 2, 1, 12, 10)
-    torch.testing.assert_close(classifier(scan, hook=FirstOnly()).logits, classifier(scan[:, :1]).logits)
+    torch.testing.assert_close(classifier(scan, feature_modifier=FirstOnly()).logits, classifier(scan[:, :1]).logits)
 
 
 @pytest.mark.parametrize(

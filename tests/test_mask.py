@@ -19,7 +19,7 @@ def test_the_thesis_mask_holds_the_share_above_the_percentile(saliency):
 def test_the_reference_codes_mask_is_wider_by_two_pixels():
     saliency = torch.zeros(1, 1, 32, 32)
     saliency[..., 10:13, 20:22] = 1
-    mask = saliency_to_mask(saliency, percentile=99, reading="reference_code")
+    mask = saliency_to_mask(saliency, percentile=99, variant="reference_code")
     expected = torch.zeros_like(saliency)
     expected[..., 8:15, 18:24] = 1
     assert torch.equal(mask, expected)
@@ -28,31 +28,31 @@ def test_the_reference_codes_mask_is_wider_by_two_pixels():
 def test_the_reference_codes_percentile_is_taken_over_all_channels_together():
     saliency = torch.zeros(1, 2, 16, 16)
     saliency[:, 0], saliency[:, 1] = 0.1, 0.9
-    mask = saliency_to_mask(saliency, percentile=40, reading="reference_code")
+    mask = saliency_to_mask(saliency, percentile=40, variant="reference_code")
     assert mask[:, 0].sum() == 0 and mask[:, 1].all()
 
 
-@pytest.mark.parametrize("reading", ["thesis", "reference_code"])
+@pytest.mark.parametrize("variant", ["thesis", "reference_code"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1.0])
-def test_a_constant_saliency_gives_an_empty_mask(reading, value):
-    assert saliency_to_mask(torch.full((2, 1, 16, 16), value), reading=reading).sum() == 0
+def test_a_constant_saliency_gives_an_empty_mask(variant, value):
+    assert saliency_to_mask(torch.full((2, 1, 16, 16), value), variant=variant).sum() == 0
 
 
-@pytest.mark.parametrize("reading", ["thesis", "reference_code"])
-def test_an_images_mask_does_not_depend_on_its_batch(saliency, reading):
-    alone = torch.cat([saliency_to_mask(one[None], reading=reading) for one in saliency])
-    assert torch.equal(saliency_to_mask(saliency, reading=reading), alone)
+@pytest.mark.parametrize("variant", ["thesis", "reference_code"])
+def test_an_images_mask_does_not_depend_on_its_batch(saliency, variant):
+    alone = torch.cat([saliency_to_mask(one[None], variant=variant) for one in saliency])
+    assert torch.equal(saliency_to_mask(saliency, variant=variant), alone)
 
 
-@pytest.mark.parametrize("reading", ["thesis", "reference_code"])
-def test_with_a_foreground_the_percentile_and_the_mask_are_its_own(saliency, reading):
+@pytest.mark.parametrize("variant", ["thesis", "reference_code"])
+def test_with_a_foreground_the_percentile_and_the_mask_are_its_own(saliency, variant):
     foreground = torch.zeros_like(saliency)
     foreground[..., 8:24, 8:24] = 1
-    mask = saliency_to_mask(saliency, percentile=75, reading=reading, foreground=foreground)
+    mask = saliency_to_mask(saliency, percentile=75, variant=variant, foreground=foreground)
     assert (mask <= foreground).all()
-    if reading == "thesis":
+    if variant == "thesis":
         assert mask.sum(dim=(1, 2, 3)).tolist() == pytest.approx([64] * 3, abs=1)
-    assert saliency_to_mask(saliency, reading=reading, foreground=torch.zeros_like(saliency)).sum() == 0
+    assert saliency_to_mask(saliency, variant=variant, foreground=torch.zeros_like(saliency)).sum() == 0
 
 
 def test_the_blur_keeps_the_mass_and_has_the_spread_of_its_sigma():
@@ -64,7 +64,7 @@ def test_the_blur_keeps_the_mass_and_has_the_spread_of_its_sigma():
     assert ratio.item() == pytest.approx(torch.tensor(-1 / (2 * 1.1**2)).exp().item())
 
 
-@pytest.mark.parametrize("arguments", [{"percentile": 101}, {"reading": "code"}])
+@pytest.mark.parametrize("arguments", [{"percentile": 101}, {"variant": "code"}])
 def test_unknown_settings_are_refused(saliency, arguments):
     with pytest.raises(ValueError, match="must"):
         saliency_to_mask(saliency, **arguments)

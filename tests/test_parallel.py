@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -28,6 +31,42 @@ def square_or_die(task):
 
 def refuse(task):
     raise OSError(28, "No space left on device", f"file{task}")
+
+
+INTERRUPTED = """
+import pathlib, sys, time
+from difffuse_hf.errors import run_script
+from difffuse_hf.preprocessing.parallel import Workers
+
+def nap(flag):
+    pathlib.Path(flag).touch()
+    time.sleep(600)
+
+def main():
+    with Workers(2) as pool:
+        list(pool.map(nap, sys.argv[1:]))
+
+if __name__ == "__main__":
+    run_script(main)
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_several_workers_is_one_sentence(tmp_path):
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    flags = [tmp_path / "one", tmp_path / "two"]
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), *map(str, flags)],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )
+    while not all(flag.exists() for flag in flags):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of its processes
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and errors.decode().strip().count("\n") == 0
 
 
 def test_one_worker_runs_in_this_process():

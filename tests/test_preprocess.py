@@ -27,9 +27,9 @@ from difffuse_hf.preprocessing.steps import CTPreprocessConfig  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "ct_dicom"
 TEXT = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE"}
+HEADS = {"soft": "", "soft follow-up": ""}
 EXPECTED = {
-    "soft": "",
-    "soft follow-up": "",
+    **HEADS,
     "bone": "bone-kernel",
     "localiser": "localiser",
     "coronal": "not-axial",
@@ -46,12 +46,14 @@ def study(number):
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
-    """A small hospital disk: one series for most reasons, in folders of those names, and some files that are none."""
+    """A small hospital disk: one series for most reasons, in folders of those names, and some files that are none.
+
+    The two that are kept lie in `heads/`, base and vault of a third head in `split/`."""
     root = tmp_path_factory.mktemp("disk")
     head = turned_head(turn("y", 4))[0].hounsfield
     other = turned_head(turn("y", -6), 0.95)[0].hounsfield
-    write_series(root / "soft", head, SPACING, **study(1), StudyDate="20050102")
-    write_series(root / "soft follow-up", other, SPACING, **study(2), StudyDate="20050109")
+    write_series(root / "heads" / "soft", head, SPACING, **study(1), StudyDate="20050102")
+    write_series(root / "heads" / "soft follow-up", other, SPACING, **study(2), StudyDate="20050109")
     write_series(root / "bone", head, SPACING, **study(1), Manufacturer="SIEMENS", ConvolutionKernel="H70s")
     write_series(root / "localiser", head[:1], SPACING, **study(1), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     coronal = {
@@ -60,8 +62,8 @@ def disk(tmp_path_factory):
     }
     write_series(root / "coronal", head, SPACING, **study(1), **coronal)
     split = {"PatientID": "SYNTHETIC-2", **study(3)}
-    write_series(root / "base", head[:24], SPACING, **split)
-    write_series(root / "vault", head[24:], SPACING, origin_mm=(-20, -20, 36), **split)
+    write_series(root / "split" / "base", head[:24], SPACING, **split)
+    write_series(root / "split" / "vault", head[24:], SPACING, origin_mm=(-20, -20, 36), **split)
     flipped = turned_head(turn("y", 180))[0].hounsfield
     write_series(root / "flipped", flipped, SPACING, PatientID="SYNTHETIC-3", **study(4))
     write_series(root / "report", head[:1], SPACING, **study(1), SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
@@ -88,10 +90,48 @@ def command(disk, output, *options):
     return [sys.executable, "-m", "difffuse_hf.cli.main", "preprocess", str(disk), str(output), "--linkage", *options]
 
 
-def wait_for_records(output, process):
-    """Until the run has finished something."""
-    while process.poll() is None and not (output / "records.jsonl").exists():
+STOP = """
+import os, time
+import nibabel
+
+def save(image, path, save=nibabel.save):
+    if os.listdir(os.path.dirname(path)):
+        open(path, "wb").write(b"half of it")
+        open(os.environ["REACHED"], "w").close()
+        time.sleep(600)
+    save(image, path)
+
+nibabel.save = save
+"""
+
+
+@pytest.fixture
+def stopped(disk, tmp_path):
+    """A run over the two heads that has written one of them, and stands still amid the other: process and output."""
+    (tmp_path / "sitecustomize.py").write_text(STOP)  # which Python imports by itself
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(
+        command(disk / "heads", tmp_path / "out"),
+        env={**os.environ, "PYTHONPATH": path, "REACHED": str(tmp_path / "reached")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )
+    while not (tmp_path / "reached").exists():
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
+    yield process, tmp_path / "out"
+    process.kill()
+    process.communicate()
+
+
+def check_continued(disk, finished, output):
+    """Repeating a run that was stopped keeps its records and completes it."""
+    records = (output / "records.jsonl").read_bytes()
+    subprocess.run(command(disk / "heads", output), check=True, capture_output=True)
+    assert (output / "records.jsonl").read_bytes().startswith(records)
+    assert reasons(output) == HEADS and pixels(output) == pixels(finished[0])
 
 
 def test_every_series_is_kept_or_rejected_for_its_reason(finished):
@@ -99,10 +139,9 @@ def test_every_series_is_kept_or_rejected_for_its_reason(finished):
 
 
 def test_base_and_vault_are_joined_on_demand(disk, tmp_path):
-    manifest = preprocess_ct(
-        disk, tmp_path / "out", CTPreprocessConfig(merge_split=True), linkage=True, progress=False
-    )
-    assert reasons(tmp_path / "out") == {**EXPECTED, "base": "", "vault": ""}
+    merge = CTPreprocessConfig(merge_split=True)
+    manifest = preprocess_ct(disk / "split", tmp_path / "out", merge, linkage=True, progress=False)
+    assert reasons(tmp_path / "out") == {"base": "", "vault": ""}
     joined = manifest[manifest["merged_into"] != ""]
     assert len(joined) == 1 and joined["merged_into"].isin(manifest["scan_id"]).all()
     whole = manifest[manifest["scan_id"] == joined["scan_id"].item()].iloc[0]
@@ -122,14 +161,14 @@ def test_a_scan_is_eleven_slices_of_500_by_400_between_0_and_1_with_its_scale(fi
 
 
 def test_another_window_of_hounsfield_units_is_an_option_of_the_command(finished, disk, tmp_path):
-    subprocess.run(command(disk / "soft", tmp_path / "out", "--window", "15", "60"), check=True)
+    subprocess.run(command(disk / "heads" / "soft", tmp_path / "out", "--window", "15", "60"), check=True)
     file = pandas.read_parquet(tmp_path / "out" / "manifest.parquet")["file"].item()
     narrow = np.asarray(nibabel.load(tmp_path / "out" / file).dataobj)
     kept = finished[1][finished[1]["decision"] == "keep"].sort_values("study_day")
     hounsfield = 100 * np.asarray(nibabel.load(finished[0] / kept["file"].iloc[0]).dataobj)
     assert narrow == pytest.approx(np.clip((hounsfield - 15) / 45, 0, 1), abs=2e-3)
     wrong = subprocess.run(
-        command(disk / "soft", tmp_path / "wrong", "--window", "60", "15"), capture_output=True, text=True
+        command(disk / "heads" / "soft", tmp_path / "wrong", "--window", "60", "15"), capture_output=True, text=True
     )
     assert wrong.returncode == 2 and "`window_hu` is (low, high)" in wrong.stderr
     assert not (tmp_path / "wrong").exists()
@@ -262,8 +301,8 @@ def test_no_text_of_the_header_is_in_any_output(tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_make_the_same_scans(disk, finished, tmp_path):
-    subprocess.run(command(disk, tmp_path / "out", "--workers", "2"), check=True, capture_output=True)
-    assert reasons(tmp_path / "out") == EXPECTED
+    subprocess.run(command(disk / "heads", tmp_path / "out", "--workers", "2"), check=True, capture_output=True)
+    assert reasons(tmp_path / "out") == HEADS
     assert pixels(tmp_path / "out") == pixels(finished[0])
 
 
@@ -274,50 +313,21 @@ def pixels(output):
     return {name: np.asarray(nibabel.load(path).dataobj).tobytes() for name, path in scans.items() if path.exists()}
 
 
-@pytest.mark.slow
-def test_a_killed_run_is_continued_where_it_stopped(disk, finished, tmp_path):
-    output = tmp_path / "out"
-    process = subprocess.Popen(command(disk, output), stdout=subprocess.DEVNULL)
-    wait_for_records(output, process)
+def test_a_killed_run_is_continued_where_it_stopped(disk, finished, stopped):
+    process, output = stopped
     process.kill()
     process.wait()
-    done = (output / "records.jsonl").read_bytes()
-    assert done and not (output / "manifest.csv").exists()
-    subprocess.run(command(disk, output), check=True, capture_output=True)
-    assert (output / "records.jsonl").read_bytes().startswith(done[: done.rfind(b"\n") + 1])
-    assert reasons(output) == EXPECTED and pixels(output) == pixels(finished[0])
+    assert (output / "records.jsonl").read_bytes().count(b"\n") == 1 and not (output / "manifest.csv").exists()
+    check_continued(disk, finished, output)
 
 
-@pytest.mark.slow
-def test_a_killed_worker_costs_nothing_but_time(disk, finished, tmp_path):
-    psutil = pytest.importorskip("psutil")
-    output = tmp_path / "out"
-    process = subprocess.Popen(command(disk, output, "--workers", "2"), stdout=subprocess.DEVNULL)
-    wait_for_records(output, process)
-    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    assert len(workers) >= 2
-    workers[0].send_signal(signal.SIGKILL)
-    assert process.wait(timeout=300) == 0
-    assert reasons(output) == EXPECTED and pixels(output) == pixels(finished[0])
-
-
-@pytest.mark.slow
-def test_an_interrupt_says_one_sentence_and_leaves_nothing_half_written(disk, tmp_path):
-    for attempt in range(5):  # until the interrupt comes before the end; the disk is small
-        output = tmp_path / f"out {attempt}"
-        process = subprocess.Popen(
-            command(disk, output, "--workers", "2"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        wait_for_records(output, process)
-        os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of its processes
-        _, errors = process.communicate(timeout=60)
-        if process.returncode != 0:
-            break
+def test_an_interrupt_says_one_sentence_and_leaves_nothing_half_written(stopped):
+    process, output = stopped
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors.decode().strip().count("\n") == 0
     assert not [path for path in output.rglob(".*") if path.name != ".lock"]
+    assert len(list((output / "scans").iterdir())) == 1
 
 
 @pytest.mark.slow
@@ -328,12 +338,13 @@ def test_a_full_disk_stops_the_run_in_one_sentence_and_loses_nothing(disk, finis
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, resource.RLIM_INFINITY))
 
-    stopped = subprocess.run(command(disk, output), capture_output=True, text=True, preexec_fn=limit)
+    heads = command(disk / "heads", output)
+    stopped = subprocess.run(heads, capture_output=True, text=True, preexec_fn=limit)
     assert stopped.returncode == 1
     assert "File too large" in stopped.stderr and "free space" in stopped.stderr and "Traceback" not in stopped.stderr
     assert not list((output / "scans").iterdir())
-    subprocess.run(command(disk, output), check=True, capture_output=True)
-    assert reasons(output) == EXPECTED and pixels(output) == pixels(finished[0])
+    subprocess.run(heads, check=True, capture_output=True)
+    assert reasons(output) == HEADS and pixels(output) == pixels(finished[0])
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the sample DICOM series in ../shared/data/ct_dicom")

@@ -210,3 +210,13 @@ def test_a_singular_affine_is_refused():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DifFuseProcessor(**wrong)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("pt", torch.Tensor), ("np", np.ndarray)])
+def test_a_call_gives_the_arrays_that_are_asked_for(kind, expected):
+    processor = DifFuseProcessor(image_size=(64, 64), **ONE)
+    pixels = processor(brain(), np.eye(4), return_tensors=kind)["pixel_values"]
+    assert type(pixels) is expected
+    np.testing.assert_array_equal(np.asarray(pixels), processor(brain(), np.eye(4))["pixel_values"].numpy())
+    with pytest.raises(InputError, match="`return_tensors` must be one of pt, np, got 'tf'"):
+        processor(brain(), np.eye(4), return_tensors="tf")

@@ -70,3 +70,13 @@ def test_maps_of_other_images_and_windows_upside_down_are_refused():
         ACATProcessor(window=(100, 0))
     with pytest.raises(ValueError, match="`image_size` is"):
         ACATProcessor(image_size=(4,))
+
+
+def test_a_call_gives_the_arrays_that_are_asked_for():
+    images = np.random.default_rng(0).random((2, 3, 1, 8, 8))
+    tensors, arrays = ACATProcessor()(images, saliency=images), ACATProcessor()(images, images, return_tensors="np")
+    for name, array in arrays.items():
+        assert type(array) is np.ndarray and type(tensors[name]) is torch.Tensor
+        np.testing.assert_array_equal(array, tensors[name].numpy())
+    with pytest.raises(InputError, match="`return_tensors` must be one of pt, np, got 'jax'"):
+        ACATProcessor()(images, return_tensors="jax")

@@ -85,7 +85,7 @@ def test_the_denoising_autoencoder_is_scored_as_published_or_as_told():
 
 def test_f_anogan_is_compared_at_the_size_of_its_networks():
     torch.manual_seed(0)
-    model, image = FAnoGAN(2, 16, 2, 3), fresh_image((32, 24))
+    model, image = FAnoGAN(2, 16, 2, 3).eval(), fresh_image((32, 24))
     output = quiet(ReconstructionPipeline(model))(image)
     small = resize(image, (16, 16))
     made = (model.generator(model.encoder(2 * small - 1)) + 1).detach() / 2
@@ -118,6 +118,15 @@ def test_without_a_reconstructor_the_map_is_the_saliency(pipeline):
 def test_images_that_do_not_fit_are_refused_in_one_sentence(pipeline, spoil, sentence):
     with pytest.raises(InputError, match=sentence):
         pipeline(spoil(fresh_image()))
+
+
+def test_a_reconstructor_in_training_mode_reconstructs_in_eval_mode_and_goes_on_training():
+    torch.manual_seed(0)
+    model, image = FAnoGAN(2, 16, 2, 3), fresh_image()
+    model.encoder.eval()
+    output = quiet(ReconstructionPipeline(model))(image)
+    assert model.training and model.generator.training and not model.encoder.training
+    assert torch.equal(output.counterfactuals, quiet(ReconstructionPipeline(model.eval()))(image).counterfactuals)
 
 
 def test_a_pipeline_of_nothing_is_refused():

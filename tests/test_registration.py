@@ -15,7 +15,6 @@ from difffuse_hf.preprocessing.registration import (  # noqa: E402
     brain_mask,
     choose_template,
     load_template,
-    midline_column,
     midline_plane,
     register,
     rotation_angle,
@@ -62,12 +61,12 @@ def test_a_tilted_gantry_is_not_a_tilted_head():
 def test_the_midline_follows_the_plane_between_the_hemispheres():
     volume, matrix, offset = turned_head(turn("z", 14) @ turn("y", 10))
     registration = register(volume, load_template())
-    slices = np.array([16, 24, 32])
-    columns = midline_column(registration, volume, slices)
-    for column, index in zip(columns, slices):  # back to the template: its x is 0 there
+    start, per_slice, per_row = midline_plane(registration, volume)
+    middle_row = registration.centre[1] / SPACING[1]
+    for index in (16, 24, 32):  # back to the template: its x is 0 there
+        column = start + per_slice * index + per_row * middle_row
         point = np.array([column * SPACING[2], registration.centre[1], index * SPACING[0]])
         assert abs((np.linalg.inv(matrix) @ (point - offset))[0]) < 2
-    start, per_slice, per_row = midline_plane(registration, volume)
     assert per_slice * SPACING[2] / SPACING[0] == pytest.approx(np.tan(np.radians(10)), abs=0.04)  # leans to the left
     assert per_row == pytest.approx(-np.tan(np.radians(14)), abs=0.04)
 

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 import torch
 from tiny_scans import AFFINE, MODALITIES, lesion, tiny_volumes
 
-from difffuse_hf.detection.volume import Case, DetectionResult
-from difffuse_hf.models.processing_difffuse import DifFuseProcessor
+from difffuse_hf import Case, DetectionResult, DifFuseProcessor
+from difffuse_hf.detection.result import ModelSlices
 from difffuse_hf.reporting import report
-from difffuse_hf.reporting.figures import choose_slices, crop_to_head, tile_png
+from difffuse_hf.reporting.figures import choose_slices, crop_to_foreground, tile_png
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +39,15 @@ def result():
         saliency=anomaly.numpy(),
         mask=(anomaly.numpy() > 0).astype(np.uint8),
         lesion_probability=probability,
-        slices={
-            "image": slices,
-            "counterfactual": slices * (1 - 0.5 * mask),
-            "saliency": stacked / 0.3,
-            "mask": mask,
-            "anomaly": stacked,
-            "reference": processor.preprocess_labels(case.reference, geometry)[:, None].float(),
-            "indices": torch.arange(len(slices)),
-        },
+        slices=ModelSlices(
+            indices=torch.arange(len(slices)),
+            image=slices,
+            counterfactual=slices * (1 - 0.5 * mask),
+            mask=mask,
+            anomaly=stacked,
+            saliency=stacked / 0.3,
+            reference=processor.preprocess_labels(case.reference, geometry)[:, None].float(),
+        ),
         parameters={
             "preset": "fast",
             "anomaly_threshold": 0.1,
@@ -61,16 +62,22 @@ def write(result, folder, **options):
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_report_is_well_formed_and_asks_for_nothing_outside_itself(result, tmp_path):
-    html = write(result, tmp_path)
-    assert unbalanced_tags(html) == []
-    assert not re.search(r"https?://|//\w|<link|<script|@import|url\(", re.sub(r"base64,[\w+/=]+", "", html))
-    sources = re.findall(r'src="([^"]{22})', html)
+@pytest.fixture(scope="module")
+def written(result, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    html = write(result, folder, model_line="Trained on <synthetic> subjects.")
+    return SimpleNamespace(folder=folder, html=html)
+
+
+def test_the_report_is_well_formed_and_asks_for_nothing_outside_itself(written):
+    assert unbalanced_tags(written.html) == []
+    without_pictures = re.sub(r"base64,[\w+/=]+", "", written.html)
+    assert not re.search(r"https?://|//\w|<link|<script|@import|url\(", without_pictures)
+    sources = re.findall(r'src="([^"]{22})', written.html)
     assert sources and set(sources) == {"data:image/png;base64,"}
 
 
-def test_the_report_states_its_figures_its_model_and_its_limits(result, tmp_path):
-    html = write(result, tmp_path, model_line="Trained on <synthetic> subjects.")
+def test_the_report_states_its_figures_its_model_and_its_limits(result, written):
     for fact in (
         f"{result.lesion_ml:.1f} <small>ml",
         f"<dd>{result.dice:.3f}</dd>",
@@ -78,51 +85,54 @@ def test_the_report_states_its_figures_its_model_and_its_limits(result, tmp_path
         "Trained on &lt;synthetic&gt; subjects.",
         "not a medical device",
         "anomaly threshold",
+        "outline of the repainted region",
         "Detected and reference",
         "T1 contrast, counterfactual",
     ):
-        assert fact in html, fact
-    assert "Synthetic scan" not in html
+        assert fact in written.html, fact
+    assert "Synthetic scan" not in written.html
 
 
-def test_a_synthetic_scan_has_a_badge(result, tmp_path):
-    assert "Synthetic scan" in write(result, tmp_path, synthetic=True)
-
-
-def test_the_summary_is_the_report_for_machines(result, tmp_path):
-    write(result, tmp_path)
-    summary = json.loads((tmp_path / "summary.json").read_text())
+def test_the_summary_is_the_report_for_machines(result, written):
+    summary = json.loads((written.folder / "summary.json").read_text())
     assert summary["dice"] == pytest.approx(result.dice, abs=1e-4)
     assert summary["lesion_ml"] == pytest.approx(np.count_nonzero(result.lesion) / 1000)
     assert summary["reference_ml"] == pytest.approx(lesion().sum() / 1000)
     assert summary["slices_flagged"] == len(result.parameters["repainted_slices"])
-    change = (result.slices["counterfactual"] - result.slices["image"]).abs()
+    change = (result.slices.counterfactual - result.slices.image).abs()
     assert 0 < summary["flicker"] <= 2 * change.max()
 
 
-def test_the_overview_is_a_picture_with_a_row_per_slice_shown(result, tmp_path):
-    html = write(result, tmp_path)
-    assert (tmp_path / "overview.png").read_bytes().startswith(b"\x89PNG")
-    assert html.count("<section>") == len(report._select_slices(result, 2))
+def test_the_overview_is_a_picture_with_a_row_per_slice_shown(result, written):
+    assert (written.folder / "overview.png").read_bytes().startswith(b"\x89PNG")
+    assert written.html.count("<section>") == len(report._select_slices(result, 2))
+    assert len(list(written.folder.iterdir())) == 3
 
 
-def test_the_report_does_without_a_reference_and_without_saliency(result, tmp_path):
+def test_the_report_of_a_synthetic_scan_without_reference_and_saliency_has_a_badge_and_neither(result, tmp_path):
     bare = replace(result, case=replace(result.case, reference=None))
-    bare.slices = {**result.slices, "reference": None, "saliency": None}
-    html = write(bare, tmp_path)
+    bare.slices = replace(result.slices, reference=None, saliency=None)
+    html = write(bare, tmp_path, synthetic=True)
     assert unbalanced_tags(html) == []
+    assert "Synthetic scan" in html and "Anomaly map" in html
     assert "Dice" not in html and "Saliency" not in html and "Reference" not in html
-    assert "Anomaly map" in html
 
 
 def test_a_scan_without_a_flagged_slice_is_shown_as_it_is(result, tmp_path):
-    nothing = {name: torch.zeros_like(result.slices[name]) for name in ("saliency", "mask", "anomaly")}
+    nothing = torch.zeros_like(result.slices.mask)
     healthy = replace(
         result,
         case=replace(result.case, reference=None),
         lesion=np.zeros_like(result.lesion),
         lesion_probability=np.zeros(10),
-        slices={**result.slices, **nothing, "counterfactual": result.slices["image"], "reference": None},
+        slices=replace(
+            result.slices,
+            counterfactual=result.slices.image,
+            mask=nothing,
+            anomaly=nothing,
+            saliency=nothing,
+            reference=None,
+        ),
         parameters={**result.parameters, "repainted_slices": []},
     )
     html = write(healthy, tmp_path)
@@ -130,7 +140,7 @@ def test_a_scan_without_a_flagged_slice_is_shown_as_it_is(result, tmp_path):
 
 
 def test_a_scan_without_a_usable_slice_has_a_report_without_pictures(result, tmp_path):
-    empty = {name: value[:0] for name, value in result.slices.items()}
+    empty = ModelSlices(**{name: value[:0] for name, value in vars(result.slices).items()})
     html = write(replace(result, slices=empty), tmp_path)
     assert "no picture to show" in html and "<img" not in html
     assert not (tmp_path / "overview.png").exists()
@@ -153,7 +163,7 @@ def test_lesion_areas_are_listed_from_feet_to_crown_however_the_scan_is_stored(r
 
 def test_the_colour_bar_reaches_every_anomaly_shown(result):
     slices = report._select_slices(result, 5)
-    assert max(one["anomaly"].max() for one in slices) <= slices[0]["limit"]
+    assert max(one.anomaly.max() for one in slices) <= slices[0].limit
 
 
 def test_slices_are_spread_over_the_reference():
@@ -174,8 +184,8 @@ def test_without_an_anomaly_slices_are_spread_over_the_scan():
 
 
 def test_the_crop_holds_the_whole_head(result):
-    image = result.slices["image"].numpy()
-    rows, columns = crop_to_head(image, margin=0)
+    image = result.slices.image.numpy()
+    rows, columns = crop_to_foreground(image, margin=0)
     outside = image.copy()
     outside[..., rows, columns] = 0
     assert not outside.any() and image[..., rows, columns].shape[2:] != image.shape[2:]

@@ -25,8 +25,8 @@ from difffuse_hf.evaluation.robustness import (  # noqa: E402
     rank_correlation,
     similarity,
 )
-from difffuse_hf.models.backbone import FeatureHook  # noqa: E402
-from difffuse_hf.saliency.gradients import gradient  # noqa: E402
+from difffuse_hf.models.backbone import FeatureModifier  # noqa: E402
+from difffuse_hf.saliency.gradient import gradient  # noqa: E402
 
 
 class LinearClassifier(nn.Module):
@@ -138,8 +138,8 @@ class LinearStage(nn.Module):
 
     num_stages = 1
 
-    def forward(self, images, hook=None):
-        maps = (hook or FeatureHook()).features(1, torch.cat([2 * images, -images], dim=1))
+    def forward(self, images, feature_modifier=None):
+        maps = (feature_modifier or FeatureModifier()).features(1, torch.cat([2 * images, -images], dim=1))
         return SimpleNamespace(logits=maps.mean((2, 3)))
 
 

@@ -4,9 +4,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMPipeline, DDPMScheduler
+from tiny_models import tiny_unet
 
 from difffuse_hf import DifFuseScheduler
+from difffuse_hf.errors import InputError
 
 SHAPE = (2, 3, 4, 4)
 STOCK = {"beta_start": 1e-4, "beta_end": 0.02, "clip_sample": False}
@@ -45,7 +47,7 @@ def test_equation_6_7_is_equation_6_8_at_the_ddpm_variance(scheduler, sample, no
     alpha = alpha_bar / scheduler.alpha_bar(level - 1)
     mean = (sample - (1 - alpha) / (1 - alpha_bar) ** 0.5 * noise_pred) / alpha**0.5  # μ_θ of Eq. 6.7
     expected = mean + scheduler.posterior_variance(level, level - 1) ** 0.5 * noise
-    actual = scheduler.step(noise_pred, level, level - 1, sample, eta=1.0, noise=noise)
+    actual = scheduler.reverse_step(noise_pred, level, level - 1, sample, eta=1.0, noise=noise)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
 
 
@@ -63,7 +65,7 @@ def test_ddpm_steps_are_the_stock_scheduler_also_when_strided(sample, steps, var
         generator = torch.Generator().manual_seed(level)
         noise = torch.randn(SHAPE, dtype=torch.float64, generator=generator.clone_state())
         expected = stock.step(noise_pred, level - 1, sample, generator=generator).prev_sample
-        actual = scheduler.step(noise_pred, level, target, sample, eta=1.0, noise=noise)
+        actual = scheduler.reverse_step(noise_pred, level, target, sample, eta=1.0, noise=noise)
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
@@ -77,7 +79,9 @@ def test_ddim_steps_are_the_stock_scheduler(sample, clip_sample):
     for level, target in pairwise(scheduler.levels):
         noise_pred = predict(sample, level)
         expected = stock.step(noise_pred, level - 1, sample, use_clipped_model_output=True).prev_sample
-        torch.testing.assert_close(scheduler.step(noise_pred, level, target, sample), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            scheduler.reverse_step(noise_pred, level, target, sample), expected, rtol=0, atol=1e-12
+        )
 
 
 def test_inversion_is_the_stock_inverse_scheduler_fed_the_noise_of_the_current_level(scheduler, sample):
@@ -95,7 +99,7 @@ def test_inversion_then_ddim_is_the_identity_when_the_noise_does_not_depend_on_t
     scheduler.set_timesteps(13, noise_level=700)
     result = sample
     for level, target in pairwise(scheduler.levels[::-1] + scheduler.levels[1:]):
-        result = scheduler.step(noise, level, target, result)
+        result = scheduler.reverse_step(noise, level, target, result)
     torch.testing.assert_close(result, sample, rtol=0, atol=1e-12)
 
 
@@ -104,7 +108,7 @@ def test_round_trip_error_halves_when_the_steps_double(scheduler, sample):
         scheduler.set_timesteps(steps, noise_level=500)
         result = sample
         for level, target in pairwise(scheduler.levels[::-1] + scheduler.levels[1:]):
-            result = scheduler.step(gaussian_noise_pred(scheduler, result, level), level, target, result)
+            result = scheduler.reverse_step(gaussian_noise_pred(scheduler, result, level), level, target, result)
         return (result - sample).abs().mean().item()
 
     errors = [error(steps) for steps in (62, 125, 250, 500)]
@@ -116,17 +120,17 @@ def test_fusing_with_a_binary_mask_is_ddim_with_a_noise_level_per_pixel(schedule
     noise_pred = predict(sample, 400)
     mask = (torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(2)) > 0.5).double()
     fused = scheduler.fused_step(noise_pred, 400, 360, sample, mask, noise)
-    per_pixel = scheduler.step(noise_pred, 400, 360, sample, eta=mask, noise=noise)  # σ_t replaced by m·σ_t
+    per_pixel = scheduler.reverse_step(noise_pred, 400, 360, sample, eta=mask, noise=noise)  # σ_t replaced by m·σ_t
     torch.testing.assert_close(fused, per_pixel, rtol=0, atol=1e-13)
     soft = 0.5 * mask
-    per_pixel = scheduler.step(noise_pred, 400, 360, sample, eta=soft, noise=noise)
+    per_pixel = scheduler.reverse_step(noise_pred, 400, 360, sample, eta=soft, noise=noise)
     assert not torch.allclose(scheduler.fused_step(noise_pred, 400, 360, sample, soft, noise), per_pixel)
 
 
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
 def test_the_last_step_gives_the_predicted_image_without_noise(sample, noise, variance_type):
     scheduler = DifFuseScheduler(variance_type=variance_type)
-    last = scheduler.step(noise, 40, 0, sample, eta=1.0, noise=noise)
+    last = scheduler.reverse_step(noise, 40, 0, sample, eta=1.0, noise=noise)
     torch.testing.assert_close(last, scheduler.predict_original(noise, 40, sample), rtol=0, atol=1e-14)
 
 
@@ -167,7 +171,7 @@ def test_v_prediction_agrees_with_the_stock_scheduler(sample, noise):
     stock.set_timesteps(50)
     expected = stock.step(predict(sample, 400), 399, sample).prev_sample
     noise_pred, _ = scheduler.read_prediction(predict(sample, 400), 400, sample)
-    torch.testing.assert_close(scheduler.step(noise_pred, 400, 380, sample), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(scheduler.reverse_step(noise_pred, 400, 380, sample), expected, rtol=0, atol=1e-12)
 
 
 def test_a_learned_variance_agrees_with_the_stock_scheduler(sample, noise):
@@ -178,15 +182,15 @@ def test_a_learned_variance_agrees_with_the_stock_scheduler(sample, noise):
     draw = torch.randn(SHAPE, dtype=torch.float64, generator=generator.clone_state())
     expected = stock.step(output, 299, sample, generator=generator).prev_sample
     noise_pred, variance_fraction = scheduler.read_prediction(output, 300, sample)
-    actual = scheduler.step(noise_pred, 300, 299, sample, 1.0, draw, variance_fraction)
+    actual = scheduler.reverse_step(noise_pred, 300, 299, sample, 1.0, draw, variance_fraction)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)  # stock betas are float32
 
 
 @pytest.mark.parametrize(("fraction", "variance_type"), [(0.0, "fixed_small"), (1.0, "fixed_large")])
 def test_a_learned_variance_lies_between_the_fixed_ones(sample, noise, fraction, variance_type):
     noise_pred, fraction = predict(sample, 300), torch.full_like(sample, fraction)
-    fixed = DifFuseScheduler(variance_type=variance_type).step(noise_pred, 300, 290, sample, 1.0, noise)
-    learned = DifFuseScheduler(variance_type="learned_range").step(
+    fixed = DifFuseScheduler(variance_type=variance_type).reverse_step(noise_pred, 300, 290, sample, 1.0, noise)
+    learned = DifFuseScheduler(variance_type="learned_range").reverse_step(
         noise_pred, 300, 290, sample, 1.0, noise, variance_fraction=fraction
     )
     torch.testing.assert_close(learned, fixed, rtol=0, atol=1e-12)
@@ -194,7 +198,7 @@ def test_a_learned_variance_lies_between_the_fixed_ones(sample, noise, fraction,
 
 def test_a_learned_variance_that_is_not_there_is_refused(sample, noise):
     with pytest.raises(ValueError, match="'learned_range' but the U-Net predicts no variance"):
-        DifFuseScheduler(variance_type="learned_range").step(noise, 300, 290, sample, 1.0, noise)
+        DifFuseScheduler(variance_type="learned_range").reverse_step(noise, 300, 290, sample, 1.0, noise)
 
 
 def test_a_unet_with_other_numbers_of_channels_is_refused(scheduler, sample):
@@ -217,7 +221,59 @@ def test_impossible_schedules_are_refused(scheduler, arguments):
         scheduler.set_timesteps(**arguments)
 
 
-@pytest.mark.parametrize("config", [{"prediction_type": "sample"}, {"variance_type": "learned"}])
+@pytest.mark.parametrize(
+    "config", [{"prediction_type": "sample"}, {"variance_type": "learned"}, {"beta_schedule": "cosine"}]
+)
 def test_configurations_that_are_not_supported_are_refused(config):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(InputError, match="must be one of .*, got"):
         DifFuseScheduler(**config)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clip_sample": False},
+        {"clip_sample": True},
+        # strided, the stock scheduler adds noise of this variance to the finished image
+        {"clip_sample": False, "variance_type": "fixed_large", "num_train_timesteps": 20, "beta_end": 0.3},
+    ],
+)
+def test_the_stock_ddpm_pipeline_makes_the_images_of_the_stock_scheduler(settings):
+    unet, images = tiny_unet(), []
+    for scheduler in (DDPMScheduler(**settings, timestep_spacing="trailing"), DifFuseScheduler(**settings)):
+        pipeline = DDPMPipeline(unet, scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        images.append(pipeline(2, generator, num_inference_steps=20, output_type="pt").images)
+    torch.testing.assert_close(*images, rtol=0, atol=1e-4)
+    assert images[0].std() > 0.05
+
+
+def test_a_step_goes_to_the_next_level_of_the_grid_and_gives_a_tuple_if_asked(scheduler, sample, noise):
+    scheduler.set_timesteps(10)
+    drawn = torch.Generator().manual_seed(7)
+    z = torch.randn(SHAPE, dtype=torch.float64, generator=drawn.clone_state())
+    stepped = scheduler.step(noise, torch.tensor(599), sample, generator=drawn)
+    assert torch.equal(stepped.prev_sample, scheduler.reverse_step(noise, 600, 500, sample, 1.0, z))
+    assert torch.equal(stepped.pred_original_sample, scheduler.predict_original(noise, 600, sample))
+    ddim, original = scheduler.step(noise, 599, sample, eta=0.0, return_dict=False)
+    assert torch.equal(ddim, scheduler.reverse_step(noise, 600, 500, sample))
+    assert torch.equal(original, stepped.pred_original_sample)
+    assert torch.equal(scheduler.step(noise, 99, sample).prev_sample, scheduler.predict_original(noise, 100, sample))
+    assert torch.equal(scheduler.scale_model_input(sample, 599), sample) and scheduler.init_noise_sigma == 1
+
+
+def test_the_levels_are_had_without_laying_a_grid(scheduler):
+    scheduler.set_timesteps(5)
+    assert scheduler.levels_from(12, 4) == [12, 9, 6, 3, 0]
+    assert scheduler.levels == [1000, 800, 600, 400, 200, 0] and scheduler.num_inference_steps == 5
+
+
+def test_the_configuration_of_another_scheduler_keeps_its_noise_schedule_or_is_refused():
+    betas = torch.linspace(1e-3, 5e-2, 1000).tolist()
+    for stock in (DDPMScheduler(trained_betas=betas), DDIMScheduler(beta_schedule="scaled_linear")):
+        ours = DifFuseScheduler.from_config(stock.config)
+        torch.testing.assert_close(ours.alphas_cumprod.float(), stock.alphas_cumprod, rtol=0, atol=1e-7)
+    for settings in ({"rescale_betas_zero_snr": True}, {"thresholding": True}, {"clip_sample_range": 2.0}):
+        with pytest.raises(InputError, match=f"`{next(iter(settings))}`"):
+            DifFuseScheduler.from_config(DDPMScheduler(**settings).config)

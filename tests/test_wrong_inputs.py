@@ -1,20 +1,16 @@
 """Scans and models that cannot be used: one sentence that names the file, code 1, and nothing half-written."""
 
 import gzip
+import shutil
 
 import nibabel
 import numpy as np
 import pytest
-from tiny_scans import AFFINE, everything_in, tiny_pipeline, tiny_volumes, write_case
+from tiny_scans import AFFINE, MODALITIES, everything_in, tiny_pipeline, tiny_volumes, write_case
 
+from difffuse_hf import read_case
 from difffuse_hf.cli import main as cli
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_pipeline().save_pretrained(folder)
-    return folder
+from difffuse_hf.errors import InputError
 
 
 def rewrite(file, data=None, affine=AFFINE):
@@ -87,6 +83,10 @@ def is_negative(file):
     rewrite(file, -tiny_volumes()["t2"])
 
 
+def is_there_twice(file):
+    shutil.copy(file, file.with_name("Other_t2.nii.gz"))
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -104,13 +104,22 @@ def is_negative(file):
         has_zero_bytes,
         is_z_scored,
         is_negative,
+        is_there_twice,
     ],
     ids=lambda spoil: spoil.__name__,
 )
-def test_a_case_is_refused_when_its_t2(spoil, model, tmp_path, capsys):
+def test_a_case_is_refused_when_its_t2(spoil, tmp_path):
     case = write_case(tmp_path / "Case")
     spoil(case / "Case_t2.nii.gz")
-    refused(capsys, tmp_path, [case, "--model", model], names="Case_t2.nii.gz")
+    with pytest.raises(InputError, match="Case_t2.nii.gz") as refusal:
+        read_case(case, MODALITIES)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_unreadable_file_ends_the_command_with_one_sentence(model, tmp_path, capsys):
+    case = write_case(tmp_path / "Case")
+    is_a_truncated_gzip(case / "Case_t2.nii.gz")
+    refused(capsys, tmp_path, [case, "--model", model], names="Case_t2.nii.gz is not a readable NIfTI file")
 
 
 def test_a_reference_on_another_grid_is_refused(model, tmp_path, capsys):

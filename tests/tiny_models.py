@@ -7,7 +7,13 @@ from diffusers import UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 
-from difffuse_hf import make_healthy_unet
+from difffuse_hf import (
+    LesionClassifier,
+    LesionClassifierConfig,
+    SliceClassifier,
+    SliceClassifierConfig,
+    make_healthy_unet,
+)
 
 
 def tiny_unet(channels: int = 2, **overrides) -> UNet2DModel:
@@ -39,3 +45,16 @@ class LinearNoisyClassifier(ModelMixin, ConfigMixin):
 
     def forward(self, sample, timestep):
         return SimpleNamespace(logits=self.head(sample.flatten(1)) * (1 + timestep[:, None] / 1000))
+
+
+def tiny_classifier(kind: type, **options):
+    """A classifier of one channel: the half-brain CNN, a narrow ResNet, or a guided one on the half-brain CNN."""
+    torch.manual_seed(0)
+    if kind is SliceClassifier:
+        return SliceClassifier(
+            SliceClassifierConfig(backbone="resnet10t", backbone_kwargs={"channels": [8, 8, 8, 8]}, **options)
+        ).eval()
+    config = LesionClassifierConfig(hidden_sizes=[4, 4, 6, 6, 8], num_pools=2)
+    if kind is not LesionClassifier:
+        config = kind.config_class(base=config, **options)
+    return kind(config).eval()

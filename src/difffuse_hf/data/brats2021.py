@@ -8,14 +8,14 @@ for research after registration (https://www.synapse.org/brats2021) and may not 
     train = builder.as_dataset(split="train")
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import numpy as np
 
-from ..detection.volume import find_volume, read_case
-from .builder import FolderBuilder, SliceConfig
+from ..errors import InputError
+from ..io.case import read_case
+from ..io.nifti import find_volume
+from .slice_builder import SliceBuilder, SliceConfig
 
 _CITATION = """\
 @article{baid2021rsna,
@@ -36,73 +36,55 @@ _CITATION = """\
 """
 
 
-MODALITIES = ("flair", "t1", "t1ce", "t2")
-
-
-@dataclass
-class BraTS2021Config(SliceConfig):
-    """What to read and how to cut it."""
-
-    modalities: tuple[str, ...] = MODALITIES
-
-
-class BraTS2021(FolderBuilder):
+class BraTS2021(SliceBuilder):
     """Builder with the configurations "volumes" (NIfTI per modality) and "slices" (model images, labels, masks).
 
     Splits are by patient, 70-15-15, or by the column `group` of `subjects.csv` where `data_dir` has one.
     A slice is labelled by its lesion mask; patients without `_seg` are an error there, and fine in "volumes".
     """
 
-    BUILDER_CONFIG_CLASS = BraTS2021Config
+    BUILDER_CONFIG_CLASS = SliceConfig
     BUILDER_CONFIGS = [
-        BraTS2021Config(name="volumes", version="1.0.0", description="One row per patient, NIfTI files."),
-        BraTS2021Config(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
+        SliceConfig(name="volumes", version="1.0.0", description="One row per patient, NIfTI files."),
+        SliceConfig(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
     ]
-    DEFAULT_CONFIG_NAME = "slices"
-    DEFAULT_WRITER_BATCH_SIZE = 64  # slices are large
+    DESCRIPTION = "Multi-parametric MRI of patients with glioma, skull-stripped, 1 mm, with tumour labels."
+    HOMEPAGE = "https://www.synapse.org/brats2021"
+    CITATION = _CITATION
+    LICENCE = "Research use after registration; redistribution is not permitted."
     HOW_TO_GET_IT = (
         "BraTS 2021 is free for research: register at https://www.synapse.org/brats2021, unpack the training data "
         "and give its folder as `data_dir`; `difffuse phantom OUT --layout brats2021` makes a synthetic one in this "
         "layout."
     )
 
-    def _info(self):
-        config = self.config
-        if config.name == "volumes":
-            features = {"subject": datasets.Value("string")}
-            features |= {name: datasets.Nifti() for name in (*config.modalities, "seg")}
-        else:
-            height, width = config.image_size
-            features = {
-                "image": datasets.Array3D((len(config.modalities), height, width), "float32"),  # [0, 1]
-                "label": datasets.ClassLabel(names=["healthy", "lesion"]),
-                "mask": datasets.Array2D((height, width), "uint8"),
-                "lesion_area": datasets.Value("float32"),  # fraction of the brain in the slice
-                "subject": datasets.Value("string"),
-                "slice": datasets.Value("int32"),  # from inferior to superior
-            }
-        return datasets.DatasetInfo(
-            description="Multi-parametric MRI of patients with glioma, skull-stripped, 1 mm, with tumour labels.",
-            features=datasets.Features(features),
-            homepage="https://www.synapse.org/brats2021",
-            citation=_CITATION,
-            license="Research use after registration; redistribution is not permitted.",
-        )
+    def features(self):
+        modalities, subject = self.config.modalities, {"subject": datasets.Value("string")}
+        if self.config.name == "volumes":
+            return subject | {name: datasets.Nifti() for name in (*modalities, "seg")}
+        return self.slice_features("mask") | subject | {"slice": datasets.Value("int32")}
 
-    def _split_generators(self, dl_manager):
+    def cases(self):
         folders = self._case_folders()
-        groups = self.groups([folder.name for folder in folders])
-        return self.split_generators(groups, folders=[str(folder) for folder in folders])
+        return [str(folder) for folder in folders], self.groups([folder.name for folder in folders])
 
-    def _generate_examples(self, folders):
-        examples = self._volumes if self.config.name == "volumes" else self._slices
-        for folder in map(Path, folders):
-            yield from examples(folder)
+    def examples(self, case):
+        folder = Path(case)
+        if self.config.name == "volumes":
+            files = {name: find_volume(folder, name) for name in (*self.config.modalities, "seg")}
+            yield folder.name, {"subject": folder.name, **{name: file and str(file) for name, file in files.items()}}
+            return
+        scan = read_case(folder, self.config.modalities)
+        if scan.reference is None:  # `_case_folders` has looked for the file
+            raise InputError(f"{folder} lacks its segmentation `_seg`.")
+        for index, row in self.slices(scan.volumes, scan.affine, scan.reference):
+            yield f"{folder.name}_{index:03d}", row | {"subject": folder.name}
 
     def _case_folders(self):
         """Folders of the cases, sorted; says what was looked for when there are none."""
         root, first = self.root, self.config.modalities[0]
-        folders = sorted({file.parent for file in root.glob(f"*/*_{first}.nii*")})
+        found = {file.parent for file in root.glob(f"*/*_{first}.nii*")}
+        folders = sorted(folder for folder in found if not folder.name.startswith("."))  # one being written
         if not folders:
             raise FileNotFoundError(
                 f"{root} holds no case: no file <case>/<case>_{first}.nii.gz was found. {self.HOW_TO_GET_IT}"
@@ -115,29 +97,3 @@ class BraTS2021(FolderBuilder):
                         '(the configuration "volumes" does without `_seg`).'
                     )
         return folders
-
-    def _volumes(self, folder):
-        files = {name: find_volume(folder, name) for name in (*self.config.modalities, "seg")}
-        yield folder.name, {"subject": folder.name, **{name: file and str(file) for name, file in files.items()}}
-
-    def _slices(self, folder):
-        processor = self.config.processor()
-        case = read_case(folder, self.config.modalities)
-        slices, geometry = processor.preprocess_volume(case.volumes, case.affine)
-        masks = processor.preprocess_labels(case.reference, geometry)
-        for index in processor.usable_slices(slices).tolist():
-            pixels = int(masks[index].sum())
-            if 0 < pixels < self.config.min_lesion_pixels:
-                continue
-            brain_pixels = int((slices[index] > 0).any(dim=0).sum())
-            yield (
-                f"{folder.name}_{index:03d}",
-                {
-                    "image": slices[index].numpy(),
-                    "label": int(pixels > 0),
-                    "mask": masks[index].numpy(),
-                    "lesion_area": np.float32(pixels / brain_pixels),
-                    "subject": folder.name,
-                    "slice": index,
-                },
-            )

@@ -7,16 +7,16 @@ sit on the same anatomy and stay in the same split.
 
 import csv
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
 from datasets.exceptions import DatasetGenerationError
 
 from ..errors import InputError
-from ..models.processing_difffuse import DifFuseProcessor
 from .splits import SPLITS, split_by_group
 
 _UNUSABLE = "unusable input"  # marks the errors that are for the user
@@ -31,34 +31,12 @@ class FolderConfig(datasets.BuilderConfig):
     fingerprint: str = ""  # filled in by the builder: files that change are prepared again
 
 
-@dataclass
-class SliceConfig(FolderConfig):
-    """Options of the MRI builders, whose slice fields are those of `DifFuseProcessor`."""
-
-    modalities: tuple[str, ...] = ()
-    image_size: tuple[int, int] = (256, 256)
-    pixel_spacing_mm: float = 1.0
-    reference_intensity: float = 0.35
-    slice_margin: int = 25
-    min_foreground: float = 0.02
-    min_lesion_pixels: int = 10  # a slice is "lesion" from here on; one with fewer, but not none, is left out
-
-    def processor(self) -> DifFuseProcessor:
-        """The preprocessing that makes the slices, and that a model trained on them must be saved with."""
-        return DifFuseProcessor(
-            modalities=self.modalities,
-            image_size=self.image_size,
-            pixel_spacing_mm=self.pixel_spacing_mm,
-            reference_intensity=self.reference_intensity,
-            slice_margin=self.slice_margin,
-            min_foreground=self.min_foreground,
-        )
-
-
 class FolderBuilder(datasets.GeneratorBasedBuilder):
     """A builder that reads the folder `data_dir`; subclasses say how to get it and which files count."""
 
     BUILDER_CONFIG_CLASS = FolderConfig
+    config: Any  # an instance of the above, or of what a subclass has in its place
+    DESCRIPTION = HOMEPAGE = CITATION = LICENCE = ""
     HOW_TO_GET_IT = ""  # one sentence, the end of every message about a missing folder
     FILES = ("*/*.nii*", "subjects.csv")  # patterns below `data_dir`: a change in these makes a new cache
 
@@ -99,9 +77,9 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
                 raise ValueError(_UNUSABLE, str(error.__cause__)) from None
             raise
 
-    def processor(self):
-        """What the rows have gone through, to be saved beside them and with a model; None for files as they are."""
-        return self.config.processor() if hasattr(self.config, "processor") and self.config.name == "slices" else None
+    def processor_config(self) -> dict[str, Any] | None:
+        """What the rows have gone through, as `preprocessor_config.json` has it; None for files as they are."""
+        return None
 
     @property
     def root(self) -> Path:
@@ -136,24 +114,58 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
             )
         return [group_of[subject] for subject in subjects]
 
-    def split_generators(self, groups: Sequence[Hashable], **items: Sequence) -> list[datasets.SplitGenerator]:
-        """Deal `items` (keyword arguments of `_generate_examples`, one entry a group's member) to the splits.
+    def features(self) -> dict[str, Any]:
+        """The columns of the configuration, in their order."""
+        raise NotImplementedError
 
-        70-15-15 by group with `split_seed`, or everything to the one `split` of the configuration.
-        """
+    def cases(self) -> tuple[list[Any], list[str]]:
+        """What a split is dealt from, in order (folders, files, rows of a table), and the group of each."""
+        raise NotImplementedError
+
+    def examples(self, case: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Key and columns of every row of a case."""
+        raise NotImplementedError
+
+    def _info(self):
+        return datasets.DatasetInfo(
+            description=self.DESCRIPTION,
+            features=datasets.Features(self.features()),
+            homepage=self.HOMEPAGE,
+            citation=self.CITATION,
+            license=self.LICENCE,
+        )
+
+    def _split_generators(self, dl_manager):
+        """70-15-15 by group with `split_seed`, or everything to the one `split` of the configuration."""
+        cases, groups = self.cases()
         if self.config.split is not None:
-            parts = {self.config.split: range(len(groups))}
-        else:
-            parts = split_by_group(groups, self.config.split_seed)
-        return [
-            datasets.SplitGenerator(
-                name=split, gen_kwargs={name: [values[i] for i in parts[split]] for name, values in items.items()}
-            )
-            for split in SPLITS
-            if len(parts.get(split, ()))
-        ]
+            return split_generators({self.config.split: cases})
+        parts = split_by_group(groups, self.config.split_seed)
+        return split_generators({split: [cases[i] for i in part] for split, part in parts.items()})
+
+    def _generate_examples(self, cases):  # pyright: ignore[reportIncompatibleMethodOverride]  as `gen_kwargs` has it
+        for case in cases:
+            yield from self.examples(case)
 
 
-def _fingerprint(files):
+def split_generators(parts: Mapping[str, list]) -> list[datasets.SplitGenerator]:
+    """The cases of each split, in the order of the splits, without those that are empty."""
+    return [
+        datasets.SplitGenerator(name=split, gen_kwargs={"cases": parts[split]}) for split in SPLITS if parts.get(split)
+    ]
+
+
+def classifier_config(image_size: Sequence[int], num_slices: int | None = None) -> dict[str, Any]:
+    """What `ACATProcessor(image_size, num_slices).save_pretrained` writes: images in [0, 1] of one channel."""
+    config = {
+        "image_processor_type": "ACATProcessor",
+        "image_size": list(image_size),
+        "num_channels": 1,
+        "window": [0.0, 1.0],
+    }
+    return config if num_slices is None else config | {"num_slices": num_slices}
+
+
+def _fingerprint(files: Iterable[Path]) -> str:
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]

@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
-import nibabel
 import numpy as np
 import pandas
 import torch
+from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..models.processing_acat import ACATProcessor
-from .builder import FolderBuilder, FolderConfig
+from ..io.images import open_image
+from .builder import FolderBuilder, FolderConfig, classifier_config
 from .ist3_labels import CHRONIC, SIDES, TIMES, find_labels, join_labels, read_labels, read_table
 
 _CITATION = """\
@@ -52,13 +52,10 @@ class IST3Config(FolderConfig):
     key: str | None = None  # scan_id, series_uid, study_uid or patient_id; the first that the table has by default
     columns: dict[str, str] = field(default_factory=dict)  # our name -> name in the table
     values: dict[str, dict[str, str]] = field(default_factory=dict)  # our name -> {value in the table: our value}
-    midline: str = "centre"  # of the crop, as in the thesis; or "template", the fitted plane
     image_size: tuple[int, int] = (256, 256)  # of "slices", height and width: shrunk to fit, and padded
 
     def __post_init__(self):
         super().__post_init__()
-        if self.midline not in ("centre", "template"):
-            raise ValueError(f'`midline` is "centre" or "template", got {self.midline!r}.')
         if self.masks and self.name == "slices":
             raise ValueError('`masks` is an option of "volumes": the slices carry no mask.')
 
@@ -80,11 +77,15 @@ class IST3(FolderBuilder):
 
     BUILDER_CONFIG_CLASS = IST3Config
     BUILDER_CONFIGS = [
-        IST3Config(name="volumes", version="1.1.0", description="One row per scan, side of the lesion, its mask."),
-        IST3Config(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
+        IST3Config(name="volumes", version="1.2.0", description="One row per scan, side of the lesion, its mask."),
+        IST3Config(name="slices", version="1.1.0", description="One row per axial slice, image-level label."),
     ]
     DEFAULT_CONFIG_NAME = "volumes"
     DEFAULT_WRITER_BATCH_SIZE = 16  # a volume is 9 MB
+    DESCRIPTION = "CT of the head in acute ischaemic stroke, at baseline and follow-up, with expert readings."
+    HOMEPAGE = "https://doi.org/10.1016/S0140-6736(12)60768-5"
+    CITATION = _CITATION
+    LICENCE = "Not public; for those to whom the trial's investigators have given the scans, on their terms."
     HOW_TO_GET_IT = (
         "The scans of IST-3 are not public: apply to the trial's investigators (University of Edinburgh), run "
         "`difffuse preprocess DICOM_DIR OUT --linkage` and give OUT as `data_dir`; `difffuse phantom DICOM_DIR "
@@ -133,13 +134,13 @@ class IST3(FolderBuilder):
         preprocessing = json.loads(settings.read_text(encoding="utf-8"))
         return (preprocessing["num_slices"], *preprocessing["image_size"])
 
-    def processor(self) -> ACATProcessor:
+    def processor_config(self):
         if self.config.name == "slices":
-            return ACATProcessor(image_size=self.config.image_size)
+            return classifier_config(self.config.image_size)
         num_slices, *image_size = self.scan_shape
-        return ACATProcessor(image_size=image_size, num_slices=num_slices)
+        return classifier_config(image_size, num_slices)
 
-    def _info(self):
+    def features(self):
         config = self.config
         side, presence = datasets.ClassLabel(names=SIDES), datasets.ClassLabel(names=["healthy", "lesion"])
         if config.name == "volumes":
@@ -165,67 +166,53 @@ class IST3(FolderBuilder):
             **{name: datasets.Value("bool") for name in CHRONIC},
             "patient": datasets.Value("string"),  # salted hash; of the study where the patient's id is blank
             "scan_id": datasets.Value("string"),  # salted hash
-            "midline": datasets.Value("float32"),  # column of `image`, at the centre of the middle slice
-            "midline_slopes": datasets.List(datasets.Value("float32"), length=2),  # columns per slice, per row
             "pixel_mm": datasets.Value("float32"),
             "age": datasets.Value("float32"),  # years
         }
-        return datasets.DatasetInfo(
-            description="CT of the head in acute ischaemic stroke, at baseline and follow-up, with expert readings.",
-            features=datasets.Features(features),
-            homepage="https://doi.org/10.1016/S0140-6736(12)60768-5",
-            citation=_CITATION,
-            license="Not public; for those to whom the trial's investigators have given the scans, on their terms.",
-        )
+        return features
 
-    def _split_generators(self, dl_manager):
+    def cases(self):
         scans = self._labelled_scans()
         patients = scans["patient_hash"].tolist()
         groups = self.groups(scans["patient"].tolist(), column="patient") if self.synthetic else patients
         group_of = dict(zip(patients, groups))  # whatever the table says, a patient is in one split
-        return self.split_generators([group_of[patient] for patient in patients], scans=scans.to_dict("records"))
+        return scans.to_dict("records"), [group_of[patient] for patient in patients]
 
-    def _generate_examples(self, scans):
-        for scan in scans:
-            image, scale, left = self._read(Path(self.config.data_dir, scan["file"])), 1.0, 0
-            if self.config.name == "slices":
-                image, scale, left = _fit(image, self.config.image_size)
-            side = SIDES.index(scan["lesion"])
-            midline = scan[f"midline_{self.config.midline}"]
-            slopes = [0.0, 0.0]
-            if self.config.midline == "template" and midline is not None:
-                slopes = [scan["midline_per_slice"] * scale, scan["midline_per_row"]]
-            row = {
-                "time": scan["time"] or None,
-                "infarct_size": int(scan["infarct_size"]) if scan["infarct_size"] else None,
-                "territory": scan["territory"],
-                **{name: scan[name] == "1" if scan[name] else None for name in CHRONIC},
-                "patient": scan["patient_hash"],
-                "scan_id": scan["scan_id"],
-                "midline": None if midline is None else (midline + 0.5) * scale - 0.5 + left,
-                "midline_slopes": slopes,
-                "pixel_mm": scan["pixel_mm"] / scale,
-                "age": scan["age_years"],
-            }
-            if self.config.name == "volumes":
-                mask = np.zeros(image.shape, np.uint8) if side == 0 else None
-                if scan["mask_file"]:
-                    mask = self._read_mask(scan)
-                place = {name: scan.get(name) for name in ("to_mni_mm", "source_slices")}
-                labels = {"label": side, "presence": int(side > 0)}
-                yield scan["scan_id"], {"image": image[:, None], "mask": mask, **place, **labels, **row}
-            else:
-                for index, plane in enumerate(image):
-                    labels = {"label": int(side > 0), "side": side, "slice": index}
-                    yield f"{scan['scan_id']}_{index:02d}", {"image": plane[None], **labels, **row}
+    def examples(self, case):
+        scan, side = case, SIDES.index(case["lesion"])
+        image, scale = self._read(self.root / scan["file"]), 1.0
+        if self.config.name == "slices":
+            image, scale = _fit(image, self.config.image_size)
+        row = {
+            "time": scan["time"] or None,
+            "infarct_size": int(scan["infarct_size"]) if scan["infarct_size"] else None,
+            "territory": scan["territory"],
+            **{name: scan[name] == "1" if scan[name] else None for name in CHRONIC},
+            "patient": scan["patient_hash"],
+            "scan_id": scan["scan_id"],
+            "pixel_mm": scan["pixel_mm"] / scale,
+            "age": scan["age_years"],
+        }
+        if self.config.name == "slices":
+            for index, plane in enumerate(image):
+                labels = {"label": int(side > 0), "side": side, "slice": index}
+                yield f"{scan['scan_id']}_{index:02d}", {"image": plane[None], **labels, **row}
+            return
+        mask = np.zeros(image.shape, np.uint8) if side == 0 else None
+        if scan["mask_file"]:
+            mask = self._read_mask(scan)
+        place = {name: scan.get(name) for name in ("to_mni_mm", "source_slices")}
+        labels = {"label": side, "presence": int(side > 0)}
+        yield scan["scan_id"], {"image": image[:, None], "mask": mask, **place, **labels, **row}
 
-    def _labelled_scans(self):
+    def _labelled_scans(self) -> pandas.DataFrame:
         """Rows of the manifest that are kept and have a label, with its columns; what is left out is counted aloud."""
         path = self.root / "manifest.parquet"
         if not path.exists():
             raise FileNotFoundError(f"{self.root} holds no manifest.parquet. {self.HOW_TO_GET_IT}")
         manifest = pandas.read_parquet(path)
-        kept = manifest[(manifest["decision"] == "keep") & (manifest["file"] != "")]  # a joined series has no file
+        keep = (manifest["decision"] == "keep") & (manifest["file"] != "")  # a joined series has no file
+        kept = manifest.loc[keep]
         kept = kept.astype(object).where(kept.notna(), None)
         kept["patient_hash"] = kept.pop("patient").where(lambda patient: patient != "", kept["study"])
         labels, key = read_labels(self.labels_table, self.config.columns, self.config.values, self.config.key)
@@ -257,7 +244,7 @@ class IST3(FolderBuilder):
         if self.linkage_table.exists():
             linkage = read_table(self.linkage_table)
             study_of = dict(zip(linkage["scan_id"], linkage["study_uid"]))
-        found = [files.get(scan_id) or files.get(study_of.get(scan_id), "") for scan_id in scan_ids]
+        found = [files.get(scan_id) or files.get(study_of.get(scan_id, ""), "") for scan_id in scan_ids]
         if self.config.masks and not any(found):
             raise InputError(
                 f"No mask in {folder} is named by the scan_id of a kept scan, or by its study_uid in "
@@ -275,7 +262,7 @@ class IST3(FolderBuilder):
 
     def _read(self, path):
         """The scan as (S, H, W) float32 in [0, 1]."""
-        image = np.asarray(nibabel.load(path).dataobj, np.float32).transpose(2, 1, 0)
+        image = np.asarray(open_image(path).dataobj, np.float32).transpose(2, 1, 0)
         if image.shape != self.scan_shape:
             raise InputError(
                 f"{path} has {image.shape} slices, rows and columns and not {self.scan_shape}; preprocess it again."
@@ -288,7 +275,9 @@ class IST3(FolderBuilder):
         return resample_mask(scan["mask_file"], to_patient_mm, scan["source_slices"], self.scan_shape)
 
 
-def resample_mask(path: str | Path, to_patient_mm: np.ndarray, source_slices: Sequence[int], shape) -> np.ndarray:
+def resample_mask(
+    path: str | Path, to_patient_mm: np.ndarray, source_slices: Sequence[int], shape: tuple[int, int, int]
+) -> np.ndarray:
     """A NIfTI mask on the slices of a preprocessed scan, linearly interpolated and cut at 0.5.
 
     Args:
@@ -304,9 +293,9 @@ def resample_mask(path: str | Path, to_patient_mm: np.ndarray, source_slices: Se
         InputError: the file cannot be read, or nothing of its lesion lies within the scan's edges.
     """
     try:
-        file = nibabel.load(path)
+        file = open_image(path)
         lesion = np.asarray(file.dataobj) >= 0.5
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, zlib.error) as error:
+    except (ImageFileError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as a mask; give a NIfTI volume.") from error
     if lesion.ndim != 3:
         raise InputError(f"{path} has the shape {lesion.shape}; a mask is one volume of columns, rows and slices.")
@@ -325,17 +314,17 @@ def resample_mask(path: str | Path, to_patient_mm: np.ndarray, source_slices: Se
     reach = 1 + np.abs(to_scan[2, :3]).sum()  # of a voxel, in slices
     rows, columns = np.indices(shape[1:], np.float32)
     lesion = lesion.astype(np.float32)
-    for plane, source in zip(mask, source_slices):
+    for index, source in enumerate(source_slices):
         if on_scan[:, 2].min() - reach < source < on_scan[:, 2].max() + reach:
             where = [a * columns + b * rows + (c * source + d) for a, b, c, d in to_voxel[:3]]
-            plane[:] = ndimage.map_coordinates(lesion, where, order=1, mode="grid-constant") >= 0.5
+            mask[index] = ndimage.map_coordinates(lesion, where, order=1, mode="grid-constant") >= 0.5
     return mask
 
 
-def _fit(image, size):
+def _fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
     """Shrink the planes (S, H, W) by one factor until they fit `size`, and pad evenly with 0.
 
-    Returns the planes, the factor (of the width, which is a whole number of pixels), and the padding on the left.
+    Returns the planes and the factor (of the width, which is a whole number of pixels).
     """
     height, width = image.shape[1:]
     scale = min(size[0] / height, size[1] / width, 1.0)
@@ -343,4 +332,4 @@ def _fit(image, size):
     planes = F.interpolate(torch.from_numpy(image)[None], small, mode="bilinear", antialias=True)[0]
     top, left = (size[0] - small[0]) // 2, (size[1] - small[1]) // 2
     padding = (left, size[1] - small[1] - left, top, size[0] - small[0] - top)
-    return F.pad(planes.clamp(0, 1), padding).numpy(), small[1] / width, left
+    return F.pad(planes.clamp(0, 1), padding).numpy(), small[1] / width

@@ -95,7 +95,7 @@ def join_labels(scans: pandas.DataFrame, labels: pandas.DataFrame, key: str) -> 
         labels (`DataFrame`), key (`str`): from `read_labels`.
     """
     on = [key]
-    if key == "patient_id" and labels["time"].ne("").any():
+    if key == "patient_id" and any(labels["time"] != ""):
         on = [key, "time"]
         scans = scans.assign(time=["" if day is None else TIMES[day > 0] for day in scans["study_day"]])
     twice = labels[labels.duplicated(on)]
@@ -104,13 +104,14 @@ def join_labels(scans: pandas.DataFrame, labels: pandas.DataFrame, key: str) -> 
     others = [name for name in KEYS if name != key]
     joined = scans.merge(labels.drop(columns=others), on=on)
     unused = len(labels) - len(joined[on].drop_duplicates())
-    return joined[joined["lesion"] != ""].drop_duplicates("scan_id").sort_values("scan_id"), unused
+    labelled = joined.loc[joined["lesion"] != ""]
+    return labelled.drop_duplicates("scan_id").sort_values("scan_id"), unused
 
 
 def read_table(path: Path) -> pandas.DataFrame:
     """A CSV or TSV file as strings without spaces around them; nothing is taken for a number or for missing."""
     table = pandas.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
-    return table.rename(columns=str.strip).apply(lambda column: column.str.strip())
+    return pandas.DataFrame({name.strip(): column.str.strip() for name, column in table.items()})
 
 
 def _has(table):

@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import nibabel
 import numpy as np
 import torch
+from nibabel import orientations
 from torch.nn import functional as F
 
-from ..detection.volume import read_volume
-from ..errors import InputError
-from ..models.processing_acat import ACATProcessor
+from ..errors import InputError, require_choice
+from ..io.nifti import read_volume
 from ..preprocessing.volume import sample_slices, window_hounsfield
-from .builder import FolderBuilder, FolderConfig
+from .builder import FolderBuilder, FolderConfig, classifier_config
 
 SEVERITIES = ("CT-0", "CT-1", "CT-2", "CT-3", "CT-4")  # share of the lungs involved: none, < 25, 25-50, 50-75, > 75 %
-_CT1 = ("left out", "healthy", "lesion")
+CT1 = ("left out", "healthy", "lesion")  # what CT-1 counts as
 _CITATION = """\
 @article{morozov2020mosmeddata,
   title = {{MosMedData}: Chest {CT} Scans With {COVID-19} Related Findings Dataset},
@@ -49,8 +48,7 @@ class MosMedConfig(FolderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.ct1 not in _CT1:
-            raise ValueError(f"`ct1` says what CT-1 counts as, one of {', '.join(map(repr, _CT1))}, got {self.ct1!r}.")
+        require_choice("ct1", self.ct1, CT1)
         if self.window_hu[0] >= self.window_hu[1]:
             raise ValueError(f"`window_hu` goes from the lower to the higher value, got {self.window_hu}.")
 
@@ -73,6 +71,10 @@ class MosMed(FolderBuilder):
     ]
     DEFAULT_CONFIG_NAME = "volumes"
     DEFAULT_WRITER_BATCH_SIZE = 64
+    DESCRIPTION = "Chest CT of patients with and without signs of viral pneumonia; a slice every 8 mm."
+    HOMEPAGE = "https://mosmed.ai/datasets/covid19_1110"
+    CITATION = _CITATION
+    LICENCE = "CC BY-NC-ND 3.0: with credit, not for commercial use, no distribution of modified material."
     HOW_TO_GET_IT = (
         "MosMedData is free for non-commercial use: get COVID19_1110 at https://mosmed.ai/datasets/covid19_1110, "
         "unpack it and give its folder as `data_dir`; `difffuse phantom OUT --layout mosmed` makes a synthetic one in "
@@ -89,13 +91,13 @@ class MosMed(FolderBuilder):
         inner = super().root / "COVID19_1110"
         return inner if inner.is_dir() else super().root
 
-    def processor(self) -> ACATProcessor | None:
+    def processor_config(self):
         if self.config.name == "nifti":
             return None
         num_slices = self.config.num_slices if self.config.name == "volumes" else None
-        return ACATProcessor(image_size=self.config.image_size, num_slices=num_slices)
+        return classifier_config(self.config.image_size, num_slices)
 
-    def _info(self):
+    def features(self):
         config = self.config
         if config.name == "nifti":
             image = mask = datasets.Nifti()
@@ -114,22 +116,12 @@ class MosMed(FolderBuilder):
         }
         if config.name == "slices":
             features["slice"] = datasets.Value("int32")  # in the study, from inferior to superior
-        return datasets.DatasetInfo(
-            description="Chest CT of patients with and without signs of viral pneumonia; a slice every 8 mm.",
-            features=datasets.Features(features),
-            homepage="https://mosmed.ai/datasets/covid19_1110",
-            citation=_CITATION,
-            license="CC BY-NC-ND 3.0: with credit, not for commercial use, no distribution of modified material.",
-        )
+        return features
 
-    def _split_generators(self, dl_manager):
+    def cases(self):
         studies = self._studies()
         groups = self.groups([study.relative_to(self.root).as_posix() for study in studies])
-        return self.split_generators(groups, studies=[str(study) for study in studies])
-
-    def _generate_examples(self, studies):
-        for study in map(Path, studies):
-            yield from self._rows(study)
+        return [str(study) for study in studies], groups
 
     def _studies(self):
         """Files of the studies that have a label, sorted by number; says what was looked for when there are none."""
@@ -152,7 +144,8 @@ class MosMed(FolderBuilder):
             return {"left out": None, "healthy": 0, "lesion": 1}[self.config.ct1]
         return int(severity > 1)
 
-    def _rows(self, study):
+    def examples(self, case):
+        study = Path(case)
         config, subject, mask_file = self.config, _number(study), _mask_file(study)
         row = {"label": self._label(study), "severity": SEVERITIES.index(study.parent.name), "subject": subject}
         if config.name == "nifti":
@@ -192,9 +185,8 @@ def _mask_file(study):
 def _read(file: Path) -> np.ndarray:
     """Voxels (S, H, W), slices from inferior to superior, rows to posterior, columns to the patient's left."""
     image, voxels = read_volume(file)
-    axes = nibabel.orientations
-    turn = axes.ornt_transform(axes.io_orientation(image.affine), axes.axcodes2ornt("LPS"))
-    return axes.apply_orientation(voxels, turn).transpose(2, 1, 0)
+    turn = orientations.ornt_transform(orientations.io_orientation(image.affine), orientations.axcodes2ornt("LPS"))
+    return orientations.apply_orientation(voxels, turn).transpose(2, 1, 0)
 
 
 def _resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:

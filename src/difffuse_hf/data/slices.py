@@ -5,8 +5,9 @@ disk as memory-mapped Arrow whatever its size.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 
+if TYPE_CHECKING:
+    import datasets
 
-def load_slices(dataset: str, split: str, healthy_only: bool = False, **builder_options):
+
+def load_slices(dataset: str, split: str, healthy_only: bool = False, **builder_options: Any) -> "datasets.Dataset":
     """A split of a set of slices as a `datasets.Dataset`, from wherever it lies.
 
     Args:
@@ -25,34 +29,12 @@ def load_slices(dataset: str, split: str, healthy_only: bool = False, **builder_
         healthy_only (`bool`): keep the slices with label 0; the denoiser learns from these alone (Sec. 6.2).
         builder_options: `image_size` (one side) and `pixel_spacing_mm` for a folder of raw cases; `None` means the
             builder's default.
+
+    Raises:
+        InputError: there is no such data set or split, or it holds no labelled images.
     """
-    import datasets
-
-    folder = Path(dataset)
     try:
-        if (folder / "dataset_dict.json").exists():
-            slices = datasets.load_from_disk(str(folder))[split]
-        elif (folder / "state.json").exists():
-            raise InputError(f"{folder} holds one unnamed set of slices; save a DatasetDict with the split '{split}'.")
-        elif any(folder.rglob("*.parquet")):
-            shards = sorted(str(file) for file in folder.rglob(f"{split}-*.parquet"))
-            if not shards:
-                raise KeyError(split)
-            # by their names: with the folder's alone, a cache would be taken for one that has the same last name
-            slices = datasets.load_dataset("parquet", data_files={split: shards})[split]
-        elif any(folder.glob("*/*_flair.nii*")):
-            from .brats2021 import BraTS2021
-
-            options = {name: value for name, value in builder_options.items() if value is not None}
-            if "image_size" in options:
-                options["image_size"] = (options["image_size"],) * 2
-            builder = BraTS2021(config_name="slices", data_dir=str(folder.resolve()), **options)
-            builder.download_and_prepare()
-            slices = builder.as_dataset()[split]
-        elif folder.exists():
-            raise InputError(f"{folder} is neither a saved set of slices, nor Parquet shards, nor BraTS 2021 cases.")
-        else:
-            slices = datasets.load_dataset(dataset)[split]
+        slices = cast("datasets.Dataset", _find_splits(dataset, split, builder_options)[split])
     except KeyError:
         raise InputError(f"{dataset} has no split named '{split}'.") from None
     except (FileNotFoundError, ConnectionError):  # the first is also the Hub's answer to an unknown name
@@ -65,6 +47,32 @@ def load_slices(dataset: str, split: str, healthy_only: bool = False, **builder_
     if healthy_only:
         slices = slices.select(np.flatnonzero(np.asarray(slices["label"]) == 0))
     return slices
+
+
+def _find_splits(dataset: str, split: str, builder_options: dict[str, Any]) -> Mapping:
+    """The splits of a data set, `split` among them if it has it, by what is found under its name."""
+    import datasets
+
+    folder = Path(dataset)
+    if (folder / "dataset_dict.json").exists():
+        return datasets.DatasetDict.load_from_disk(str(folder))
+    if (folder / "state.json").exists():
+        raise InputError(f"{folder} holds one unnamed set of slices; save a DatasetDict with the split '{split}'.")
+    if any(folder.rglob("*.parquet")):
+        shards = sorted(str(file) for file in folder.rglob(f"{split}-*.parquet"))
+        # by their names: with the folder's alone, a cache would be taken for one that has the same last name
+        return datasets.load_dataset("parquet", data_files={split: shards}) if shards else {}
+    if any(folder.glob("*/*_flair.nii*")):
+        from .prepare import make_builder
+
+        side = builder_options.get("image_size")
+        size = None if side is None else (side, side)
+        builder = make_builder("brats2021", folder.resolve(), "slices", **{**builder_options, "image_size": size})
+        builder.download_and_prepare()
+        return cast(Mapping, builder.as_dataset())
+    if folder.exists():
+        raise InputError(f"{folder} is neither a saved set of slices, nor Parquet shards, nor BraTS 2021 cases.")
+    return cast(Mapping, datasets.load_dataset(dataset))
 
 
 def augment(

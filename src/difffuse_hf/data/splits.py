@@ -1,6 +1,6 @@
 """Splits by patient (or by anatomy, for synthetic subjects): 70-15-15, seeded (thesis Secs. 4.4 and 6.5)."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,7 +8,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def split_by_group(
-    groups: Sequence[Hashable], seed: int = 0, fractions: Sequence[float] = (0.7, 0.15, 0.15)
+    groups: Sequence[str], seed: int = 0, fractions: Sequence[float] = (0.7, 0.15, 0.15)
 ) -> dict[str, list[int]]:
     """Indices of the subjects of each split; subjects of one group stay together.
 

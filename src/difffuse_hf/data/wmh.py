@@ -22,9 +22,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..detection.volume import check_same_grid, read_volume
-from ..errors import InputError
-from .builder import FolderBuilder, SliceConfig
+from ..errors import InputError, require_choice
+from ..io.nifti import check_same_grid, read_volume
+from .builder import split_generators
+from .slice_builder import SliceBuilder, SliceConfig
 from .splits import SPLITS
 
 WMH_LABEL, OTHER_LABEL = 1, 2
@@ -64,7 +65,7 @@ _CITATION = """\
 
 @dataclass
 class WMHConfig(SliceConfig):
-    """What to read and how to cut it; the slice fields are those of `DifFuseProcessor`.
+    """What to read and how to cut it; the slice fields are those of `SliceRecipe`.
 
     `brain_mask` says where the brain is: `"template"` registers a template (`preprocessing.mri`, no weights needed);
     `"none"` takes the scans as skull-stripped already; any other word is a mask file in every case folder, for example
@@ -77,17 +78,15 @@ class WMHConfig(SliceConfig):
     division: str = "official"  # training -> train, test -> test; or "patient": 70-15-15 over all cases
     brain_mask: str = "template"
 
-    def check(self):
-        """Raise `ValueError` for an option that does not exist."""
-        if self.division not in ("official", "patient"):
-            raise ValueError(f'`division` is "official" or "patient", got {self.division!r}.')
-        if self.images not in ("pre", "orig"):
-            raise ValueError(f'`images` is the folder "pre" or "orig", got {self.images!r}.')
-        if not set(self.modalities) <= set(FILE_OF):
-            raise ValueError(f"`modalities` are among {', '.join(FILE_OF)}, got {self.modalities}.")
+    def __post_init__(self):
+        super().__post_init__()
+        require_choice("division", self.division, ("official", "patient"))
+        require_choice("images", self.images, ("pre", "orig"))
+        for modality in self.modalities:
+            require_choice("modalities", modality, FILE_OF)
 
 
-class WMH(FolderBuilder):
+class WMH(SliceBuilder):
     """Builder with the configurations "volumes" (NIfTI files) and "slices" (model images, labels, masks).
 
     Splits are the official ones (train and test, no validation), or by patient (`division`); a phantom's subjects on
@@ -101,8 +100,13 @@ class WMH(FolderBuilder):
         WMHConfig(name="volumes", version="1.0.0", description="One row per patient, NIfTI files."),
         WMHConfig(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
     ]
-    DEFAULT_CONFIG_NAME = "slices"
-    DEFAULT_WRITER_BATCH_SIZE = 64  # slices are large
+    DESCRIPTION = (
+        "FLAIR and T1 MRI of memory-clinic patients from five scanners, with manual segmentations of "
+        "white-matter hyperintensities of presumed vascular origin."
+    )
+    HOMEPAGE = "https://wmh.isi.uu.nl"
+    CITATION = _CITATION
+    LICENCE = "CC BY-NC 4.0 (DataverseNL, doi:10.34894/AECRSD)"
     FILES = ("**/*.nii*", "subjects.csv")
     HOW_TO_GET_IT = (
         "The WMH challenge data are free for non-commercial use: download all files of "
@@ -110,57 +114,44 @@ class WMH(FolderBuilder):
         "`data_dir`; `difffuse phantom OUT --layout wmh` makes a synthetic one in this layout."
     )
 
-    def _info(self):
-        config = self.config
-        config.check()  # here, since `datasets` sets the options of a named configuration after making it
+    def features(self):
         origin = {
             "subject": datasets.Value("string"),  # the case folder below `data_dir`
             "site": datasets.ClassLabel(names=list(SITES)),
             "scanner": datasets.ClassLabel(names=[scanner for _, scanner in SCANNERS.values()]),
         }
-        if config.name == "volumes":
-            features = origin | {name: datasets.Nifti() for name in ("FLAIR", "T1", "wmh")}
-        else:
-            height, width = config.image_size
-            features = {
-                "image": datasets.Array3D((len(config.modalities), height, width), "float32"),  # [0, 1]
-                "label": datasets.ClassLabel(names=["healthy", "lesion"]),
-                "mask": datasets.Array2D((height, width), "uint8"),
-                "ignore": datasets.Array2D((height, width), "uint8"),  # 1 = other pathology
-                "lesion_area": datasets.Value("float32"),  # fraction of the brain in the slice
-                **origin,
-                "slice": datasets.Value("int32"),  # from inferior to superior
-            }
-        return datasets.DatasetInfo(
-            description="FLAIR and T1 MRI of memory-clinic patients from five scanners, with manual segmentations of "
-            "white-matter hyperintensities of presumed vascular origin.",
-            features=datasets.Features(features),
-            homepage="https://wmh.isi.uu.nl",
-            citation=_CITATION,
-            license="CC BY-NC 4.0 (DataverseNL, doi:10.34894/AECRSD)",
-        )
+        if self.config.name == "volumes":
+            return origin | {name: datasets.Nifti() for name in ("FLAIR", "T1", "wmh")}
+        columns = self.slice_features("mask", "ignore")  # the latter: 1 = other pathology
+        return columns | origin | {"slice": datasets.Value("int32")}
+
+    def cases(self):
+        folders = self._case_folders()
+        return [str(folder) for folder in folders], self.groups([self._subject(folder) for folder in folders])
+
+    def _subject(self, folder: Path) -> str:
+        return folder.relative_to(self.root).as_posix()
 
     def _split_generators(self, dl_manager):
-        folders = self._case_folders()
-        subjects = [folder.relative_to(self.root).as_posix() for folder in folders]
-        items = {"folders": [str(folder) for folder in folders], "subjects": subjects}
         if self.config.split is not None or self.config.division == "patient":
-            return self.split_generators(self.groups(subjects), **items)
-        splits = [_official_split((self.root.name, *Path(subject).parts)) for subject in subjects]
-        return [
-            datasets.SplitGenerator(
-                name=split,
-                gen_kwargs={key: [v for v, s in zip(values, splits) if s == split] for key, values in items.items()},
-            )
-            for split in SPLITS
-            if split in splits
-        ]
+            return super()._split_generators(dl_manager)
+        parts = {split: [] for split in SPLITS}
+        for folder in self._case_folders():
+            parts[_official_split((self.root.name, *Path(self._subject(folder)).parts))].append(str(folder))
+        return split_generators(parts)
 
-    def _generate_examples(self, folders, subjects):
-        examples = self._volumes if self.config.name == "volumes" else self._slices
-        for folder, subject in zip(map(Path, folders), subjects):
-            site, scanner = _scanner(folder)
-            yield from examples(folder, {"subject": subject, "site": site, "scanner": scanner})
+    def examples(self, case):
+        folder = Path(case)
+        site, scanner = _scanner(folder)
+        origin = {"subject": self._subject(folder), "site": site, "scanner": scanner}
+        if self.config.name == "volumes":
+            names = {"FLAIR": f"{self.config.images}/FLAIR", "T1": f"{self.config.images}/T1", "wmh": "wmh"}
+            files = {name: _find(folder, f"{file}.nii.gz") for name, file in names.items()}
+            yield origin["subject"], origin | {name: file and str(file) for name, file in files.items()}
+            return
+        volumes, labels, affine = self._read(folder)
+        for index, row in self.slices(volumes, affine, labels == WMH_LABEL, labels == OTHER_LABEL):
+            yield f"{origin['subject']}/{index:03d}", row | origin
 
     def _case_folders(self):
         """Folders of the cases, sorted; says what was looked for when there are none, or what one of them lacks."""
@@ -184,44 +175,17 @@ class WMH(FolderBuilder):
                 raise FileNotFoundError(f"{folder} lacks {missing[0]}; complete the case or move it elsewhere.")
         return folders
 
-    def _volumes(self, folder, origin):
-        names = {"FLAIR": f"{self.config.images}/FLAIR", "T1": f"{self.config.images}/T1", "wmh": "wmh"}
-        files = {name: _find(folder, f"{file}.nii.gz") for name, file in names.items()}
-        yield origin["subject"], {**origin, **{name: file and str(file) for name, file in files.items()}}
-
-    def _slices(self, folder, origin):
-        processor = self.config.processor()
-        volumes, labels, affine = self._read(folder)
-        slices, geometry = processor.preprocess_volume(volumes, affine)
-        masks = processor.preprocess_labels(labels == WMH_LABEL, geometry)
-        ignore = processor.preprocess_labels(labels == OTHER_LABEL, geometry)
-        for index in processor.usable_slices(slices).tolist():
-            pixels = int(masks[index].sum())
-            if 0 < pixels < self.config.min_lesion_pixels or (pixels == 0 and ignore[index].any()):
-                continue
-            brain_pixels = int((slices[index] > 0).any(dim=0).sum())
-            yield (
-                f"{origin['subject']}/{index:03d}",
-                {
-                    "image": slices[index].numpy(),
-                    "label": int(pixels > 0),
-                    "mask": masks[index].numpy(),
-                    "ignore": ignore[index].numpy(),
-                    "lesion_area": np.float32(pixels / brain_pixels),
-                    **origin,
-                    "slice": index,
-                },
-            )
-
-    def _read(self, folder):
+    def _read(self, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Skull-stripped volumes (C, X, Y, Z) float32, labels (X, Y, Z) and affine of a case, all on one grid."""
         files = [_find(folder, f"{self.config.images}/{FILE_OF[name]}.nii.gz") for name in self.config.modalities]
         by_file = self.config.brain_mask not in ("template", "none")
-        masks = [_find(folder, name) for name in ("wmh.nii.gz", *([self.config.brain_mask] if by_file else []))]
-        images, arrays = zip(*(read_volume(file) for file in (*files, *masks)))
-        for image, file in zip(images, (*files, *masks)):
-            check_same_grid(image, file, images[0], files[0])
-        volumes, labels = np.stack(arrays[: len(files)]), np.rint(arrays[len(files)])
+        files += [_find(folder, name) for name in ("wmh.nii.gz", *([self.config.brain_mask] if by_file else []))]
+        found = [file for file in files if file is not None]  # all of them: `_case_folders` has looked
+        images, arrays = zip(*(read_volume(file) for file in found))
+        for image, file in zip(images, found):
+            check_same_grid(image, file, images[0], found[0])
+        num_modalities = len(self.config.modalities)
+        volumes, labels = np.stack(arrays[:num_modalities]), np.rint(arrays[num_modalities])
         if by_file:
             volumes = volumes * (arrays[-1] > 0.5)
         elif self.config.brain_mask == "template":

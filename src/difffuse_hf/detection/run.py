@@ -1,101 +1,54 @@
 """Scans in, one folder of results per scan out: what `difffuse detect` and `difffuse demo` do.
 
-A folder appears when it is complete (NIfTI files, report.html, overview.png, summary.json); an older one of the same
-name is replaced only then.
+A folder appears when it is complete (NIfTI files and what the report writer adds); an older one of the same name is
+replaced only then.
 """
 
-import os
-import re
-import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from diffusers.utils import logging as diffusers_logging
-from rich.console import Console
-from rich.table import Table
-from transformers.utils import logging as transformers_logging
 
-from ..errors import InputError
-from ..io.hub import check_model_folder
+from ..errors import InputError, one_sentence
+from ..io.case import read_case
+from ..io.files import complete_folder
 from ..phantoms.common import SYNTHETIC
 from ..pipelines.pipeline_difffuse import DifFusePipeline
-from ..reporting.report import write_report
-from .volume import detect_volume, read_case
-
-DEMO_MODEL = "demo"  # the name of the embedded checkpoint
+from .result import DetectionResult
+from .volume import detect_volume
 
 
-def fastest_dtype(device: str | torch.device) -> torch.dtype:
-    """bfloat16 where the device computes in it, else float32."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if native else torch.float32
+class ReportWriter(Protocol):
+    """Adds its files to the folder of a result and returns a summary; `difffuse_hf.reporting.report.write_report`."""
 
-
-def to_fastest(unet: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """The network in `dtype`, laid out for convolutions; the network itself, not a copy."""
-    # torch's own `to`: that of diffusers warns about modules to be kept in float32, of which this network has none
-    return torch.nn.Module.to(unet, dtype=dtype, memory_format=torch.channels_last)
-
-
-def load_model(
-    model: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-) -> tuple[DifFusePipeline, str]:
-    """The pipeline in a folder, in a Hub repository (`user/name`) or embedded (`demo`), and a line of its model card.
-
-    The U-Net, which takes nearly all of the time, computes in `dtype`, by default the fastest that the device has;
-    everything else in float32.
-
-    Raises:
-        InputError: there is no such model, or it is not a complete Dif-fuse model for scans.
-    """
-    folder = Path(str(files("difffuse_hf"))) / "assets" / "demo" if model == DEMO_MODEL else Path(model)
-    check_model_folder(folder)
-    if not folder.is_dir():
-        folder = Path(DifFusePipeline.download(model))
-    diffusers_logging.disable_progress_bar()  # of loading from disk, which takes no time
-    transformers_logging.disable_progress_bar()
-    try:
-        pipeline = DifFusePipeline.from_pretrained(folder)
-    except Exception as error:  # whatever the loaders of four libraries raise, the remedy is the same
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(f"The model in {folder} cannot be loaded ({reason}); copy or download it again.") from error
-    if pipeline.processor is None:
-        raise InputError(f"The model in {folder} has no processor, so its modalities and slice size are not known.")
-    channels, modalities = pipeline.unet.config.in_channels, pipeline.processor.modalities
-    if channels != len(modalities):
-        raise InputError(
-            f"The model in {folder} contradicts itself: its U-Net takes {channels} channels "
-            f"but its processor names {len(modalities)} modalities ({', '.join(modalities)})."
-        )
-    pipeline.to(device)
-    to_fastest(pipeline.unet, dtype or fastest_dtype(device))
-    return pipeline, card_line(folder)
+    def __call__(
+        self, result: DetectionResult, folder: Path, *, model: str, model_line: str, seconds: float, synthetic: bool
+    ) -> dict[str, Any]: ...
 
 
 def detect_case(
     pipeline: DifFusePipeline,
     source: str | Path,
     output: str | Path,
+    write_report: ReportWriter,
     model: str = "",
     model_line: str = "",
     taken: Sequence[str] = (),
-    **options,
-) -> dict:
+    **options: Any,
+) -> dict[str, Any]:
     """Detect lesions in one scan and write `output/<case name>/`; returns the summary, with the folder under "folder".
 
     Args:
         source: a case folder in the BraTS layout, or one NIfTI file if the model takes one modality.
+        write_report: makes the summary, and the report beside the NIfTI files.
         model, model_line: name of the model and a line of its card, for the report.
         taken: names of cases written before, which must not be replaced by a namesake.
         options: passed on to `detect_volume`.
+
+    Raises:
+        InputError: the scan, the model or the output folder cannot be used.
     """
     start = time.perf_counter()
     case = read_case(source, pipeline.processor.modalities)
@@ -113,56 +66,29 @@ def detect_case(
     return {**summary, "folder": folder}
 
 
-@contextmanager
-def complete_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends well, and vanishes otherwise."""
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
-    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"Cannot write to {folder.parent} ({error.strerror}); choose another output folder."
-        ) from error
-    try:
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for parent in new_parents:
-            if not any(parent.iterdir()):
-                parent.rmdir()
-        raise
+def detect_cases(
+    pipeline: DifFusePipeline,
+    sources: Sequence[str | Path],
+    output: str | Path,
+    write_report: ReportWriter,
+    model: str = "",
+    model_line: str = "",
+    **options: Any,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """`detect_case` for each of many scans, going on after a scan that cannot be used.
 
-
-def card_line(folder: Path) -> str:
-    """The first sentence of running text in a model's README.md, or an empty string."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return ""
-    text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(encoding="utf-8"), flags=re.DOTALL)
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
-    prose = [part for part in paragraphs if part and not part.startswith(("#", "|", "<", "!", "```", "-", ">"))]
-    return re.split(r"(?<=[.!?])\s", prose[0])[0].replace("**", "") if prose else ""
-
-
-def print_results(summaries: Sequence[dict], console: Console):
-    """A table with one line per scan, then where the reports are."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("case")
-    for heading in ("lesion, ml", "slices flagged", "Dice", "seconds"):
-        table.add_column(heading, justify="right")
-    for one in summaries:
-        table.add_row(
-            one["case"] + (" (synthetic)" if one["synthetic"] else ""),
-            f"{one['lesion_ml']:.1f}",
-            f"{one['slices_flagged']} of {one['slices']}",
-            "no reference" if one["dice"] is None else f"{one['dice']:.3f}",
-            f"{one['seconds']:.0f}",
-        )
-    console.print(table)
-    for one in summaries:
-        console.print(str(one["folder"] / "report.html"), markup=False, highlight=False, soft_wrap=True)
+    Returns:
+        the summaries of the scans that went well, and one sentence for each that did not.
+    """
+    summaries: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for source in sources:
+        try:
+            taken = [one["case"] for one in summaries]
+            summaries.append(detect_case(pipeline, source, output, write_report, model, model_line, taken, **options))
+        except torch.OutOfMemoryError:
+            failures.append(f"{source}: the device ran out of memory; try a smaller batch size (--batch-size).")
+        except (ValueError, OSError) as error:
+            sentence = one_sentence(error)
+            failures.append(sentence if str(source) in sentence else f"{source}: {sentence}")
+    return summaries, failures

@@ -1,186 +1,37 @@
-"""A whole scan through the pipeline: NIfTI in, NIfTI out, on the grid of the input."""
+"""A whole scan through the pipeline: a case in, a result on the same voxel grid out.
 
-import gzip
-import os
-import tempfile
-import zlib
-from dataclasses import dataclass, field
-from pathlib import Path
+slices ─ classifier ─ suspicious slices ─ Dif-fuse ─ counterfactual, anomaly, mask ─ back on the scan's grid
+"""
 
-import nibabel
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from rich.progress import track
 
 from ..errors import InputError
-from ..evaluation.segmentation import dice
-from ..models.processing_difffuse import check_intensities
+from ..io.case import Case
+from ..models.processing_difffuse import DifFuseProcessor, SliceGeometry
+from ..pipelines.pipeline_difffuse import DifFusePipeline
 from ..saliency.mask import smooth_through_slices
-
-AFFINE_TOLERANCE_MM = 1e-3  # modalities closer than this share one grid
-_UNREADABLE = (
-    nibabel.filebasedimages.ImageFileError,
-    nibabel.spatialimages.HeaderDataError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    zlib.error,
-)
-
-
-@dataclass
-class Case:
-    """One patient's scan: all modalities on one voxel grid, as they lie in the files."""
-
-    name: str
-    volumes: np.ndarray  # (C, X, Y, Z) float32, native intensities
-    affine: np.ndarray  # (4, 4), voxel to RAS+ millimetres
-    header: nibabel.Nifti1Header  # of the first modality
-    reference: np.ndarray | None = None  # (X, Y, Z) uint8 labels, 0 = no lesion
-    files: dict[str, Path] = field(default_factory=dict)  # modality -> file
-
-    @property
-    def voxel_ml(self) -> float:
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
-
-
-@dataclass
-class DetectionResult:
-    """What `detect_volume` found, on the voxel grid of the case; `slices` holds what the model saw and made."""
-
-    case: Case
-    counterfactual: np.ndarray  # (C, X, Y, Z) float32, native intensities; the input itself where mask is 0
-    anomaly: np.ndarray  # (X, Y, Z) float32, share of the model's intensity range
-    lesion: np.ndarray  # (X, Y, Z) uint8, anomaly at or above the calibrated threshold
-    saliency: np.ndarray  # (X, Y, Z) float32 in [0, 1]
-    mask: np.ndarray  # (X, Y, Z) uint8, where tissue was repainted
-    lesion_probability: np.ndarray  # (S,) of each axial slice, inferior to superior; 0 for slices not looked at
-    slices: dict[str, torch.Tensor | None]  # usable slices: image, counterfactual (S', C, H, W); saliency, mask,
-    # anomaly, reference (S', 1, H, W), the last None without a reference; indices (S',)
-    parameters: dict  # everything that decides the result
-
-    @property
-    def lesion_ml(self) -> float:
-        return float(np.count_nonzero(self.lesion)) * self.case.voxel_ml
-
-    @property
-    def dice(self) -> float | None:
-        """Dice of the lesion against the whole tumour (reference > 0), None without a reference."""
-        if self.case.reference is None:
-            return None
-        return dice(torch.from_numpy(self.lesion)[None], torch.from_numpy(self.case.reference)[None]).item()
-
-    def save(self, folder: str | os.PathLike) -> list[Path]:
-        """Write the volumes as NIfTI files with the geometry of the input; all of them appear at once, or none."""
-        folder = check_output(folder)
-        inputs = {modality: nibabel.load(file) for modality, file in self.case.files.items()}
-        maps = {"anomaly": np.float32, "lesion": np.uint8, "saliency": np.float32, "mask": np.uint8}
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            start = Path(temporary, self.case.name)
-            for (modality, image), volume in zip(inputs.items(), self.counterfactual):
-                _write(volume, image.header, _own_type(image), f"{start}_counterfactual_{modality}.nii.gz")
-            for name, dtype in maps.items():
-                _write(getattr(self, name), self.case.header, dtype, f"{start}_{name}.nii.gz")
-            folder.mkdir(exist_ok=True)
-            written = sorted(Path(temporary).iterdir())
-            for file in written:
-                file.replace(folder / file.name)
-        return [folder / file.name for file in written]
-
-
-def read_case(path: str | os.PathLike, modalities: list[str] | tuple[str, ...]) -> Case:
-    """Read a case in the BraTS layout, or one NIfTI file when the model takes a single modality.
-
-    Args:
-        path: a folder with `<name>_<modality>.nii.gz` (or `.nii`) for every modality and, if there is one, a reference
-            segmentation `<name>_seg.nii.gz`; or a file.
-        modalities: those of the model, in its channel order (`pipeline.processor.modalities`).
-
-    Raises:
-        InputError: names the file that cannot be used, and why.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist.")
-    if path.is_file():
-        if len(modalities) != 1:
-            raise InputError(
-                f"{path} is one file but the model takes {', '.join(modalities)}; give the folder that holds them."
-            )
-        files, name, reference_file = {modalities[0]: path}, path.name.split(".nii")[0], None
-    else:
-        files, name = {modality: find_volume(path, modality) for modality in modalities}, path.resolve().name
-        missing = [modality for modality, file in files.items() if file is None]
-        if missing:
-            raise InputError(
-                f"{path} lacks {', '.join(missing)}: there is no file {name}_{missing[0]}.nii.gz "
-                f"(the model takes {', '.join(modalities)})."
-            )
-        reference_file = find_volume(path, "seg")
-
-    first, volumes = None, []
-    for file in files.values():
-        image, volume = read_volume(file)
-        check_intensities(volume, str(file))
-        first = first or image
-        check_same_grid(image, file, first, next(iter(files.values())))
-        volumes.append(volume)
-    reference = None
-    if reference_file is not None:
-        image, reference = read_volume(reference_file)
-        check_same_grid(image, reference_file, first, next(iter(files.values())))
-        reference = reference.round().clip(0, 255).astype(np.uint8)
-    return Case(name, np.stack(volumes), first.affine, first.header, reference, files)
-
-
-def find_volume(folder: Path, suffix: str) -> Path | None:
-    """The one NIfTI file of a folder that ends in `_<suffix>`, or None."""
-    found = sorted(p for ending in (".nii.gz", ".nii") for p in folder.glob(f"*_{suffix}{ending}"))
-    if len(found) > 1:
-        raise InputError(f"{folder} holds more than one {suffix} file: {', '.join(p.name for p in found)}.")
-    return found[0] if found else None
-
-
-def read_volume(file: Path) -> tuple[nibabel.Nifti1Image, np.ndarray]:
-    """The image of a file and its voxels as float32 (X, Y, Z); `InputError` if it is no readable NIfTI volume."""
-    try:
-        if file.suffix == ".gz":
-            with gzip.open(file) as stream:  # to the end, where the checksum is: nibabel stops before it
-                while stream.read(1 << 20):
-                    pass
-        image = nibabel.load(file)
-        if not isinstance(image, nibabel.Nifti1Pair):
-            raise InputError(f"{file} is not a NIfTI file.")
-        if image.ndim != 3:
-            raise InputError(f"{file} has {image.ndim} dimensions {image.shape}; a scan is one volume with three.")
-        return image, np.asarray(image.dataobj, dtype=np.float32)
-    except InputError:
-        raise
-    except _UNREADABLE as error:
-        raise InputError(f"{file} is not a readable NIfTI file ({' '.join(str(error).split())}).") from error
-
-
-def check_same_grid(image, file: Path, first, first_file: Path):
-    """`InputError` if two images differ in shape or affine."""
-    if image.shape != first.shape:
-        raise InputError(f"{file} has shape {image.shape} but {first_file} has {first.shape}; register them first.")
-    if not np.allclose(image.affine, first.affine, atol=AFFINE_TOLERANCE_MM):
-        raise InputError(f"{file} and {first_file} have different affines; resample them to one grid first.")
+from .result import DetectionResult, ModelSlices
 
 
 @torch.no_grad()
 def detect_volume(
-    pipeline,
+    pipeline: DifFusePipeline,
     case: Case,
     preset: str | None = None,
     batch_size: int = 16,
     seed: int = 0,
     all_slices: bool = False,
     progress: bool = True,
-    through_slices: float | None = None,
-    **call_arguments,
+    slice_smoothing_sigma: float | None = None,
+    anomaly_threshold: float | None = None,
+    **call_arguments: Any,
 ) -> DetectionResult:
     """Find the lesions of a scan: classifier on every usable slice, Dif-fuse on the suspicious ones.
 
@@ -192,80 +43,42 @@ def detect_volume(
         seed (`int`): with the slice's index, the seed of that generator.
         all_slices (`bool`): repaint every usable slice, whatever the classifier says.
         progress (`bool`): show progress bars.
-        through_slices (`float`, *optional*): volume-consistent mode, beyond the thesis: saliency is smoothed by a
-            Gaussian of so many slices, and all slices share their noise, so that the counterfactual flickers less from
-            slice to slice (see `flicker`).
+        slice_smoothing_sigma (`float`, *optional*): volume-consistent mode, beyond the thesis: saliency is smoothed by
+            a Gaussian of so many slices, and all slices share their noise, so that the counterfactual flickers less
+            from slice to slice (see `flicker`).
+        anomaly_threshold (`float`, *optional*): of the anomaly map, from where on it is lesion; the processor's
+            calibrated one by default.
         call_arguments: further arguments of the pipeline's call (`percentile`, `noise_level`, ...).
 
     Raises:
         InputError: the scan is not what the model takes, or the model lacks what detection needs.
     """
-    processor = pipeline.processor
-    if processor is None or processor.anomaly_threshold is None or pipeline.classifier is None:
-        raise InputError(
-            "The model cannot detect: it needs a classifier and a processor with `anomaly_threshold`, "
-            "chosen on validation data and saved with the weights."
-        )
-    slices, geometry = processor.preprocess_volume(case.volumes, case.affine)
+    processor, threshold = _check_model(pipeline, anomaly_threshold)
+    slices, geometry = processor.preprocess_volume(case.volumes, case.affine)  # (S, C, H, W)
     usable = processor.usable_slices(slices)
-    probability = torch.zeros(len(slices))
-    for index in track(_batches(usable, batch_size), "Classifying slices", disable=not progress):
-        images = slices[index].to(pipeline.device, pipeline.classifier.dtype)
-        probability[index] = pipeline.classifier(images).logits.float().softmax(dim=1)[:, 1].cpu()
+    probability = _classify(pipeline, slices, usable, batch_size, progress)  # (S,)
     suspicious = usable if all_slices else usable[probability[usable] >= processor.lesion_probability_threshold]
-
-    counterfactual = slices.clone()
-    anomaly, mask, saliency = (torch.zeros_like(slices[:, :1]) for _ in range(3))  # (S, 1, H, W)
-    pipeline.set_progress_bar_config(disable=True)
-    consistent = through_slices is not None
-    if consistent:
-        for index in track(_batches(suspicious, batch_size), "Looking at slices", disable=not progress):
-            saliency[index] = pipeline.make_saliency(slices[index].to(pipeline.device)).cpu()
-        smooth = smooth_through_slices(saliency, through_slices)
-    for index in track(_batches(suspicious, batch_size), "Making counterfactuals", disable=not progress):
-        generators = [_generator(seed, 0 if consistent else i) for i in index.tolist()]
-        given = {"saliency": smooth[index]} if consistent else {}
-        output = pipeline(
-            slices[index].to(pipeline.device),
-            generator=generators,
-            preset=preset,
-            output_type="pt",
-            **given,
-            **call_arguments,
-        )
-        counterfactual[index] = output.counterfactuals.float().cpu()
-        anomaly[index] = output.anomaly_maps.float().cpu()
-        mask[index] = output.masks.float().cpu()
-        if output.saliency is not None:
-            saliency[index] = output.saliency.float().cpu()
+    smoothed = None
+    if slice_smoothing_sigma is not None:
+        looked_at = _look(pipeline, slices, suspicious, batch_size, progress)
+        smoothed = smooth_through_slices(looked_at, slice_smoothing_sigma)
+    call = {"preset": preset, **call_arguments}
+    made = _repaint(pipeline, slices, suspicious, batch_size, seed, smoothed, progress, call)
 
     brain = (case.volumes > 0).any(axis=0)
-    native_anomaly, native_saliency, blend = (
-        processor.restore(torch.cat([anomaly, saliency, mask], dim=1), geometry) * brain
-    )
-    reference = (
-        None if case.reference is None else processor.preprocess_labels(case.reference, geometry)[:, None].float()
-    )
-    stacks = {
-        "image": slices,
-        "counterfactual": counterfactual,
-        "saliency": saliency,
-        "mask": mask,
-        "anomaly": anomaly,
-    }
+    maps = torch.cat([made.anomaly, made.saliency, made.mask], dim=1)
+    anomaly, saliency, blend = processor.restore(maps, geometry) * brain
     return DetectionResult(
         case=case,
-        counterfactual=_compose(case.volumes, processor.restore(counterfactual - slices, geometry), blend, geometry),
-        anomaly=native_anomaly,
-        lesion=(native_anomaly >= processor.anomaly_threshold).astype(np.uint8) * brain,
-        saliency=native_saliency,
+        counterfactual=_compose(
+            case.volumes, processor.restore(made.counterfactual - slices, geometry), blend, geometry
+        ),
+        anomaly=anomaly,
+        lesion=(anomaly >= threshold).astype(np.uint8) * brain,
+        saliency=saliency,
         mask=(blend > 0).astype(np.uint8),
         lesion_probability=probability.numpy(),
-        slices={
-            **{name: stack[usable] for name, stack in stacks.items()},
-            "reference": None if reference is None else reference[usable],
-            "indices": usable,
-        },
+        slices=_usable_only(slices, made, _reference_slices(processor, case, geometry), usable),
         parameters={
             **{k: v for k, v in pipeline.config.items() if not k.startswith("_") and k not in pipeline.components},
             **call_arguments,
@@ -274,29 +87,79 @@ def detect_volume(
             "seed": seed,
             "batch_size": batch_size,
             "all_slices": all_slices,
-            "through_slices": through_slices,
+            "slice_smoothing_sigma": slice_smoothing_sigma,
             "modalities": list(processor.modalities),
             "image_size": list(processor.image_size),
             "pixel_spacing_mm": processor.pixel_spacing_mm,
-            "anomaly_threshold": processor.anomaly_threshold,
+            "anomaly_threshold": threshold,
             "lesion_probability_threshold": processor.lesion_probability_threshold,
             "repainted_slices": suspicious.tolist(),
         },
     )
 
 
-def check_output(folder: str | os.PathLike) -> Path:
-    """The folder as a path, if files can be written there; raises `InputError` otherwise and creates nothing."""
-    folder = Path(folder)
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            return folder
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written to ({error.strerror}); choose another output folder.") from error
+@dataclass
+class _Made:
+    """What Dif-fuse makes of all S slices of a scan; slices that are not repainted stay as they are."""
+
+    counterfactual: torch.Tensor  # (S, C, H, W)
+    anomaly: torch.Tensor  # (S, 1, H, W), as the next two
+    mask: torch.Tensor
+    saliency: torch.Tensor
 
 
-def _compose(volumes, change, blend, geometry):
+def _check_model(pipeline: DifFusePipeline, threshold: float | None) -> tuple[DifFuseProcessor, float]:
+    """The processor and the threshold of a model that can detect."""
+    processor = pipeline.processor
+    if processor is not None and threshold is None:
+        threshold = processor.anomaly_threshold
+    if processor is None or threshold is None or pipeline.classifier is None:
+        raise InputError(
+            "The model cannot detect: it needs a classifier and a processor with `anomaly_threshold`, "
+            "chosen on validation data and saved with the weights."
+        )
+    return processor, threshold
+
+
+def _classify(pipeline, slices, usable, batch_size, progress) -> torch.Tensor:
+    """Probability of a lesion in each axial slice (S,), 0 for those that are not usable."""
+    probability = torch.zeros(len(slices))
+    for index in _track_batches(usable, batch_size, "Classifying slices", progress):
+        images = slices[index].to(pipeline.device, pipeline.classifier.dtype)
+        probability[index] = pipeline.classifier(images).logits.float().softmax(dim=1)[:, 1].cpu()
+    return probability
+
+
+def _look(pipeline, slices, suspicious, batch_size, progress) -> torch.Tensor:
+    """Saliency of the suspicious slices (S, 1, H, W), 0 in the others."""
+    saliency = torch.zeros_like(slices[:, :1])
+    for index in _track_batches(suspicious, batch_size, "Looking at slices", progress):
+        saliency[index] = pipeline.make_saliency(slices[index].to(pipeline.device)).cpu()
+    return saliency
+
+
+def _repaint(pipeline, slices, suspicious, batch_size, seed, saliency, progress, call) -> _Made:
+    """Dif-fuse on the suspicious slices; with given saliency (S, 1, H, W) all of them share their noise."""
+    made = _Made(slices.clone(), *(torch.zeros_like(slices[:, :1]) for _ in range(3)))
+    with _without_progress_bar(pipeline):
+        for index in _track_batches(suspicious, batch_size, "Making counterfactuals", progress):
+            given = {} if saliency is None else {"saliency": saliency[index]}
+            output = pipeline(
+                slices[index].to(pipeline.device),
+                generator=[_generator(seed, i if saliency is None else 0) for i in index.tolist()],
+                output_type="pt",
+                **given,
+                **call,
+            )
+            made.counterfactual[index] = output.counterfactuals.float().cpu()
+            made.anomaly[index] = output.anomaly_maps.float().cpu()
+            made.mask[index] = output.masks.float().cpu()
+            if output.saliency is not None:
+                made.saliency[index] = output.saliency.float().cpu()
+    return made
+
+
+def _compose(volumes: np.ndarray, change: np.ndarray, blend: np.ndarray, geometry: SliceGeometry) -> np.ndarray:
     """The counterfactual in native intensities: the model's change added where it repainted, with soft edges.
 
     The model sees intensities up to 1; brighter voxels start from there, or what was clipped would stay as a ghost.
@@ -306,26 +169,39 @@ def _compose(volumes, change, blend, geometry):
     return np.where(blend > 0, np.maximum(volumes + blend * (repainted - volumes), 0), volumes).astype(np.float32)
 
 
-def _batches(indices, size):
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
+def _reference_slices(processor: DifFuseProcessor, case: Case, geometry: SliceGeometry) -> torch.Tensor | None:
+    """The reference on the model's slices (S, 1, H, W), if there is one."""
+    return None if case.reference is None else processor.preprocess_labels(case.reference, geometry)[:, None].float()
 
 
-def _generator(seed, index):
+def _usable_only(slices: torch.Tensor, made: _Made, reference: torch.Tensor | None, usable) -> ModelSlices:
+    return ModelSlices(
+        indices=usable,
+        image=slices[usable],
+        counterfactual=made.counterfactual[usable],
+        mask=made.mask[usable],
+        anomaly=made.anomaly[usable],
+        saliency=made.saliency[usable],
+        reference=None if reference is None else reference[usable],
+    )
+
+
+def _track_batches(indices: torch.Tensor, size: int, doing: str, progress: bool) -> Iterable[torch.Tensor]:
+    batches: Sequence[torch.Tensor] = [indices[start : start + size] for start in range(0, len(indices), size)]
+    return track(batches, doing, disable=not progress)
+
+
+@contextmanager
+def _without_progress_bar(pipeline: DifFusePipeline) -> Iterator[None]:
+    """The pipeline's own bar, of one chain, is switched off in here; it is the caller's to choose elsewhere."""
+    before = getattr(pipeline, "_progress_bar_config", {})  # diffusers has no public way to ask
+    pipeline.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipeline.set_progress_bar_config(**before)
+
+
+def _generator(seed: int, index: int) -> torch.Generator:
     """One stream of random numbers per slice, the same on every device and for every batch size."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
-
-
-def _own_type(image):
-    """The file's integer type if it holds plain integers, else float32."""
-    plain = image.get_data_dtype().kind in "iu" and (image.dataobj.slope, image.dataobj.inter) == (1, 0)
-    return image.get_data_dtype() if plain else np.dtype(np.float32)
-
-
-def _write(volume, header, dtype, file):
-    header = header.copy()
-    header.set_data_dtype(dtype)
-    header["cal_min"] = header["cal_max"] = 0  # a display window of other intensities
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        volume = np.rint(volume).clip(limits.min, limits.max)
-    nibabel.save(nibabel.Nifti1Image(volume.astype(dtype), None, header), file)

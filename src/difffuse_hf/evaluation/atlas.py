@@ -17,12 +17,13 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pandas
+from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
 from ..errors import InputError
+from ..io.images import open_image
 
 JHU = "JHU-ArterialTerritoriesNoVent-LVL{level}_space-MNI152NLin6Asym_2mm.nii.gz"
 # Readers' words, and the JHU names (level 2, then level 1) without the letter of the side. Level 2 does not tell
@@ -82,9 +83,9 @@ def load_atlas(path: str | Path | None = None, names: str | Path | None = None, 
     if names is None:
         names = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii").split("_space")[0] + "_regions.txt")
     try:
-        image = nibabel.load(path)
+        image = open_image(path)
         labels = np.rint(np.asarray(image.dataobj)).astype(np.int16)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError) as error:
+    except (ImageFileError, OSError, EOFError) as error:
         raise InputError(f"{path} cannot be read as an atlas; give a NIfTI volume of labels in MNI space.") from error
     if labels.ndim != 3:
         raise InputError(f"{path} has the shape {labels.shape}; an atlas is one volume of labels.")
@@ -134,12 +135,12 @@ def territory_mask(regions: np.ndarray, atlas: Atlas, territory: str) -> np.ndar
 
 def _rapidtide_folder() -> Path:
     package = find_spec("rapidtide")  # found, not imported: its own requirements may be missing
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise InputError(
             "The arterial atlas is missing: pip install --no-deps rapidtide, or give the path of a NIfTI label map in "
             "MNI space."
         )
-    return Path(next(iter(package.submodule_search_locations)), "data", "reference")
+    return Path(package.submodule_search_locations[0], "data", "reference")
 
 
 def _read_names(path: Path) -> dict[int, str]:

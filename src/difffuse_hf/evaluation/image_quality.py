@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..models.backbone import FeatureHook
+from ..models.backbone import FeatureModifier
 
 
 def kid(
@@ -72,15 +72,15 @@ def classifier_features(classifier) -> Callable[[torch.Tensor], torch.Tensor]:
     A classifier trained on the data at hand sees what matters there, but its distances compare with no one else's.
     """
 
-    class Last(FeatureHook):
+    class Last(FeatureModifier):
         def features(self, stage, maps):
             self.maps = maps
             return maps
 
     def extract(images):
-        hook = Last()
-        classifier(images.to(classifier.device), hook=hook)
-        return hook.maps.mean((2, 3)).float().cpu()
+        last = Last()
+        classifier(images.to(classifier.device), feature_modifier=last)
+        return last.maps.mean((2, 3)).float().cpu()
 
     return extract
 

@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..saliency.counterfactual import (
-    by_slice,
-    check_inputs,
-    choose_target,
-    class_logits,
-    decode_like,
-    latent_counterfactual,
-    pick,
-)
+from ..saliency.common import by_slice, check_inputs, choose_target, class_logits, decode_like, pick
+from ..saliency.counterfactual import latent_counterfactual
 
 ONE_STEP, NO_DISTANCE, OURS = "one-step latent shift", "gradient steps without the L1 term", "Eq. 5.4"
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..models.backbone import FeatureHook
+from ..models.backbone import FeatureModifier
 
 _RECTIFIERS = (nn.ReLU, nn.LeakyReLU)
 
@@ -136,7 +136,7 @@ def preactivation_variances(
     module is judged by its output.
 
     Args:
-        classifier: with `num_stages` and `hook`; in eval mode.
+        classifier: with `num_stages` and `feature_modifier`; in eval mode.
         images (`torch.Tensor` of shape `(B, C, H, W)` or `(B, S, C, H, W)`): in [0, 1].
         noise_std (`float`): of the Gaussian noise added to the images; they are not clipped afterwards.
         saliency (`torch.Tensor`, *optional*): what the classifier needs beside the images; no noise is added to it.
@@ -149,7 +149,7 @@ def preactivation_variances(
     if noise_std < 0:
         raise ValueError(f"`noise_std` is a standard deviation, 0 or more, got {noise_std}.")
     if classifier.num_stages == 0:
-        raise ValueError("`classifier` has no stages: a vision transformer makes no feature maps that a hook sees.")
+        raise ValueError("`classifier` has no stages: a vision transformer has no feature maps.")
     generator = generator or torch.Generator().manual_seed(0)
     noise = noise_std * torch.randn(images.shape, generator=generator).to(images)
     clean = _stage_variances(classifier, images, saliency, batch_size)
@@ -160,7 +160,7 @@ def preactivation_variances(
     ]
 
 
-class _Variances(FeatureHook):
+class _Variances(FeatureModifier):
     """Sums of the values and of their squares, channel by channel, stage by stage."""
 
     def __init__(self, num_stages: int):
@@ -188,11 +188,11 @@ class _Variances(FeatureHook):
 
 @torch.no_grad()
 def _stage_variances(classifier, images, saliency, batch_size) -> list[float]:
-    hook = _Variances(classifier.num_stages)
+    variances = _Variances(classifier.num_stages)
     base = getattr(classifier, "base", classifier)  # what ACAT and its competitors add is no part of the base
     base = getattr(base, "backbone", base)
     handles = [
-        module.register_forward_pre_hook(hook.activation)
+        module.register_forward_pre_hook(variances.activation)
         for module in base.modules()
         if isinstance(module, _RECTIFIERS)
     ]
@@ -200,11 +200,11 @@ def _stage_variances(classifier, images, saliency, batch_size) -> list[float]:
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
             options = {} if saliency is None else {"saliency": saliency[part]}
-            classifier(images[part], hook=hook, **options)
+            classifier(images[part], feature_modifier=variances, **options)
     finally:
         for handle in handles:
             handle.remove()
-    return hook.variances()
+    return variances.variances()
 
 
 def _maps(maps: torch.Tensor) -> np.ndarray:

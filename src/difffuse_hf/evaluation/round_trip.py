@@ -42,7 +42,7 @@ def round_trip(
         for level, target in pairwise(scheduler.levels):
             noise = torch.randn(back.shape, generator=generator, device=back.device, dtype=back.dtype) if eta else None
             noise_pred, variance = predict(back, level)
-            back = scheduler.step(noise_pred, level, target, back, eta, noise, variance)
+            back = scheduler.reverse_step(noise_pred, level, target, back, eta, noise, variance)
         ends.append((back / 2 + 0.5).clamp(0, 1))
     return torch.stack([image, *ends])
 

@@ -1,105 +1,43 @@
-"""Model folders and the Hugging Face Hub: is a folder complete, its model card, and the way up.
+"""Model folders and the Hugging Face Hub: is a folder complete, and the one way up."""
 
-A model card says what the model is, what it was trained on and what it scores; the scores come from the caller.
-"""
-
+import inspect
 import json
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, ModelCardData
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HTTPError as HubHTTPError  # pyright: ignore[reportPrivateImportUsage]
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.md"]  # no pickles
+_REFUSALS = (OSError, HubHTTPError, HFValidationError)  # all that the Hub's client raises
 
-_CARD = """---
-{metadata}
----
-
-# {name}
-
-{description}
-
-**A research tool, not a medical device.** Do not use it for diagnosis or treatment.
-
-## Use
-
-```python
-from difffuse_hf import DifFusePipeline
-
-pipe = DifFusePipeline.from_pretrained("{repo_id}")
-output = pipe(image)  # (B, C, H, W) in [0, 1]: counterfactuals, anomaly_maps, masks, saliency
-```
-
-or `difffuse detect SCAN --model {repo_id} --output out`.
-
-## Training data
-
-{training_data}
-
-## Scores
-
-{scores}
-
-## Credits
-
-{credits}
-"""
+Saved = TypeVar("Saved")
 
 
-def model_card(
-    name: str,
-    description: str,
-    training_data: str,
-    scores: Mapping[str, float | str],
-    credits: Sequence[str] = (),
-    repo_id: str = "user/name",
-    license: str = "apache-2.0",
-    tags: Sequence[str] = (),
-) -> str:
-    """The text of a model card in Markdown with the Hub's metadata on top.
+def refuse_public(repo_id: str, *, repo_type: str = "model", token: str | bool | None = None) -> None:
+    """Raise an `InputError` if a repository exists and everybody may read it, or if no repository can have the name.
 
-    Args:
-        name, description (`str`): title, and what the model does in a sentence or two.
-        training_data (`str`): what it saw, real or synthetic, and how the data was split.
-        scores (`Mapping[str, float | str]`): measure (with its data set) to value; numbers get three digits.
-        credits (`Sequence[str]`): data, labels and methods the model rests on, besides the thesis.
-        repo_id (`str`): name on the Hub, or the folder, shown in the example.
-        license (`str`): the Hub's name of the licence of the weights.
-        tags (`Sequence[str]`): further tags.
+    `push_folder` asks this before it uploads; a long computation that ends in a push may ask it at its start. Whatever
+    the Hub's client raises where the Hub cannot be reached is left to the caller.
     """
-    metadata = ModelCardData(
-        license=license,
-        library_name="diffusers",
-        pipeline_tag="image-to-image",
-        tags=["difffuse", "medical-imaging", "anomaly-detection", *tags],
-    )
-    rows = [f"| {key} | {value if isinstance(value, str) else f'{value:.3f}'} |" for key, value in scores.items()]
-    thesis = (
-        "The method is that of A. Fontanella, *Region-based Deep Learning Methods to Enhance Subtle Lesion Detection*"
-    )
-    return _CARD.format(
-        metadata=metadata.to_yaml(),
-        name=name,
-        description=description,
-        repo_id=repo_id,
-        training_data=training_data,
-        scores="\n".join(["| measure | value |", "|---|---|", *rows]) if rows else "Not evaluated yet.",
-        credits="\n".join(f"- {line}" for line in [f"{thesis} (Edinburgh, 2024).", *credits]),
-    )
-
-
-def write_model_card(folder: str | Path, card: str) -> Path:
-    """Put a card into a saved pipeline's folder as its `README.md`."""
-    check_model_folder(folder)
-    path = Path(folder) / "README.md"
-    path.write_text(card, encoding="utf-8")
-    return path
+    try:
+        private = HfApi(token=token).repo_info(repo_id, repo_type=repo_type, timeout=10).private
+    except RepositoryNotFoundError:
+        return
+    except HFValidationError as error:
+        raise InputError(f"No repository on the Hub can be called {repo_id}: {error}") from None
+    if not private:
+        raise InputError(
+            f"{repo_id} on the Hub is public, and what was learned from patients must not be; make it private "
+            "there, or say that everybody may read it (`--public`, in Python `public=True`)."
+        )
 
 
 def push_folder(
@@ -108,16 +46,16 @@ def push_folder(
     *,
     repo_type: str = "model",
     public: bool = False,
-    allow_patterns: Sequence[str] | None = None,
-    ignore_patterns: Sequence[str] | None = None,
-    delete_patterns: Sequence[str] | str | None = None,
+    allow_patterns: Iterable[str] | None = None,
+    ignore_patterns: Iterable[str] | None = None,
+    delete_patterns: Iterable[str] | None = None,
     commit_message: str = "Upload with difffuse_hf",
-    token: str | None = None,
+    token: str | bool | None = None,
 ) -> str:
     """Upload a folder in one commit, the only way from this package to the Hub; returns the commit's address.
 
     What was learned from patients is not for everybody: a new repository is private, and an existing public one is
-    refused, unless `public` is said.
+    refused, unless `public` is said. An existing private one stays private all the same.
 
     Args:
         folder (`str` or `Path`): what to upload.
@@ -131,62 +69,84 @@ def push_folder(
         InputError: the repository is public and `public` was not said, or the Hub refuses or cannot be reached.
     """
     api = HfApi(token=token)
+    given = {"allow": allow_patterns, "ignore": ignore_patterns, "delete": delete_patterns}
+    patterns: dict[str, Any] = {f"{kind}_patterns": list(some) for kind, some in given.items() if some is not None}
     try:
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=not public, exist_ok=True).repo_id
-        if not public and not api.repo_info(repo_id, repo_type=repo_type).private:
-            raise InputError(
-                f"{repo_id} on the Hub is public, and what was learned from patients must not be; make it private "
-                "there, or say that everybody may read it (`--public`, in Python `public=True`)."
-            )
-        return api.upload_folder(
+        if not public:
+            refuse_public(repo_id, repo_type=repo_type, token=token)
+        commit = api.upload_folder(
             repo_id=repo_id,
             repo_type=repo_type,
             folder_path=folder,
-            allow_patterns=allow_patterns,
-            ignore_patterns=ignore_patterns,
-            delete_patterns=delete_patterns,
             commit_message=commit_message,
-        ).commit_url
-    except (OSError, HTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{folder} is complete, but the Hub did not take it as {repo_id}: {reason}") from error
+            **patterns,
+        )
+        return str(commit.commit_url)
+    except _REFUSALS as error:
+        raise InputError(
+            f"{folder} is complete, but the Hub did not take it as {repo_id}: {first_line(error)}"
+        ) from error
 
 
-def push(pipeline, repo_id: str, card: str, public: bool = False, token: str | None = None) -> str:
+def push(pipeline: Any, repo_id: str, card: str, public: bool = False, token: str | None = None) -> str:
     """Upload a whole pipeline with its card in one commit (see `push_folder`); returns the commit's address."""
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_pretrained(folder)
-        write_model_card(folder, card)
+        Path(folder, "README.md").write_text(card, encoding="utf-8")
         return push_folder(folder, repo_id, public=public, token=token)
 
 
-def private_by_default(cls: type) -> type:
+def private_by_default(cls: type[Saved]) -> type[Saved]:
     """Class decorator: `push_to_hub`, and `save_pretrained(push_to_hub=True)`, go through `push_folder`.
 
-    Without it the methods that models, pipelines and processors inherit make public repositories. `private=False`,
-    as those libraries spell it, says `public=True`.
+    Without it the methods that models, pipelines and processors inherit make public repositories and fill existing
+    ones. `private=False`, as those libraries spell it, says `public=True`.
     """
-    save = cls.save_pretrained
+    decorated: Any = cls
+    save = decorated.save_pretrained
+    signature = inspect.signature(save)
 
     @wraps(save)  # diffusers looks at the signature
-    def save_pretrained(
-        self, save_directory, *args, push_to_hub=False, repo_id=None, public=False, private=None, token=None, **kwargs
-    ):
-        result = save(self, save_directory, *args, **kwargs)
-        if push_to_hub:
-            name = repo_id or Path(save_directory).name
-            push_folder(save_directory, name, public=public or private is False, token=token)
+    def save_pretrained(self, save_directory, *args, push_to_hub=False, **kwargs):
+        options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
+        given = signature.bind(self, save_directory, *args, **kwargs)
+        pushed = given.arguments.pop("push_to_hub", push_to_hub)  # it may come by position
+        _refuse_arguments(self, _NOT_DONE & set(kwargs) if pushed else ())
+        result = save(*given.args, **given.kwargs)
+        if pushed and given.arguments.get("is_main_process", True):
+            name = options.pop("repo_id", None) or Path(save_directory).absolute().name
+            _push(self, save_directory, name, allow_patterns=MODEL_FILES, **options)
         return result
 
-    def push_to_hub(self, repo_id, *, public=False, private=None, commit_message=None, token=None, **kwargs):
-        """Upload to the Hub: private unless `public`, see `difffuse_hf.io.hub.push_folder`."""
+    def push_to_hub(self, repo_id, *, commit_message=None, public=False, private=None, token=None, **kwargs):
+        """Upload to the Hub: private unless `public`, see `difffuse_hf.io.hub.push_folder`.
+
+        Further arguments are those that `save_pretrained` names, such as `max_shard_size`.
+        """
+        _refuse_arguments(self, set(kwargs) - set(signature.parameters) | {"push_to_hub"} & set(kwargs))
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, **kwargs)
-            message = commit_message or f"Upload {type(self).__name__}"
-            return push_folder(folder, repo_id, public=public or private is False, commit_message=message, token=token)
+            return _push(self, folder, repo_id, commit_message, public, private, token)
 
-    cls.save_pretrained, cls.push_to_hub = save_pretrained, push_to_hub
+    decorated.save_pretrained, decorated.push_to_hub = save_pretrained, push_to_hub
     return cls
+
+
+_PUSH_OPTIONS = ("repo_id", "commit_message", "public", "private", "token")
+_NOT_DONE = {"create_pr", "revision", "subfolder", "commit_description", "tags"}  # by the libraries, not here
+
+
+def _push(saved, folder, repo_id, commit_message=None, public=False, private=None, token=None, **options):
+    message = commit_message or f"Upload {type(saved).__name__}"
+    public = public or private is False
+    return push_folder(folder, repo_id, public=public, commit_message=message, token=token, **options)
+
+
+def _refuse_arguments(saved, names):
+    """What is asked for and not done must not pass in silence."""
+    if names:
+        raise TypeError(f"Pushing a {type(saved).__name__} to the Hub takes no `{min(names)}`.")
 
 
 def check_model_folder(name: str | Path, passed: Collection[str] = ()) -> None:
@@ -223,12 +183,11 @@ def _is_component(value):
 
 
 @contextmanager
-def explain_download_errors(name: str):
+def explain_download_errors(name: str) -> Iterator[None]:
     """Turn what a failed download raises into one sentence."""
     try:
         yield
-    except (OSError, HFValidationError) as error:  # every error of the Hub's client is an OSError
-        reason = str(error).strip().splitlines()[0]
+    except _REFUSALS as error:
         raise InputError(
-            f"There is no folder {name}, and the Hub did not give a model of that name: {reason}"
+            f"There is no folder {name}, and the Hub did not give a model of that name: {first_line(error)}"
         ) from error

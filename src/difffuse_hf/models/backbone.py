@@ -1,10 +1,12 @@
-"""The networks that all classifiers stand on, and the one hook through which they are steered (thesis Chs. 4-5).
+"""The networks that all classifiers stand on, and the one place where their maps are changed (thesis Chs. 4-5).
 
 Every competing classifier is a base network and something that happens to its feature maps after a stage: attention
-(ACAT), a product (SMIC, HSM), self-attention (SeAtt), or a look at them (Grad-CAM). That something is a `FeatureHook`.
+(ACAT), a product (SMIC, HSM), self-attention (SeAtt), or a look at them (Grad-CAM). That something is a
+`FeatureModifier`.
 """
 
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +17,8 @@ from transformers import initialization as init
 LEAKY_SLOPE = 0.01  # Table 4.1: leaky ReLU; its slope is PyTorch's
 
 
-class FeatureHook:
-    """What may happen inside a base network; this one changes nothing."""
+class FeatureModifier:
+    """What may happen to the maps inside a base network; this one changes nothing."""
 
     def features(self, stage: int, maps: torch.Tensor) -> torch.Tensor:
         """Takes the maps (N, D, h, w) that stage 1, 2, ... has made; what it returns goes on."""
@@ -27,19 +29,19 @@ class FeatureHook:
         return None
 
 
-class HookChain(FeatureHook):
-    """Several hooks, one after the other; the first that weighs the slices decides."""
+class ModifierChain(FeatureModifier):
+    """Several modifiers, one after the other; the first that weighs the slices decides."""
 
-    def __init__(self, *hooks: FeatureHook | None):
-        self.hooks = [hook for hook in hooks if hook is not None]
+    def __init__(self, *modifiers: FeatureModifier):
+        self.modifiers = modifiers
 
     def features(self, stage, maps):
-        for hook in self.hooks:
-            maps = hook.features(stage, maps)
+        for modifier in self.modifiers:
+            maps = modifier.features(stage, maps)
         return maps
 
     def slice_weights(self, maps):
-        weights = (hook.slice_weights(maps) for hook in self.hooks)
+        weights = (modifier.slice_weights(maps) for modifier in self.modifiers)
         return next((weight for weight in weights if weight is not None), None)
 
 
@@ -60,7 +62,7 @@ class ConvStage(nn.Module):
 class HalfBrainCNN(nn.Module):
     """The seven convolutions of Table 4.1; the thesis does not say where it pools, the number is our choice."""
 
-    def __init__(self, num_channels: int, hidden_sizes: list[int], num_pools: int):
+    def __init__(self, num_channels: int, hidden_sizes: Sequence[int], num_pools: int):
         super().__init__()
         widths = [num_channels, *hidden_sizes]
         self.stages = nn.ModuleList(
@@ -68,21 +70,21 @@ class HalfBrainCNN(nn.Module):
         )
         self.gradient_checkpointing = False
 
-    def forward(self, images: torch.Tensor, hook: FeatureHook) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, feature_modifier: FeatureModifier) -> torch.Tensor:
         """Last feature maps (N, D, h, w) of images (N, C, H, W)."""
         maps = images
         for number, stage in enumerate(self.stages, start=1):
-            maps = hook.features(number, run_stage(self, stage, maps))
+            maps = feature_modifier.features(number, run_stage(self, stage, maps))
         return maps
 
 
 class TimmStages:
-    """A timm network as stages that a hook can reach: the four of a ResNet, or the last maps of any other.
+    """A timm network as stages with maps to change: the four of a ResNet, or the last maps of any other.
 
     It holds no parameters: the network stays a child of the classifier under its own names.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: Any):
         self.network = network
         self.layers = [getattr(network, f"layer{i}", None) for i in range(1, 5)]
         self.is_resnet = all(layer is not None for layer in self.layers) and hasattr(network, "maxpool")
@@ -97,30 +99,29 @@ class TimmStages:
         return [self.network.num_features] * self.num_stages
 
     def __call__(
-        self, owner: nn.Module, images: torch.Tensor, hook: FeatureHook
+        self, owner: nn.Module, images: torch.Tensor, feature_modifier: FeatureModifier
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Pooled features (N, D) of images (N, C, H, W), and the maps (N, D, h, w) before pooling, if any."""
         network = self.network
         if self.is_resnet:
             maps = network.maxpool(network.act1(network.bn1(network.conv1(images))))
             for number, layer in enumerate(self.layers, start=1):
-                maps = hook.features(number, run_stage(owner, layer, maps))
+                maps = feature_modifier.features(number, run_stage(owner, layer, maps))
             return network.forward_head(maps, pre_logits=True), maps
         maps = network.forward_features(images)
         if not self.has_maps:
             return network.forward_head(maps, pre_logits=True), None
         if self.channels_last:
-            seen = hook.features(1, maps.permute(0, 3, 1, 2))
+            seen = feature_modifier.features(1, maps.permute(0, 3, 1, 2))
             return network.forward_head(seen.permute(0, 2, 3, 1), pre_logits=True), seen
-        seen = hook.features(1, maps)
+        seen = feature_modifier.features(1, maps)
         return network.forward_head(seen, pre_logits=True), seen
 
 
-def run_stage(owner: nn.Module, stage: nn.Module, maps: torch.Tensor) -> torch.Tensor:
+def run_stage(owner: nn.Module, stage: Any, maps: torch.Tensor) -> Any:
     """A stage, computed again in the backward pass where its owner has gradient checkpointing on."""
     if owner.gradient_checkpointing and owner.training and torch.is_grad_enabled():
-        run = getattr(owner, "_gradient_checkpointing_func", partial(checkpoint, use_reentrant=False))
-        return run(stage, maps)
+        return checkpoint(stage, maps, use_reentrant=False)
     return stage(maps)
 
 
@@ -142,6 +143,12 @@ def check_pixel_values(pixel_values: torch.Tensor, num_channels: int) -> None:
         )
 
 
+def check_channels(image: torch.Tensor, expected: int, network: str, name: str = "image") -> None:
+    """Raise a `ValueError` unless slices (B, C, H, W) have the channels that a network takes."""
+    if image.shape[1] != expected:
+        raise ValueError(f"`{name}` has {image.shape[1]} channels but the {network} takes {expected}.")
+
+
 def check_labels(labels: torch.Tensor, num_labels: int) -> None:
     """Raise a `ValueError` for class indices that the classifier does not have."""
     if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
@@ -149,13 +156,14 @@ def check_labels(labels: torch.Tensor, num_labels: int) -> None:
         raise ValueError(f"`labels` holds the class {int(wrong)}, but the classifier knows 0 to {num_labels - 1}.")
 
 
-def resize_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_maps(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Maps (N, K, h, w) on a grid of another size, bilinear; averaged over area where it is coarser."""
-    if tuple(maps.shape[-2:]) == tuple(size):
+    height, width = size
+    if tuple(maps.shape[-2:]) == (height, width):
         return maps
-    if maps.shape[-2] >= size[0] and maps.shape[-1] >= size[1]:
-        return F.interpolate(maps, size=tuple(size), mode="area")
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    if maps.shape[-2] >= height and maps.shape[-1] >= width:
+        return F.interpolate(maps, size=(height, width), mode="area")
+    return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def initialise(module: nn.Module) -> None:
@@ -168,7 +176,8 @@ def initialise(module: nn.Module) -> None:
         if module.weight is not None:
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        if getattr(module, "running_mean", None) is not None:
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
+        statistics = dict(module.named_buffers(recurse=False))  # of a batch norm; transformers makes them empty
+        if "running_mean" in statistics:
+            init.zeros_(statistics["running_mean"])
+            init.ones_(statistics["running_var"])
+            init.zeros_(statistics["num_batches_tracked"])

@@ -1,7 +1,6 @@
 """Configuration of ACAT (thesis Secs. 5.5-5.6) and of its ablations (Secs. 5.6.7 and 5.6.9)."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
 
 from .configuration_guided import GuidedConfig
 
@@ -50,6 +49,3 @@ class ACATConfig(GuidedConfig):
         for name in ("dropout", "slice_attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"`{name}` is a probability in [0, 1), got {getattr(self, name)}.")
-
-
-AutoConfig.register(ACATConfig.model_type, ACATConfig)

@@ -1,7 +1,7 @@
 """Configuration of the half-brain multi-task classifier (thesis Table 4.1)."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 SIDES = ("none", "left", "right", "both")  # as in the IST-3 labels
 STAGES = ("halves", "fused")
@@ -44,9 +44,10 @@ class LesionClassifierConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(SIDES))
             self.label2id = {side: i for i, side in enumerate(SIDES)}
         super().__post_init__(**kwargs)
-        if list(self.id2label.values()) != list(SIDES):
+        names = list((self.id2label or {}).values())
+        if names != list(SIDES):
             raise ValueError(
-                f"The half-brain classifier has the classes {', '.join(SIDES)}, got {list(self.id2label.values())}; "
+                f"The half-brain classifier has the classes {', '.join(SIDES)}, got {names}; "
                 "use `SliceClassifier` for others."
             )
 
@@ -56,6 +57,3 @@ class LesionClassifierConfig(PreTrainedConfig):
                 f"`stage` is one of {', '.join(STAGES)} and `combination` one of {', '.join(COMBINATIONS)}, "
                 f"got {self.stage!r} and {self.combination!r}."
             )
-
-
-AutoConfig.register(LesionClassifierConfig.model_type, LesionClassifierConfig)

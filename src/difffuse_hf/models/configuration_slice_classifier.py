@@ -3,7 +3,7 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 # The vision transformer of Table 4.2 (51,439,620 parameters for 1 channel and 4 classes) as a timm model.
 THESIS_VIT = {
@@ -55,6 +55,3 @@ class SliceClassifierConfig(PreTrainedConfig):
     def validate_dropout(self):
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"`dropout` is a probability in [0, 1), got {self.dropout}.")
-
-
-AutoConfig.register(SliceClassifierConfig.model_type, SliceClassifierConfig)

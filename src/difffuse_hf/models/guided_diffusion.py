@@ -6,10 +6,11 @@ in names, in the query, key and value of an attention, which are one convolution
 """
 
 import pickle
+import re
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 
 from ..errors import InputError
 
@@ -93,10 +94,8 @@ def import_guided_diffusion(
         if names[module].endswith("qkv"):
             heads = 1 if head_dim is None else parameter.shape[0] // head_dim
             value = _split_qkv(value, heads, use_new_attention_order)["qkv".index(module[-1])]
-        if (
-            value.ndim == parameter.ndim + 1 and value.shape[-1] == 1
-        ):  # convolutions of length 1 are linear layers here
-            value = value.squeeze(-1)
+        if value.ndim == parameter.ndim + 1 and value.shape[-1] == 1:
+            value = value.squeeze(-1)  # convolutions of length 1 there, linear layers here
         if value.shape != parameter.shape:
             raise InputError(
                 f"{path} does not fit a guided-diffusion U-Net: {source} has the shape "
@@ -132,27 +131,9 @@ def _read_config(weights, path):
             raise InputError(f"{path} is no whole guided-diffusion U-Net: its weights lack {name}.")
         return weights[name].shape
 
-    def upsamples(block):  # a residual block or convolution that is not the first of its block
-        prefix = f"output_blocks.{block}."
-        return any(
-            name.startswith(prefix)
-            and not name.startswith(f"{prefix}0.")
-            and name.endswith(("in_layers.2.weight", ".conv.weight"))
-            for name in weights
-        )
-
-    num_blocks = len({name.split(".")[1] for name in weights if name.startswith("output_blocks.")})
-    levels = 1 + sum(upsamples(block) for block in range(num_blocks))
-    if num_blocks < 2 * levels or num_blocks % levels:
-        raise InputError(
-            f"{path} is no guided-diffusion U-Net: it has {num_blocks} output blocks for {levels} resolutions."
-        )
-    layers = num_blocks // levels - 1
+    levels, layers = _depth(weights, path)
     first = [1 + level * (layers + 1) for level in range(levels)]  # the first residual block of each resolution
     widths = tuple(shape(f"input_blocks.{block}.0.out_layers.3.weight")[0] for block in first)
-    attention = [f"input_blocks.{block}.1.qkv.weight" in weights for block in first]
-    resnet = f"input_blocks.{layers + 1}.0.op.weight" not in weights  # with one resolution there is nothing to tell
-    scale_shift = shape("input_blocks.1.0.emb_layers.1.weight")[0] == 2 * widths[0]
     if any(width % NORM_GROUPS for width in widths):
         raise InputError(
             f"{path} is no guided-diffusion U-Net: its widths {widths} are no multiples of {NORM_GROUPS}."
@@ -162,21 +143,37 @@ def _read_config(weights, path):
             f"{path} embeds the timestep in {shape('time_embed.0.weight')[1]} numbers but its first level is "
             f"{widths[0]} wide (`channel_mult` does not start with 1), which `UNet2DModel` cannot express."
         )
-    plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if resnet else ("DownBlock2D", "UpBlock2D")
+    attends = [f"input_blocks.{block}.1.qkv.weight" in weights for block in first]
+    by_convolution = f"input_blocks.{layers + 1}.0.op.weight" in weights  # one resolution has nothing to tell
+    plain = ("DownBlock2D", "UpBlock2D") if by_convolution else ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
+    scale_shift = shape("input_blocks.1.0.emb_layers.1.weight")[0] == 2 * widths[0]
     return {
         "in_channels": shape("input_blocks.0.0.weight")[1],
         "out_channels": shape("out.2.weight")[0],
         "layers_per_block": layers,
         "block_out_channels": widths,
-        "down_block_types": tuple("AttnDownBlock2D" if has else plain[0] for has in attention),
-        "up_block_types": tuple("AttnUpBlock2D" if has else plain[1] for has in reversed(attention)),
-        "downsample_type": "resnet" if resnet else "conv",
-        "upsample_type": "resnet" if resnet else "conv",
+        "down_block_types": tuple("AttnDownBlock2D" if has else plain[0] for has in attends),
+        "up_block_types": tuple("AttnUpBlock2D" if has else plain[1] for has in reversed(attends)),
+        "downsample_type": "conv" if by_convolution else "resnet",
+        "upsample_type": "conv" if by_convolution else "resnet",
         "resnet_time_scale_shift": "scale_shift" if scale_shift else "default",
         "norm_num_groups": NORM_GROUPS,
         "attn_norm_num_groups": NORM_GROUPS,
         "num_class_embeds": shape("label_emb.weight")[0] if "label_emb.weight" in weights else None,
     }
+
+
+def _depth(weights, path):
+    """How many resolutions there are, and residual blocks on the way down each."""
+    # `output_blocks.B.M.*`: M = 0 is a residual block; one after it, or a convolution, enlarges
+    blocks = {name.split(".")[1] for name in weights if name.startswith("output_blocks.")}
+    enlarging = re.compile(r"output_blocks\.(\d+)\.(?!0\.).*(in_layers\.2\.weight|\.conv\.weight)$")
+    levels = 1 + len({match[1] for name in weights if (match := enlarging.match(name))})
+    if len(blocks) < 2 * levels or len(blocks) % levels:
+        raise InputError(
+            f"{path} is no guided-diffusion U-Net: it has {len(blocks)} output blocks for {levels} resolutions."
+        )
+    return levels, len(blocks) // levels - 1
 
 
 def _head_dim(attended_widths, num_heads, num_head_channels):

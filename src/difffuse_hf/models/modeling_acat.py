@@ -3,10 +3,9 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForImageClassification
 
 from .attention import AttentionFusion, SliceAttention, SpatialAttention, modulate
-from .backbone import LEAKY_SLOPE, FeatureHook
+from .backbone import LEAKY_SLOPE, FeatureModifier
 from .configuration_acat import ACATConfig
 from .modeling_guided import GuidedClassifier, require_stages
 
@@ -34,7 +33,7 @@ class SaliencyBranch(nn.Module):
         return self.blocks[block](F.adaptive_max_pool2d(maps, size))
 
 
-class ACATHook(FeatureHook):
+class ACATModifier(FeatureModifier):
     """The attention of one batch; keeps the masks it has made."""
 
     def __init__(self, model: "ACATClassifier", saliency: torch.Tensor | None):
@@ -44,8 +43,9 @@ class ACATHook(FeatureHook):
 
     def features(self, stage, maps):
         model, config = self.model, self.model.config
-        if stage in config.attention_stages:
-            block = config.attention_stages.index(stage)
+        attended = list(config.attention_stages or ())
+        if stage in attended:
+            block = attended.index(stage)
             if config.attention == "dropout":
                 maps = model.dropout(maps)
             else:
@@ -96,7 +96,4 @@ class ACATClassifier(GuidedClassifier):
             )
 
     def guide(self, images, saliency):
-        return ACATHook(self, saliency)
-
-
-AutoModelForImageClassification.register(ACATConfig, ACATClassifier)
+        return ACATModifier(self, saliency)

@@ -10,6 +10,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
 
+from ..io.hub import private_by_default
+from .backbone import check_channels
+
 GROUP_SIZE = 8  # channels normalised together; GroupNorm, so that an image's output does not depend on its batch
 
 
@@ -31,6 +34,7 @@ class ResNetBlock(nn.Module):
         return self.shortcut(hidden) + residual
 
 
+@private_by_default
 class ResNetAutoencoder(ModelMixin, ConfigMixin):
     """Encoder and decoder of three ResNet blocks each; the decoder mirrors the encoder.
 
@@ -76,10 +80,7 @@ class ResNetAutoencoder(ModelMixin, ConfigMixin):
 
         A height or width that is no multiple of the reduction is filled up with black below and on the right.
         """
-        if image.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"`image` has {image.shape[1]} channels but the autoencoder takes {self.config.in_channels}."
-            )
+        check_channels(image, self.config["in_channels"], "autoencoder")
         height, width = image.shape[2:]
         hidden = self.encoder_in(F.pad(image, (0, -width % self.reduction, 0, -height % self.reduction)))
         for block in self.encoder:
@@ -89,7 +90,7 @@ class ResNetAutoencoder(ModelMixin, ConfigMixin):
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Image (B, C, H, W) in (0, 1) of a latent map, with what `encode` has filled up."""
         hidden = self.decoder_in(latent)
-        for block, stride in zip(self.decoder, reversed(self.config.strides)):
+        for block, stride in zip(self.decoder, reversed(self.config["strides"])):
             hidden = F.interpolate(hidden, scale_factor=float(stride), mode="nearest") if stride > 1 else hidden
             hidden = block(hidden)
         return self.decoder_out(F.silu(self.decoder_norm(hidden))).sigmoid()

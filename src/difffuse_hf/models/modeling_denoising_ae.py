@@ -9,13 +9,23 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
 
+from ..io.hub import private_by_default
+from .backbone import check_channels
+
 
 class StandardisedConv2d(nn.Conv2d):
-    """Convolution whose kernels have mean 0 and standard deviation 1 over (C, h, w) (Qiao 2019)."""
+    """3x3 convolution whose kernels have mean 0 and standard deviation 1 over (C, h, w) (Qiao 2019).
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    The border is reflected.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         centred = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return self._conv_forward(hidden, centred / (centred.std((1, 2, 3), keepdim=True) + 1e-5), self.bias)
+        kernels = centred / (centred.std((1, 2, 3), keepdim=True) + 1e-5)
+        return F.conv2d(F.pad(input, (1, 1, 1, 1), mode="reflect"), kernels, self.bias)
 
 
 class ConvBlock(nn.Sequential):
@@ -25,13 +35,14 @@ class ConvBlock(nn.Sequential):
         layers = []
         for channels in (in_channels, out_channels):
             layers += [
-                StandardisedConv2d(channels, out_channels, 3, padding=1, padding_mode="reflect"),
+                StandardisedConv2d(channels, out_channels),
                 nn.SiLU(),
                 nn.GroupNorm(_num_groups(out_channels), out_channels),
             ]
         super().__init__(*layers)
 
 
+@private_by_default
 class DenoisingAutoencoder(ModelMixin, ConfigMixin):
     """U-Net with a 1x1 convolution at its end; the defaults are the published 7,703,748 parameters.
 
@@ -62,10 +73,7 @@ class DenoisingAutoencoder(ModelMixin, ConfigMixin):
         Returns:
             `torch.Tensor` of shape `(B, C, H, W)`: not clamped.
         """
-        if image.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"`image` has {image.shape[1]} channels but the autoencoder takes {self.config.in_channels}."
-            )
+        check_channels(image, self.config["in_channels"], "autoencoder")
         height, width = image.shape[2:]
         multiple = 2 ** (len(self.down) - 1)
         below, right = (max(2 * multiple - side, -side % multiple) for side in (height, width))

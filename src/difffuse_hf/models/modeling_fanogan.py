@@ -4,11 +4,16 @@ A slice is encoded and generated again; what the generator of healthy slices can
 networks for slices of 64 x 64 as in the published code, whose single channel is `in_channels` here.
 """
 
+from collections.abc import Sequence
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
+
+from ..io.hub import private_by_default
+from .backbone import check_channels
 
 WIDTHS = (1, 2, 4, 8, 8)  # of the levels from the finest to 1/16 of the size, in units of `width`
 
@@ -74,6 +79,7 @@ class Features(nn.Module):
         return self.out(self.features(sample))
 
 
+@private_by_default
 class FAnoGAN(ModelMixin, ConfigMixin):
     """Generator, critic and encoder of f-AnoGAN; called with slices, it gives their reconstructions G(E(x)).
 
@@ -111,11 +117,8 @@ class FAnoGAN(ModelMixin, ConfigMixin):
 
     def to_sample(self, image: torch.Tensor) -> torch.Tensor:
         """Slices (B, C, H, W) in [0, 1] as the networks see them: (B, C, size, size) in [-1, 1]."""
-        if image.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"`image` has {image.shape[1]} channels but the f-AnoGAN takes {self.config.in_channels}."
-            )
-        return 2 * resize(image, (self.config.sample_size,) * 2) - 1
+        check_channels(image, self.config["in_channels"], "f-AnoGAN")
+        return 2 * resize(image, (self.config["sample_size"],) * 2) - 1
 
     def reconstruct(self, sample: torch.Tensor) -> torch.Tensor:
         """G(E(x)) of slices (B, C, size, size) in [-1, 1]."""
@@ -126,11 +129,11 @@ class FAnoGAN(ModelMixin, ConfigMixin):
         return resize(self.reconstruct(self.to_sample(image)) / 2 + 0.5, image.shape[-2:])
 
 
-def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Images (B, C, H, W) at another size, bilinear and antialiased; of the size they have, they are as they were."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    return F.interpolate(image.float(), tuple(size), mode="bilinear", antialias=True).to(image.dtype)
+    return F.interpolate(image.float(), list(size), mode="bilinear", antialias=True).to(image.dtype)
 
 
 def _norm(channels: int, batch_norm: bool) -> nn.Module:

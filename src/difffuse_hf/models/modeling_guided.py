@@ -1,6 +1,6 @@
-"""What ACAT and its competitors share: a base classifier that is steered from outside through its one hook.
+"""What ACAT and its competitors share: a base classifier whose feature maps are changed on the way.
 
-A subclass makes a `FeatureHook` for the batch at hand (`guide`), and that is all it adds to the base network.
+A subclass makes a `FeatureModifier` for the batch at hand (`guide`), and that is all it adds to the base network.
 """
 
 import dataclasses
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForImageClassification, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from ..errors import InputError
-from . import modeling_lesion_classifier, modeling_slice_classifier  # noqa: F401  register the base classifiers
-from .backbone import FeatureHook, HookChain, as_scan, check_pixel_values, initialise
+from .backbone import FeatureModifier, ModifierChain, as_scan
 from .configuration_guided import GuidedConfig
+from .modeling_classifier import ScanClassifier
 
 
 @dataclass
@@ -34,14 +34,10 @@ class GuidedClassifierOutput(ModelOutput):
     slice_attention: torch.Tensor | None = None
 
 
-class GuidedClassifier(PreTrainedModel):
-    """A base classifier and a hook into it; see the subclasses."""
+class GuidedClassifier(ScanClassifier):
+    """A base classifier, and what happens to its maps; see the subclasses."""
 
-    config: GuidedConfig
     base_model_prefix = "base"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
     needs_saliency = False
 
     def __init__(self, config: GuidedConfig):
@@ -59,8 +55,8 @@ class GuidedClassifier(PreTrainedModel):
         """Make the modules beside the base network."""
         raise NotImplementedError
 
-    def guide(self, images: torch.Tensor, saliency: torch.Tensor | None) -> FeatureHook:
-        """The hook for one batch.
+    def guide(self, images: torch.Tensor, saliency: torch.Tensor | None) -> FeatureModifier:
+        """What happens to the maps of one batch.
 
         Args:
             images (`torch.Tensor` of shape `(N, C, h, w)`): what the base network sees (`to_images`).
@@ -82,8 +78,9 @@ class GuidedClassifier(PreTrainedModel):
         Raises:
             InputError: there is no such option, or not with this value.
         """
-        if not isinstance(baseline, PreTrainedModel):
+        if isinstance(baseline, str):
             baseline = AutoModelForImageClassification.from_pretrained(baseline)
+            return cls.from_baseline(baseline, **options)
         own = {field.name for config in cls.config_class.__mro__ for field in _own_fields(config)} - {"base"}
         unknown = sorted(set(options) - own)
         if unknown:
@@ -100,10 +97,6 @@ class GuidedClassifier(PreTrainedModel):
         """Copy the weights of a trained base classifier."""
         self.base.load_state_dict(baseline.state_dict())
 
-    @torch.no_grad()
-    def _init_weights(self, module):
-        initialise(module)
-
     @property
     def num_stages(self) -> int:
         return self.base.num_stages
@@ -112,49 +105,28 @@ class GuidedClassifier(PreTrainedModel):
     def stage_widths(self) -> list[int]:
         return self.base.stage_widths
 
-    def to_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def to_images(self, pixel_values):
         return self.base.to_images(pixel_values)
 
-    def to_scan(self, maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def to_scan(self, maps, like):
         return self.base.to_scan(maps, like)
 
     def sample_losses(self, output: ModelOutput, labels: torch.Tensor) -> torch.Tensor:
         """Loss (B,) of each slice or scan: the base classifier's."""
         return self.base.sample_losses(output, labels)
 
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        saliency: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        hook: FeatureHook | None = None,
-    ) -> GuidedClassifierOutput:
-        """Class logits of scans (B, S, C, H, W) or slices (B, C, H, W) with their saliency maps.
-
-        Args:
-            pixel_values (`torch.Tensor`): intensities in [0, 1].
-            saliency (`torch.Tensor` of shape `(B, S, 1, H, W)` or `(B, 1, H, W)`): maps in [0, 1], for the models
-                that need them.
-            labels (`torch.Tensor` of shape `(B,)`, *optional*): class indices; with them the output has a `loss`.
-            hook (`FeatureHook`, *optional*): sees the maps of every stage after the model's own.
-
-        Raises:
-            ValueError: the channels, or the saliency maps, do not fit; the sentence says what would.
-        """
-        check_pixel_values(pixel_values, self.config.num_channels)
+    def classify(self, pixel_values, saliency, feature_modifier) -> GuidedClassifierOutput:
+        """The base network's answer after the model's own modifier, and the attention that it made."""
         self._check_saliency(pixel_values, saliency)
         scan = as_scan(pixel_values)
         saliency = as_scan(saliency).to(scan.dtype) if self.needs_saliency else None
         cut = None if saliency is None else self.base.to_images(saliency)
         guide = self.guide(self.base.to_images(scan), cut)
-        made = self.base(self.inputs(scan, saliency), hook=HookChain(guide, hook))
+        chain = ModifierChain(guide, feature_modifier)
+        made = self.base(self.inputs(scan, saliency), feature_modifier=chain, return_dict=True)
         attention = {name: getattr(guide, name, None) for name in ("fused_attention", "slice_attention")}
         masks = getattr(guide, "spatial_attention", None)
-        attention["spatial_attention"] = tuple(masks) if masks else None
-        output = GuidedClassifierOutput(**dict(made), **attention)
-        if labels is not None:
-            output.loss = self.sample_losses(output, labels).mean()
-        return output
+        return GuidedClassifierOutput(**dict(made), **attention, spatial_attention=tuple(masks) if masks else None)
 
     def _check_saliency(self, pixel_values, saliency):
         if not self.needs_saliency:

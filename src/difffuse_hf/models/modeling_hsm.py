@@ -1,10 +1,9 @@
 """HSM (Flores 2020, hallucinated saliency maps): the branch sees the image and learns its map from the labels."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, AutoModelForImageClassification
 
 from .modeling_guided import GuidedClassifier, require_stages
-from .modeling_smic import ProductHook, SMICConfig, conv_branch
+from .modeling_smic import ProductModifier, SMICConfig, conv_branch
 
 
 @strict
@@ -24,8 +23,4 @@ class HSMClassifier(GuidedClassifier):
         self.branch = conv_branch(config.num_channels, config.saliency_channels, depth=4)
 
     def guide(self, images, saliency):
-        return ProductHook(self.config.product_stage, self.branch(images))
-
-
-AutoConfig.register(HSMConfig.model_type, HSMConfig)
-AutoModelForImageClassification.register(HSMConfig, HSMClassifier)
+        return ProductModifier(self.config.product_stage, self.branch(images))

@@ -9,21 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForImageClassification, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import PreTrainedModel  # noqa: F401  diffusers looks for this name in the module of a component
+from transformers.utils.generic import ModelOutput
 
 from .attention import weighted_mean
-from .backbone import (
-    LEAKY_SLOPE,
-    FeatureHook,
-    HalfBrainCNN,
-    as_scan,
-    check_labels,
-    check_pixel_values,
-    initialise,
-    resize_maps,
-)
-from .configuration_lesion_classifier import LesionClassifierConfig
+from .backbone import LEAKY_SLOPE, HalfBrainCNN, as_scan, check_labels, resize_maps
+from .configuration_lesion_classifier import SIDES, LesionClassifierConfig
+from .modeling_classifier import ScanClassifier
 
 HARD_MARGIN = 20.0  # what the classes of the losing group are behind by, on the log scale
 
@@ -40,7 +32,7 @@ class LesionClassifierOutput(ModelOutput):
     half_logits: torch.Tensor | None = None
 
 
-class LesionClassifier(PreTrainedModel):
+class LesionClassifier(ScanClassifier):
     """Half-brain CNN with the heads presence (2) and side (3): 163,285 parameters by default (Table 4.1).
 
     Images are seen in radiological convention, the patient's right on the left; the midline is the central column.
@@ -48,9 +40,6 @@ class LesionClassifier(PreTrainedModel):
 
     config: LesionClassifierConfig
     base_model_prefix = "backbone"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
 
     def __init__(self, config: LesionClassifierConfig):
         super().__init__(config)
@@ -64,17 +53,12 @@ class LesionClassifier(PreTrainedModel):
             self.side_head = _head(2 * features, 3, config.hidden_head)
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module):
-        initialise(module)
-
     @property
     def num_stages(self) -> int:
         return len(self.config.hidden_sizes)
 
     @property
     def stage_widths(self) -> list[int]:
-        """Channels of the maps after each stage."""
         return list(self.config.hidden_sizes)
 
     def to_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -88,7 +72,7 @@ class LesionClassifier(PreTrainedModel):
         return halves.flatten(0, 2)
 
     def to_scan(self, maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """Maps (B * S * 2, K, h, w) on the half slices, put together: (B, S, K, H, W), or (B, K, H, W) for slices."""
+        """Maps (B * S * 2, K, h, w) on the half slices, put together."""
         height, width = like.shape[-2:]
         half = (width + 1) // 2
         left, right = resize_maps(maps, (height, half)).unflatten(0, (-1, 2)).unbind(1)  # [BS,K,H,W/2] each
@@ -99,25 +83,11 @@ class LesionClassifier(PreTrainedModel):
             whole = torch.cat([right.flip(-1), left], dim=-1)
         return whole.unflatten(0, like.shape[:2]) if like.ndim == 5 else whole
 
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        saliency: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        hook: FeatureHook | None = None,
-    ) -> LesionClassifierOutput:
-        """Side of the lesion in scans.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(B, S, C, H, W)` or `(B, C, H, W)`): intensities in [0, 1].
-            saliency: not used; ACAT and its competitors share this signature.
-            labels (`torch.Tensor` of shape `(B,)`, *optional*): 0 none, 1 left, 2 right, 3 both.
-            hook (`FeatureHook`, *optional*): sees and changes the maps of every stage.
-        """
-        check_pixel_values(pixel_values, self.config.num_channels)
-        scan, hook = as_scan(pixel_values), hook or FeatureHook()
-        maps = self.backbone(self.to_images(scan), hook)  # [B*S*2,D,h,w]
-        weights = hook.slice_weights(maps)
+    def classify(self, pixel_values, saliency, feature_modifier) -> LesionClassifierOutput:
+        """The side of the lesion; the saliency is not used."""
+        scan = as_scan(pixel_values)
+        maps = self.backbone(self.to_images(scan), feature_modifier)  # [B*S*2,D,h,w]
+        weights = feature_modifier.slice_weights(maps)
         layout = (len(scan), scan.shape[1], 2)
         weights = None if weights is None else weights.unflatten(0, layout)
         maps = weighted_mean(maps.unflatten(0, layout), weights)  # [B,2,D,h,w]
@@ -131,20 +101,18 @@ class LesionClassifier(PreTrainedModel):
             presence, side = self.presence_head(both), self.side_head(both)
             logits = four_classes(presence, side, hard=self.config.combination == "hard")
             output = LesionClassifierOutput(logits=logits, presence_logits=presence, side_logits=side)
-        if labels is not None:
-            output.loss = self.sample_losses(output, labels).mean()
         return output
 
-    def sample_losses(self, output: LesionClassifierOutput, labels: torch.Tensor) -> torch.Tensor:
+    def sample_losses(self, output: ModelOutput, labels: torch.Tensor) -> torch.Tensor:
         """Loss (B,) of each scan: presence plus, where there is a lesion, side; or the mean over the two halves."""
-        check_labels(labels, self.config.num_labels)
-        if output.half_logits is not None:
+        check_labels(labels, len(SIDES))
+        if "half_logits" in output:
             sick = torch.stack([(labels == 1) | (labels == 3), labels >= 2], dim=1).long()  # [B,2]
-            halves = output.half_logits.float().transpose(1, 2)  # [B, class, half]
+            halves = output["half_logits"].float().transpose(1, 2)  # [B, class, half]
             return F.cross_entropy(halves, sick, reduction="none").mean(1)
         lesion = labels > 0
-        presence = F.cross_entropy(output.presence_logits.float(), lesion.long(), reduction="none")
-        side = F.cross_entropy(output.side_logits.float(), (labels - 1).clamp_min(0), reduction="none")
+        presence = F.cross_entropy(output["presence_logits"].float(), lesion.long(), reduction="none")
+        side = F.cross_entropy(output["side_logits"].float(), (labels - 1).clamp_min(0), reduction="none")
         return presence + lesion * side
 
 
@@ -170,6 +138,3 @@ def _head(num_features: int, num_classes: int, hidden: int | None) -> nn.Module:
     if hidden is None:
         return nn.Linear(num_features, num_classes)
     return nn.Sequential(nn.Linear(num_features, hidden), nn.LeakyReLU(LEAKY_SLOPE), nn.Linear(hidden, num_classes))
-
-
-AutoModelForImageClassification.register(LesionClassifierConfig, LesionClassifier)

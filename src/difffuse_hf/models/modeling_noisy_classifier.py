@@ -3,17 +3,22 @@
 The encoder half of the denoiser's U-Net, timestep embedding included, and attention pooling as in CLIP.
 """
 
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from timm.layers import AttentionPool2d
+from timm.layers import AttentionPool2d  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from ..io.hub import private_by_default
+from .backbone import check_channels
 from .unet import make_healthy_unet
 
 
+@private_by_default
 class NoisyClassifier(ModelMixin, ConfigMixin):
     """log p(y | x_t); the defaults are Wolleb's: width 32, depth 4, attention at 32, 16 and 8 of 256 pixels.
 
@@ -52,14 +57,19 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
             attention_head_dim=head_dim,
         )
         self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
-        self.conv_in, self.down_blocks, self.mid_block = unet.conv_in, unet.down_blocks, unet.mid_block
+        self.conv_in, self.down_blocks = unet.conv_in, unet.down_blocks
+        self.mid_block: Any = unet.mid_block  # a U-Net may have none, this one has
         width, coarsest = block_out_channels[-1], -(-sample_size // 2 ** (len(block_out_channels) - 1))
         self.norm = nn.GroupNorm(norm_num_groups, width)
         self.pool = AttentionPool2d(width, feat_size=coarsest, out_features=num_labels, head_dim=head_dim)
 
     def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor | int, labels: torch.Tensor | None = None
-    ) -> ImageClassifierOutput:
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | int,
+        labels: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> ImageClassifierOutput | tuple[torch.Tensor, ...]:
         """Class logits of noisy slices; differentiable in `sample`.
 
         A side that cannot be halved at every level is filled up below and on the right with its last pixels.
@@ -68,14 +78,12 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
             sample (`torch.Tensor` of shape `(B, C, H, W)`): x_t, of slices in [-1, 1].
             timestep (`int` or `torch.Tensor` of shape `()` or `(B,)`): t − 1, counted from 0.
             labels (`torch.Tensor` of shape `(B,)`, *optional*): class indices; with them the output has a `loss`.
+            return_dict (`bool`): `False` for a tuple, of the loss if there are labels, and the logits.
 
         Returns:
             `ImageClassifierOutput` with `logits` of shape `(B, num_labels)`.
         """
-        if sample.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"`sample` has {sample.shape[1]} channels but the classifier takes {self.config.in_channels}."
-            )
+        check_channels(sample, self.config["in_channels"], "classifier", name="sample")
         multiple = 2 ** (len(self.down_blocks) - 1)
         height, width = sample.shape[2:]
         if height % multiple or width % multiple:
@@ -86,7 +94,7 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         for block in self.down_blocks:
             hidden, _ = block(hidden, embedding)
         hidden = self.mid_block(hidden, embedding)
-        output = ImageClassifierOutput(logits=self.pool(F.silu(self.norm(hidden))))
-        if labels is not None:
-            output.loss = F.cross_entropy(output.logits.float(), labels)
-        return output
+        logits = self.pool(F.silu(self.norm(hidden)))
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        output = ImageClassifierOutput(loss=loss, logits=logits)
+        return output if return_dict else output.to_tuple()

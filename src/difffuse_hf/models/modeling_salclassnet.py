@@ -1,12 +1,12 @@
 """SalClassNet (Murabito 2018): the saliency map is one more channel of the input."""
 
 import copy
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, AutoModelForImageClassification
 
-from .backbone import FeatureHook
+from .backbone import FeatureModifier
 from .configuration_guided import GuidedConfig
 from .modeling_guided import GuidedClassifier
 
@@ -34,9 +34,9 @@ class SalClassNetClassifier(GuidedClassifier):
         pass
 
     def guide(self, images, saliency):
-        return FeatureHook()
+        return FeatureModifier()
 
-    def inputs(self, scan, saliency):
+    def inputs(self, scan, saliency: Any):
         return torch.cat([scan, saliency], dim=2)
 
     def load_baseline(self, baseline):
@@ -46,7 +46,3 @@ class SalClassNetClassifier(GuidedClassifier):
             if weights[name].shape != own.shape:  # the first layer
                 weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name][:, :1])], dim=1)
         self.base.load_state_dict(weights)
-
-
-AutoConfig.register(SalClassNetConfig.model_type, SalClassNetConfig)
-AutoModelForImageClassification.register(SalClassNetConfig, SalClassNetClassifier)

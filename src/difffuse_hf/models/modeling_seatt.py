@@ -2,11 +2,10 @@
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification
 from transformers import initialization as init
 
 from .attention import SelfAttention
-from .backbone import FeatureHook
+from .backbone import FeatureModifier
 from .configuration_guided import GuidedConfig
 from .modeling_guided import GuidedClassifier, require_stages
 
@@ -26,8 +25,8 @@ class SeAttConfig(GuidedConfig):
         self.attention_stages = self.stages_or(self.attention_stages, (3, 5), (3, 4))
 
 
-class SelfAttentionHook(FeatureHook):
-    def __init__(self, layers: dict[int, SelfAttention]):
+class SelfAttentionModifier(FeatureModifier):
+    def __init__(self, layers: dict[int, nn.Module]):
         self.layers = layers
 
     def features(self, stage, maps):
@@ -51,8 +50,4 @@ class SeAttClassifier(GuidedClassifier):
             init.zeros_(module.gain)
 
     def guide(self, images, saliency):
-        return SelfAttentionHook(dict(zip(self.config.attention_stages, self.self_attention)))
-
-
-AutoConfig.register(SeAttConfig.model_type, SeAttConfig)
-AutoModelForImageClassification.register(SeAttConfig, SeAttClassifier)
+        return SelfAttentionModifier(dict(zip(self.config.attention_stages or (), self.self_attention)))

@@ -3,9 +3,8 @@
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification
 
-from .backbone import LEAKY_SLOPE, FeatureHook, resize_maps
+from .backbone import LEAKY_SLOPE, FeatureModifier, resize_maps
 from .configuration_guided import GuidedConfig
 from .modeling_guided import GuidedClassifier, require_stages
 
@@ -22,7 +21,7 @@ class SMICConfig(GuidedConfig):
     saliency_channels: int = 16
 
 
-class ProductHook(FeatureHook):
+class ProductModifier(FeatureModifier):
     """G = F ⊙ S after one stage, with a map S (N, 1, h, w) in [0, 1] averaged down to the size of F."""
 
     def __init__(self, stage: int, gate: torch.Tensor):
@@ -56,8 +55,4 @@ class SMICClassifier(GuidedClassifier):
         self.branch = conv_branch(1, config.saliency_channels, depth=2)
 
     def guide(self, images, saliency):
-        return ProductHook(self.config.product_stage, self.branch(saliency))
-
-
-AutoConfig.register(SMICConfig.model_type, SMICConfig)
-AutoModelForImageClassification.register(SMICConfig, SMICClassifier)
+        return ProductModifier(self.config.product_stage, self.branch(saliency))

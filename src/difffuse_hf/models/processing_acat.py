@@ -3,18 +3,23 @@
 Scans and slices arrive as arrays, in Hounsfield units or already in [0, 1], and leave as tensors of one size.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 
-from ..errors import InputError
+from ..errors import InputError, require_choice
+from ..io.hub import private_by_default
 from ..preprocessing.volume import sample_slices
 from .configuration_acat import ACATConfig
 from .configuration_lesion_classifier import LesionClassifierConfig
 from .configuration_slice_classifier import SliceClassifierConfig
+from .processing_difffuse import TENSORS
 
 
+@private_by_default
 class ACATProcessor(BaseImageProcessor):
     """Window, sample, resize and flip images, and their saliency maps together with them.
 
@@ -30,7 +35,7 @@ class ACATProcessor(BaseImageProcessor):
 
     def __init__(
         self,
-        image_size: list[int] | tuple[int, int] | None = None,
+        image_size: list[int] | tuple[int, ...] | None = None,
         num_slices: int | None = None,
         window: list[float] | tuple[float, float] = (0.0, 1.0),
         num_channels: int = 1,
@@ -46,7 +51,13 @@ class ACATProcessor(BaseImageProcessor):
         self.window = tuple(window)
         self.num_channels = num_channels
 
-    def preprocess(self, images, saliency=None, flip: bool | torch.Tensor = False) -> BatchFeature:
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  the base takes pictures
+        self,
+        images: np.ndarray | torch.Tensor,
+        saliency: np.ndarray | torch.Tensor | None = None,
+        flip: bool | torch.Tensor = False,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
         """`pixel_values`, and `saliency` if it is given.
 
         Args:
@@ -54,11 +65,13 @@ class ACATProcessor(BaseImageProcessor):
                 range of `window`; (S, H, W) with one channel is a scan where `num_slices` is set.
             saliency: maps of the same slices, (B, S, 1, H, W) or (B, 1, H, W), in [0, 1].
             flip (`bool` or `torch.Tensor` of shape `(B,)`): mirror left and right; classes that name a side have to
-                change places with it (`difffuse_hf.data.slices.flip_labels`).
+                change places with it (`flip_labels`, beside the augmentation).
+            return_tensors (`str`): "pt" for PyTorch tensors, "np" for NumPy arrays.
 
         Raises:
             InputError: the values lie outside [0, 1] with the window (0, 1), or are not finite; wrong channels.
         """
+        require_choice("return_tensors", return_tensors, TENSORS)
         pixels = self._window(self._arrange(torch.as_tensor(np.asarray(images)).float()))
         parts = {"pixel_values": pixels}
         if saliency is not None:
@@ -71,7 +84,8 @@ class ACATProcessor(BaseImageProcessor):
             parts["saliency"] = maps.clamp(0, 1)
         if self.image_size is not None:
             parts = {name: resize(part, self.image_size) for name, part in parts.items()}
-        return BatchFeature({name: mirror(part, flip) for name, part in parts.items()})
+        parts = {name: mirror(part, flip) for name, part in parts.items()}
+        return BatchFeature(parts, tensor_type=return_tensors)
 
     def _arrange(self, images, channels=None):
         """(B, [S,] C, H, W); one slice or scan becomes a batch of one, slices are sampled."""
@@ -101,7 +115,7 @@ class ACATProcessor(BaseImageProcessor):
         return ((images - low) / (high - low)).clamp(0, 1)
 
 
-def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """(..., C, H, W) at another size: bilinear, smoothed where it shrinks, so that [0, 1] stays [0, 1]."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images

@@ -1,7 +1,7 @@
 """The U-Net that learns healthy anatomy (thesis Ch. 6): OpenAI's guided-diffusion network as a `UNet2DModel`."""
 
 import torch.nn as nn
-from diffusers import UNet2DModel
+from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
@@ -48,7 +48,7 @@ def make_healthy_unet(
 def zero_last_convolutions(unet: UNet2DModel) -> None:
     """Start as OpenAI's network does: every residual branch, every attention and the output are zero."""
     last = [module.conv2 for module in unet.modules() if isinstance(module, ResnetBlock2D)]
-    last += [module.to_out[0] for module in unet.modules() if isinstance(module, Attention)]
+    last += [module.to_out[0] for module in unet.modules() if isinstance(module, Attention) and module.to_out]
     for layer in [*last, unet.conv_out]:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)

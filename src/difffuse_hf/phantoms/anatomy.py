@@ -12,9 +12,12 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 
 from ..errors import InputError
+from ..io.images import open_image
+from ..preprocessing.shapes import depth, largest_piece
 
 
 class Tissue(IntEnum):
@@ -38,7 +41,7 @@ class Tissue(IntEnum):
 
 # FreeSurfer numbering; white-matter lesions drawn in the label maps (25, 57) count as white matter, so that a
 # phantom's only lesion is the one whose mask it writes.
-_FREESURFER = {
+FREESURFER = {
     Tissue.WHITE_MATTER: (2, 41, 7, 46, 85, 25, 57),
     Tissue.CORTEX: (3, 42),
     Tissue.CEREBELLAR_CORTEX: (8, 47),
@@ -83,7 +86,7 @@ def list_anatomies(folder: str | Path | None = None) -> list[Path | None]:
     """Label maps in `folder`, sorted by name; `[None]` stands for the built-in ICBM152 anatomy."""
     if folder is None:
         return [None]
-    paths = sorted(path for path in Path(folder).glob("*.nii*"))
+    paths: list[Path | None] = [*sorted(Path(folder).glob("*.nii*"))]
     if not paths:
         raise InputError(f"{folder} holds no NIfTI label maps (*.nii.gz); give a folder of FreeSurfer-style maps.")
     return paths
@@ -99,20 +102,21 @@ def load_anatomy(path: Path | None = None) -> Anatomy:
     """Read one label map, or the built-in anatomy where `path` is None."""
     if path is None:
         return _icbm152()
-    labels = _to_lps(nibabel.load(path))
+    labels = to_lps(open_image(path))
     lookup = np.zeros(max(int(labels.max()), 600) + 1, np.uint8)
-    for tissue, numbers in _FREESURFER.items():
+    for tissue, numbers in FREESURFER.items():
         lookup[list(numbers)] = tissue
     tissue = lookup[labels]
     if not np.isin(tissue, (Tissue.WHITE_MATTER, Tissue.CORTEX)).any():
         raise InputError(f"{path} holds no cerebral white matter or cortex labels (2, 41, 3, 42); is it a label map?")
-    origin, pose = _align(labels, path)
+    origin, pose = align(labels, path)
     brain = ndimage.find_objects((tissue > 0) & ~np.isin(tissue, _SOFT_BOUNDARY), max_label=1)[0]
     box = tuple(slice(max(part.start - 12, 0), part.stop + 12) for part in brain)
     return Anatomy(anatomy_name(path), _strip(tissue[box]), origin - [part.start for part in box], pose)
 
 
-def _to_lps(image) -> np.ndarray:
+def to_lps(image: SpatialImage) -> np.ndarray:
+    """Whole numbers (X, Y, Z) with x to the left, y to the back, z up."""
     data = np.asarray(nibabel.as_closest_canonical(image).dataobj)
     return np.ascontiguousarray(data[::-1, ::-1]).astype(np.int32)  # RAS -> LPS
 
@@ -120,15 +124,13 @@ def _to_lps(image) -> np.ndarray:
 def _strip(tissue: np.ndarray) -> np.ndarray:
     """Drop fluid and vessels farther than the brain's closed outline, and stray voxels."""
     parenchyma = (tissue > 0) & ~np.isin(tissue, _SOFT_BOUNDARY)
-    pieces, _ = ndimage.label(parenchyma)
-    parenchyma = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
-    near = ndimage.distance_transform_edt(~parenchyma) <= 6
-    outline = ndimage.distance_transform_edt(near) > 5  # closing with a ball of 6 mm, one millimetre kept outside
-    smooth = ndimage.distance_transform_edt(~(ndimage.distance_transform_edt(outline) > 4)) < 4  # and opening
+    near = depth(~largest_piece(parenchyma)) <= 6
+    outline = depth(near) > 5  # closing with a ball of 6 mm, one millimetre kept outside
+    smooth = depth(~(depth(outline) > 4)) < 4  # and opening
     return np.where(smooth, tissue, 0).astype(np.uint8)
 
 
-def _align(labels: np.ndarray, path) -> tuple[np.ndarray, np.ndarray]:
+def align(labels: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Rigid fit of the deep nuclei's centres to MNI space (Kabsch 1976): origin in voxels, rotation."""
     source, target = [], []
     for pair, (x, y, z) in _MNI_CENTRES.items():
@@ -147,12 +149,13 @@ def _align(labels: np.ndarray, path) -> tuple[np.ndarray, np.ndarray]:
 
 def _icbm152() -> Anatomy:
     with as_file(files("nilearn.datasets") / "data") as folder:
-        grey, white = (
-            _to_lps(nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")) / 255.0
-            for name in ("gm", "wm")
-        )
+
+        def share(name: str) -> np.ndarray:
+            return to_lps(open_image(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")) / 255.0
+
+        grey, white = share("gm"), share("wm")
     tissue = np.zeros(grey.shape, np.uint8)
-    brain = ndimage.binary_fill_holes(ndimage.binary_closing(grey + white > 0.5, iterations=4))
+    brain = np.asarray(ndimage.binary_fill_holes(ndimage.binary_closing(grey + white > 0.5, iterations=4)))
     tissue[brain] = Tissue.SULCAL_CSF
     tissue[grey + white > 0.45] = Tissue.CORTEX
     tissue[white > np.maximum(grey, 0.4)] = Tissue.WHITE_MATTER

@@ -2,16 +2,16 @@
 
 Intensities are drawn for each tissue and modality (the idea of SynthSeg, Billot et al. 2023), the anatomy is deformed
 at random, and scanner effects follow: partial volume, thick slices, bias field, noise. Everything made here is
-synthetic and says so in its header; nothing here is a patient. How each data set looks is in `phantoms/`.
+synthetic and says so in its header; nothing here is a patient. How each data set looks is in the file of its layout.
 """
 
 import csv
 import importlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, require_choice
+from ..io.files import write_csv
 from .anatomy import anatomy_name, list_anatomies
 from .common import PhantomSubject
 
@@ -38,8 +38,7 @@ class BrainPhantom:
         seed: int = 0,
         incidence: str | Path | None = None,
     ):
-        if layout not in self.LAYOUTS:
-            raise ValueError(f"`layout` is one of {', '.join(self.LAYOUTS)}, got {layout!r}.")
+        require_choice("layout", layout, self.LAYOUTS)
         if incidence is not None and layout != "ist3":
             raise ValueError(f"`incidence` places infarcts, which the layout {layout!r} has none of.")
         self.layout, self.seed = layout, seed
@@ -107,9 +106,5 @@ def _read_rows(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _write_rows(path: Path, rows: dict[str, dict[str, str]]):
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(next(iter(rows.values()))))
-        writer.writeheader()
-        writer.writerows(rows[name] for name in sorted(rows))
-    temporary.replace(path)
+    columns = list(next(iter(rows.values())))
+    write_csv(path, columns, [[rows[name][column] for column in columns] for name in sorted(rows)])

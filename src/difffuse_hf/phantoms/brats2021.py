@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
+from ..io.files import complete_folder
+from ..preprocessing.shapes import depth
 from .anatomy import Tissue, load_anatomy
-from .common import PhantomSubject, atomic_folder, child_rng, deform, draw_tissue, save_nifti, thick_slices
+from .common import PhantomSubject, child_rng, deform, draw_tissue, save_nifti, thick_slices
 from .fields import smooth_field
 from .glioma import grow_glioma, paint_glioma, plan_glioma
 
@@ -35,7 +36,7 @@ def draw(seed: int, index: int, anatomy_path: Path | None, lesion: bool = True) 
     anatomy = load_anatomy(anatomy_path)
     deformation = deform(rng, anatomy, ORIGIN, BRAIN_BOX)
     coarse = deformation.read()[::2, ::2, ::2]
-    deep = ndimage.distance_transform_edt(coarse > 0) > 2.5
+    deep = depth(coarse > 0) > 2.5
     start = np.argwhere((coarse == Tissue.WHITE_MATTER) & deep) * 2 + [s.start for s in BRAIN_BOX]
     origin = deformation.origin
     plan = plan_glioma(rng, start[start[:, 2] > origin[2] - 20], midline=origin[0])
@@ -61,7 +62,7 @@ def draw(seed: int, index: int, anatomy_path: Path | None, lesion: bool = True) 
 
 
 def write(subject: PhantomSubject, folder: Path):
-    with atomic_folder(folder) as complete:
+    with complete_folder(folder) as complete:
         for suffix, data in (*subject.volumes.items(), ("seg", subject.segmentation)):
             save_nifti(data, subject.affine, complete / f"{subject.name}_{suffix}.nii.gz")
 

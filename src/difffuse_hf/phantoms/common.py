@@ -1,8 +1,6 @@
-"""What the synthetic data sets share: a deformed anatomy, tissue intensities, thick slices, atomic writing."""
+"""What the synthetic data sets share: a deformed anatomy, tissue intensities, thick slices, headers that say so."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +56,14 @@ class Deformation:
         return tissue.reshape(self.grid.shape[1:]).astype(np.uint8)
 
 
-def deform(
-    rng: np.random.Generator, anatomy: Anatomy, origin: tuple[float, float, float], box: tuple[slice, slice, slice]
-) -> Deformation:
+def deform(rng: np.random.Generator, anatomy: Anatomy, origin: Sequence[float], box: Sequence[slice]) -> Deformation:
     """Draw a deformation: up to 3 mm, 6 degrees, 7 % of size, mirrored or not, warped by about 2 mm.
 
     Args:
         origin: voxel of the MNI origin on the output grid, before the random shift.
         box: the part of the output grid that is drawn.
     """
-    origin = np.array(origin) + rng.uniform(-3, 3, 3)
+    shifted = np.array(origin) + rng.uniform(-3, 3, 3)
     angles = np.deg2rad(rng.uniform(-6, 6, 3))
     scale = rng.uniform(0.93, 1.07) * rng.uniform(0.96, 1.04, 3)
     flip = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
@@ -75,7 +71,7 @@ def deform(
     grid = np.stack(np.meshgrid(*(np.arange(s.start, s.stop, dtype=np.float32) for s in box), indexing="ij"))
     shape = grid.shape[1:]
     warp = np.stack([smooth_field(rng, shape, 55) * 2.2 + smooth_field(rng, shape, 22) * 0.8 for _ in range(3)])
-    return Deformation(anatomy, origin, to_anatomy, grid, warp)
+    return Deformation(anatomy, shifted, to_anatomy, grid, warp)
 
 
 def rotation(angles: np.ndarray) -> np.ndarray:
@@ -131,17 +127,6 @@ def thick_slices(image: np.ndarray, thickness: int) -> np.ndarray:
     upper = np.minimum(lower + 1, count - 1)
     weight = (position - lower).astype(np.float32)
     return thick[:, :, lower] * (1 - weight) + thick[:, :, upper] * weight
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the name `folder` when the block ends well, and is removed when it does not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        complete = Path(temporary, folder.name)
-        complete.mkdir()
-        yield complete
-        complete.rename(folder)
 
 
 def save_nifti(data: np.ndarray, affine: np.ndarray, path: Path, description: bytes = SYNTHETIC):

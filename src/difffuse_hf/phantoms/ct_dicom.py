@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pydicom.uid import SecondaryCaptureImageStorage as SecondaryCapture
 
 SYNTHETIC = "SYNTHETIC: difffuse_hf BrainPhantom"
@@ -112,7 +112,7 @@ def save_image(tags: Dataset, pixels: np.ndarray, path: Path, vendor: Vendor, so
     tags.HighBit, tags.PixelRepresentation = tags.BitsStored - 1, int(pixels.dtype == np.int16)
     tags.PixelData = pixels.tobytes()
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = tags.SOPClassUID, tags.SOPInstanceUID
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(tags.SOPClassUID), UID(tags.SOPInstanceUID)
     meta.TransferSyntaxUID = ImplicitVRLittleEndian if vendor.implicit else ExplicitVRLittleEndian
     FileDataset(path, tags, file_meta=meta, preamble=b"\0" * 128).save_as(path, enforce_file_format=True)
 

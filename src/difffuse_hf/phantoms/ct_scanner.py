@@ -119,8 +119,15 @@ def sample(volume: np.ndarray, pose: Pose, stack: Stack, outside: float, sharp: 
         first = centre - pitch * ((size[0] - 1) / 2 * stack.column + (size[1] - 1) / 2 * stack.row)
         first = first - between * (count - 1) / 2 * stack.normal
         axes = step @ np.stack([between * stack.normal, pitch * stack.column, pitch * stack.row], axis=1)
+        start = pose.voxels(first)
         slab = ndimage.affine_transform(
-            volume, axes, pose.voxels(first), (count, *size), order=1, cval=outside, output=np.float32
+            volume,
+            axes,
+            start,  # pyright: ignore[reportArgumentType]  an offset for each axis
+            (count, *size),
+            order=1,
+            cval=outside,
+            output=np.float32,
         )
         plane[...] = slab.mean(0)
     if sharp:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from ..preprocessing.shapes import depth, largest_piece
 from .anatomy import Tissue
 from .fields import smooth_field
 
@@ -81,15 +82,15 @@ def grow_glioma(rng: np.random.Generator, plan: GliomaPlan, tissue: np.ndarray, 
     reach[[Tissue.VENTRICLE, Tissue.CHOROID_PLEXUS]] = 0.0
     room = (tissue > 0) & (tissue != Tissue.VENTRICLE)
     inside = outline < ndimage.gaussian_filter(reach[tissue], 1.5)
-    oedema = _largest_piece((ndimage.gaussian_filter(inside.astype(np.float32), 1.2) > 0.5) & room)
+    oedema = largest_piece((ndimage.gaussian_filter(inside.astype(np.float32), 1.2) > 0.5) & room)
     core_outline = distance / plan.core_fraction + 0.25 * smooth_field(rng, tissue.shape, 9)
-    core = _largest_piece((core_outline < 1) & room)
+    core = largest_piece((core_outline < 1) & room)
     segmentation = np.where(oedema, OEDEMA, 0).astype(np.uint8)
     segmentation[core] = NECROTIC
     if plan.enhances and core.any():
-        depth = ndimage.distance_transform_edt(core)  # mm from the core's border inwards
+        inwards = depth(core)  # mm from the core's border
         thickness = rng.uniform(1.5, 5) * (1 + 0.5 * smooth_field(rng, tissue.shape, 7))
-        segmentation[core & (depth <= thickness)] = ENHANCING
+        segmentation[core & (inwards <= thickness)] = ENHANCING
     return segmentation
 
 
@@ -109,8 +110,3 @@ def paint_glioma(rng, plan: GliomaPlan, segmentation, image, modality: str, whit
     target = target + 0.25 * white_matter * np.clip(anatomy, -0.5, 0.5)  # a trace of the tissue underneath
     blend = np.clip((weight - 0.35) / 0.45, 0.12, 1)  # fades in over about 3 mm inside the border
     return np.where(inside, image + blend * (target - image), image).astype(image.dtype)
-
-
-def _largest_piece(mask: np.ndarray) -> np.ndarray:
-    pieces, count = ndimage.label(mask)
-    return mask if count < 2 else pieces == np.bincount(pieces.ravel())[1:].argmax() + 1

@@ -8,11 +8,12 @@ from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from scipy import ndimage
 
-from .anatomy import _FREESURFER, Anatomy, Tissue, _align, _to_lps, anatomy_name, load_anatomy
+from ..io.images import open_image
+from ..preprocessing.shapes import depth, largest_piece
+from .anatomy import FREESURFER, Anatomy, Tissue, align, anatomy_name, load_anatomy, to_lps
 
 
 class HeadTissue(IntEnum):
@@ -49,16 +50,15 @@ def load_head(path: Path | None = None) -> Anatomy:
     As `load_anatomy`, with values of `Tissue` and `HeadTissue`; nothing is stripped."""
     if path is None:
         return _icbm152_head()
-    labels = _to_lps(nibabel.load(path))
+    labels = to_lps(open_image(path))
     lookup = np.zeros(max(int(labels.max()), 600) + 1, np.uint8)
-    for tissue, numbers in (*_FREESURFER.items(), *_HEAD.items()):
+    for tissue, numbers in (*FREESURFER.items(), *_HEAD.items()):
         lookup[list(numbers)] = tissue
     tissue = lookup[labels]
-    pieces, _ = ndimage.label(tissue > 0)
-    tissue[pieces != np.bincount(pieces.ravel())[1:].argmax() + 1] = HeadTissue.AIR  # stray voxels beside the head
+    tissue[~largest_piece(tissue > 0)] = HeadTissue.AIR  # stray voxels beside the head
     cavity = ndimage.binary_closing((tissue > 0) & (tissue <= max(Tissue)), iterations=3)
     tissue[cavity & (tissue == HeadTissue.AIR)] = Tissue.SULCAL_CSF  # gaps between brain and skull
-    origin, pose = _align(labels, path)
+    origin, pose = align(labels, path)
     box = ndimage.find_objects(tissue > 0, max_label=1)[0]
     return Anatomy(anatomy_name(path), tissue[box], origin - [part.start for part in box], pose)
 
@@ -74,14 +74,15 @@ def _icbm152_head() -> Anatomy:
     x, y, z = (sign * (axis - centre) for sign, axis, centre in zip((1, -1, 1), axes, origin))  # y to the front
 
     def ball(centre, radii):
-        return sum(((u - c) / r) ** 2 for u, c, r in zip((x, y, z), centre, np.broadcast_to(radii, 3))) <= 1
+        a, b, c = (((u - at) / r) ** 2 for u, at, r in zip((x, y, z), centre, np.broadcast_to(radii, 3)))
+        return a + b + c <= 1
 
     half = np.pad(tissue[::2, ::2, ::2] > 0, 8)
-    near = ndimage.distance_transform_edt(~half) <= 7
-    half = (ndimage.distance_transform_edt(near) > 7)[8:-8, 8:-8, 8:-8].repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    near = depth(~half) <= 7
+    half = (depth(near) > 7)[8:-8, 8:-8, 8:-8].repeat(2, 0).repeat(2, 1).repeat(2, 2)
     smooth = half[tuple(slice(0, n) for n in tissue.shape)]  # 14 mm closing: no skull in the fissures
     closed = np.where(z > -12, smooth, ndimage.binary_closing(tissue, iterations=6)) | (tissue > 0)
-    outside = ndimage.distance_transform_edt(~closed)
+    outside = depth(~closed)
     deep = ball((0, -14, 10), (36, 50, 24)) & (tissue == Tissue.SULCAL_CSF)
     tissue[deep] = Tissue.VENTRICLE
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
-from ..errors import InputError
+from ..errors import InputError, require_choice
+from ..io.images import open_image
 from .anatomy import Tissue
 from .fields import smooth_field
 
@@ -52,8 +54,9 @@ def plan_infarct(rng: np.random.Generator, side: str | None = None) -> Infarct:
     return Infarct(territory, side or str(rng.choice(["left", "right"])), size, float(volume))
 
 
-def territory_mask(territory: str, mni: np.ndarray) -> np.ndarray:
-    """Where an artery's territory lies; `mni` (3, ...): mm to the (either) side, to the front and up."""
+def arterial_territory(territory: str, mni: np.ndarray) -> np.ndarray:
+    """Where an artery's territory (a key of `TERRITORIES`) lies; `mni` (3, ...): mm to either side, front and up."""
+    require_choice("territory", territory, TERRITORIES)
     x, y, z = np.abs(mni[0]), mni[1], mni[2]
     above = z > -18 + np.minimum(0, 0.35 * (y + 55)) * (y < -40)  # the tentorium, higher to the back
     cerebellum = ~above & (y < -38) & (x > 3)
@@ -79,8 +82,7 @@ def territory_mask(territory: str, mni: np.ndarray) -> np.ndarray:
             return supratentorial & (np.abs(x - medial - 4) < 7) & (z > 20) & (y > -50)
         case "lacunar":
             return (x > 9) & (x < 31) & (y > -24) & (y < 20) & (z > -6) & (z < 28)
-        case "cerebellar":
-            return cerebellum
+    return cerebellum
 
 
 def infarct_extent(
@@ -102,7 +104,7 @@ def infarct_extent(
         incidence: NIfTI map in MNI space to draw the centre from; by default every voxel of the territory may be it.
     """
     left = mni[0] > 0
-    room = territory_mask(infarct.territory, mni) & (left == (infarct.side == "left"))
+    room = arterial_territory(infarct.territory, mni) & (left == (infarct.side == "left"))
     brain = (tissue > 0) & (tissue <= max(Tissue)) & (tissue != Tissue.VESSEL)
     room &= brain & (tissue != Tissue.VENTRICLE) & (tissue != Tissue.CHOROID_PLEXUS)
     voxels = np.argwhere(room & ~np.isin(tissue, _FLUID))
@@ -141,8 +143,8 @@ def infarct_hounsfield(tissue: np.ndarray, extent: np.ndarray, stage: float, dro
 
 def _incidence(path: str | Path, mni: np.ndarray) -> np.ndarray:
     try:
-        image = nibabel.as_closest_canonical(nibabel.load(path))
-    except (OSError, nibabel.filebasedimages.ImageFileError) as error:
+        image = nibabel.as_closest_canonical(open_image(path))
+    except (OSError, ImageFileError) as error:
         raise InputError(f"{path} cannot be read as a NIfTI map of lesion incidence ({error}).") from error
     ras = mni * np.array([[-1], [1], [1]])
     voxels = np.linalg.inv(image.affine) @ np.vstack([ras, np.ones(ras.shape[1])])

@@ -10,8 +10,6 @@ kernel, reformats, a dose report, with the faults that real disks have. Under th
     expected.csv                            a row a series: the decision that pre-processing should take, and why
 """
 
-import csv
-import os
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -20,7 +18,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from .common import atomic_folder, child_rng, deform, rotation, save_nifti
+from ..io.files import complete_folder, write_csv
+from .common import child_rng, deform, rotation, save_nifti
 from .ct_dicom import VENDORS, encode, patient_tags, save_image, save_report, uid
 from .ct_scanner import AIR_HU, Pose, Stack, head_holder, noise, projection, sample
 from .head import load_head
@@ -185,7 +184,7 @@ def write(subject: CTPatient, path: Path):
     for study in plan.studies:
         mask, affine = regular_mask(*subject.masks[study.uid], _claimed(study))
         save_nifti(mask, affine, truth / f"{study.uid}.nii.gz")
-    with atomic_folder(path) as folder:
+    with complete_folder(path) as folder:
         for study in plan.studies:
             for series in study.series:
                 place = folder / f"{study.day:%Y%m%d}" / f"SE{series.number:03d}"
@@ -331,9 +330,4 @@ def finish(root: Path, rows: dict[str, dict[str, str]]):
                     }
                 )
     for table, content in (("labels.csv", labels), ("expected.csv", expected)):
-        temporary = root / f".{table}.{os.getpid()}"
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(content[0]))
-            writer.writeheader()
-            writer.writerows(content)
-        temporary.replace(root / table)
+        write_csv(root / table, list(content[0]), [row.values() for row in content])

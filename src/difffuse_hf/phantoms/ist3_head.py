@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from ..preprocessing.shapes import depth
 from .anatomy import Tissue
 from .common import Deformation
 from .ct_scanner import draw_head
@@ -52,7 +53,7 @@ def background(
     image = draw_head(rng, tissue, mni)
     if plan.findings["leukoaraiosis"]:
         half = tissue[::2, ::2, ::2]
-        far = 2 * ndimage.distance_transform_edt(half != Tissue.VENTRICLE).astype(np.float32)
+        far = depth(half != Tissue.VENTRICLE, 2.0).astype(np.float32)
         pale = rng.uniform(5, 10) * np.exp(-((far / rng.uniform(6, 13)) ** 2)) * (half == Tissue.WHITE_MATTER)
         image -= to_full(ndimage.gaussian_filter(pale, 0.7)) * (tissue == Tissue.WHITE_MATTER)
     for extent in old:
@@ -70,7 +71,7 @@ def _atrophy(rng, tissue: np.ndarray) -> np.ndarray:
     deep = solid & np.isin(tissue, (Tissue.WHITE_MATTER, Tissue.THALAMUS, Tissue.CAUDATE))
     ventricle = tissue == Tissue.VENTRICLE
     for _ in range(int(rng.integers(1, 4))):
-        ventricle = ndimage.binary_dilation(ventricle, mask=deep | ventricle)
+        ventricle = np.asarray(ndimage.binary_dilation(ventricle, mask=deep | ventricle))
     tissue[ventricle] = Tissue.VENTRICLE
     fluid = ndimage.gaussian_filter((tissue == Tissue.SULCAL_CSF).astype(np.float32), 1.0, truncate=2.5)
     tissue[(tissue == Tissue.CORTEX) & (fluid > rng.uniform(0.35, 0.45))] = Tissue.SULCAL_CSF

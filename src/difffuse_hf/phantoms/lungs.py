@@ -92,7 +92,7 @@ class Opacities:
         self.involvement = rng.uniform(*INVOLVEMENT[severity])
         self.consolidated = rng.uniform(*CONSOLIDATED[severity])
         self.ground_glass = rng.uniform(*GROUND_GLASS_HU)
-        depth = ndimage.distance_transform_edt(lung, sampling=lattice_mm)
+        depth = np.asarray(ndimage.distance_transform_edt(lung, sampling=lattice_mm))
         x, y, z = (np.linspace(-1, 1, n, dtype=np.float32) for n in lung.shape)
         patches = smooth_field(rng, lung.shape, 5) + 0.7 * smooth_field(rng, lung.shape, 2.6)
         affinity = rng.uniform(0.8, 1.3) * patches

@@ -3,18 +3,17 @@
 As there: 512 x 512 pixels, a slice every 8 mm (the published data keep every tenth image), Hounsfield units as int16,
 one study a patient. Different: every study with opacities has its (exact) mask, where the real data have 50 masks, all
 of CT-1; studies are numbered in the order they are made, not by category; the registry is a CSV file with the columns
-of `dataset_registry.xlsx`. The chest is computed (`data/thorax.py`), so no anatomy is shared: each is its own group.
+of `dataset_registry.xlsx`. The chest is computed (`thorax.py`), so no anatomy is shared: each is its own group.
 """
 
-import csv
-import os
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from ..io.files import write_csv, write_whole
 from .common import PhantomSubject, child_rng, save_nifti
 from .fields import smooth_field
 from .lungs import Opacities, grow_tree, paint_tubes
@@ -76,9 +75,7 @@ def write(subject: LungSubject, path: Path):
         files = {path.parents[2] / "masks" / f"{subject.group}_mask.nii.gz": subject.segmentation} | files
     for file, data in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as temporary:
-            save_nifti(data, subject.affine, Path(temporary, file.name))
-            Path(temporary, file.name).replace(file)
+        write_whole(file, partial(save_nifti, data, subject.affine))
 
 
 def row(subject: LungSubject) -> dict[str, str]:
@@ -87,14 +84,11 @@ def row(subject: LungSubject) -> dict[str, str]:
 
 def finish(root: Path, rows: dict[str, dict[str, str]]):
     """The table of all studies, with the columns of `dataset_registry.xlsx`."""
-    temporary = root / f"dataset_registry.{os.getpid()}.tmp"
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["study_id", "category", "study_file", "mask_file"])
-        for row in sorted(rows.values(), key=lambda row: row["group"]):
-            mask = f"/masks/{row['group']}_mask.nii.gz" if float(row["involvement"]) else ""
-            writer.writerow([int(row["group"][6:]), row["category"], f"/{row['subject']}", mask])
-    temporary.replace(root / "dataset_registry.csv")
+    studies = []
+    for row in sorted(rows.values(), key=lambda row: row["group"]):
+        mask = f"/masks/{row['group']}_mask.nii.gz" if float(row["involvement"]) else ""
+        studies.append([int(row["group"][6:]), row["category"], f"/{row['subject']}", mask])
+    write_csv(root / "dataset_registry.csv", ["study_id", "category", "study_file", "mask_file"], studies)
 
 
 def _severity(seed: int, index: int) -> int:
@@ -128,7 +122,7 @@ class _Grid:
             scale=scale,
             angle=float(np.deg2rad(rng.uniform(-4, 4))),
             warp=np.stack([3.5 * smooth_field(rng, shape, 8) + 1.2 * smooth_field(rng, shape, 3) for _ in range(3)]),
-            enlarge=ndimage.zoom(np.eye(_LATTICE, dtype=np.float32), (SIZE / _LATTICE, 1), order=3),
+            enlarge=np.asarray(ndimage.zoom(np.eye(_LATTICE, dtype=np.float32), (SIZE / _LATTICE, 1), order=3)),
         )
 
     @property
@@ -138,7 +132,8 @@ class _Grid:
 
     @property
     def lattice_mm(self) -> tuple[float, float, float]:
-        return (self.pixel_mm * SIZE / _LATTICE,) * 2 + (SLICE_SPACING_MM,)
+        step = self.pixel_mm * SIZE / _LATTICE
+        return step, step, SLICE_SPACING_MM
 
     @property
     def affine(self) -> np.ndarray:

@@ -124,13 +124,14 @@ class _Slice:
             0.78,
         )
         outline -= 9 * np.exp(-((x / 14) ** 2)) * (y > 0)  # furrow along the spine
+        gland = None
         if chest.female:
             breast = _ellipsoid(side - 78, y + HALF_DEPTH + 18, z - 105, 58, 12 + 0.9 * chest.fat_mm, 62)
             outline = np.maximum(outline, breast)
+            gland = breast - 9 - 5 * np.sin(x / 4.3 + y / 7) - 4 * np.sin(y / 3.1 - z / 5)
         self.paint(outline, 15.0)
         self.paint(outline - 2, FAT)
-        if chest.female:
-            gland = breast - 9 - 5 * np.sin(x / 4.3 + y / 7) - 4 * np.sin(y / 3.1 - z / 5)
+        if gland is not None:
             self.paint(np.minimum(gland, outline - 6), 30.0)
 
         ribs = self.cavity + 15

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from ..io.files import complete_folder
+from ..preprocessing.shapes import depth
 from .anatomy import Tissue
-from .common import PhantomSubject, atomic_folder, child_rng, deform, save_nifti
+from .common import PhantomSubject, child_rng, deform, save_nifti
 from .fields import smooth_field
 from .head import NUM_TISSUES, HeadTissue, load_head
 from .wmh_lesions import WMH, draw_lesions, draw_other_pathology
@@ -144,7 +146,7 @@ def draw(seed: int, index: int, anatomy_path: Path | None, lesion: bool = True) 
 
 
 def write(subject: WMHSubject, folder: Path):
-    with atomic_folder(folder) as complete:
+    with complete_folder(folder) as complete:
         (complete / "pre").mkdir()
         for name, data in subject.volumes.items():
             save_nifti(data, subject.affine, complete / "pre" / f"{name}.nii.gz")
@@ -209,8 +211,8 @@ def _draw_head(rng, tissue, texture, modality, site) -> np.ndarray:
 def _brain(tissue: np.ndarray) -> np.ndarray:
     """Brain with its fluid, at 1 mm: grey and white matter, closed with a ball of 6 mm."""
     solid = (tissue > 0) & (tissue <= Tissue.CHOROID_PLEXUS) & (tissue != Tissue.SULCAL_CSF)
-    near = 2 * ndimage.distance_transform_edt(~solid[::2, ::2, ::2]) <= 6
-    closed = 2 * ndimage.distance_transform_edt(near) > 6
+    near = depth(~solid[::2, ::2, ::2], 2.0) <= 6
+    closed = depth(near, 2.0) > 6
     return solid | np.kron(closed, np.ones((2, 2, 2), bool))[tuple(slice(0, n) for n in tissue.shape)]
 
 
@@ -218,7 +220,7 @@ def _face(brain: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """Where the T1's face is cut away, at 1 mm: in front of and below a plane, and 8 mm clear of the brain."""
     _, y, z = np.ogrid[tuple(slice(0, size) for size in brain.shape)]
     front, up = origin[1] - y, z - origin[2]  # mm from the anterior commissure
-    near = np.kron(ndimage.binary_dilation(brain[::2, ::2, ::2], iterations=4), np.ones((2, 2, 2), bool))
+    near = np.kron(ndimage.binary_dilation(brain[::2, ::2, ::2], iterations=4), np.ones((2, 2, 2), bool)).astype(bool)
     cut = (0.75 * (front - 55) - 0.66 * (up + 22) > 0) & (up < 0)
     return cut & ~near[tuple(slice(0, n) for n in brain.shape)]
 

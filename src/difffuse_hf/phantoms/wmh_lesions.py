@@ -7,6 +7,7 @@ white matter, punctate where the load is small, confluent where it is large. The
 import numpy as np
 from scipy import ndimage
 
+from ..preprocessing.shapes import depth
 from .anatomy import Tissue
 from .fields import smooth_field
 
@@ -21,16 +22,16 @@ def draw_lesions(rng: np.random.Generator, tissue: np.ndarray, origin: np.ndarra
     deep_share = rng.uniform(0.15, 0.5)
     rough, fine = smooth_field(rng, tissue.shape, 14), smooth_field(rng, tissue.shape, 6)
     rough = 0.6 * (rough + rough[::-1]) + 0.5 * smooth_field(rng, tissue.shape, 14)  # both sides, nearly alike
-    depth, to_ventricle = _distances(tissue, origin)
+    below, to_ventricle = _distances(tissue, origin)
     room = (tissue == Tissue.WHITE_MATTER) & (np.arange(tissue.shape[2]) > origin[2] - 8)
     room &= np.abs(np.arange(tissue.shape[0]) - origin[0])[:, None, None] > 5  # septum and middle of the callosum
     lesions = np.zeros(tissue.shape, bool)
 
     along = np.abs(np.arange(tissue.shape[1]) - (origin[1] + 12)) / 45  # 0 amid the ventricles, 1 at their horns
     band = -to_ventricle * (1 - 0.45 * np.clip(along, 0, 1)[None, :, None]) + 1.5 * rough + 0.9 * fine
-    _fill(lesions, room & (to_ventricle < 18) & ((depth > 2) | (to_ventricle < 4)), band, (1 - deep_share) * load)
+    _fill(lesions, room & (to_ventricle < 18) & ((below > 2) | (to_ventricle < 4)), band, (1 - deep_share) * load)
 
-    deep = room & (to_ventricle > 5) & (depth > 2.5)
+    deep = room & (to_ventricle > 5) & (below > 2.5)
     confluent = rough + 0.45 * fine - 0.035 * to_ventricle
     _fill(lesions, deep, confluent, deep_share * load * np.clip(load / 30e3, 0, 1))
     places = np.argwhere(deep & (to_ventricle < 35))
@@ -59,10 +60,10 @@ def _distances(tissue, origin) -> tuple[np.ndarray, np.ndarray]:
     coarse = tissue[::2, ::2, ::2]
     cortex = (coarse == Tissue.CORTEX) | (coarse == Tissue.SULCAL_CSF)
     ventricle = (coarse == Tissue.VENTRICLE) & (np.arange(coarse.shape[2]) * 2 > origin[2] - 12)
-    distances = (2 * ndimage.distance_transform_edt(~mask).astype(np.float32) for mask in (cortex, ventricle))
-    depth, to_ventricle = (ndimage.zoom(d, 2, order=1, mode="nearest") for d in distances)
+    distances = (depth(~mask, 2.0).astype(np.float32) for mask in (cortex, ventricle))
+    below, to_ventricle = (np.asarray(ndimage.zoom(d, 2, order=1, mode="nearest")) for d in distances)
     shape = tuple(slice(0, n) for n in tissue.shape)
-    return depth[shape], to_ventricle[shape]
+    return below[shape], to_ventricle[shape]
 
 
 def _fill(lesions, room, score, num_voxels):

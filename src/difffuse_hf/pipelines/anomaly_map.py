@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 
+from ..errors import require_choice
+
+DIFFERENCES = ("absolute", "squared")
+OVER_CHANNELS = ("mean", "sum")
 FOREGROUND = 0.01  # sum over channels above which a pixel is not background (Kascenas 2022)
 
 
@@ -31,7 +33,12 @@ def anomaly_map(
 
     Returns:
         `torch.Tensor` of shape `(B, 1, H, W)`: change of intensity, in [0, 1] with the defaults.
+
+    Raises:
+        InputError: an unknown `difference` or `over_channels`.
     """
+    require_choice("difference", difference, DIFFERENCES)
+    require_choice("over_channels", over_channels, OVER_CHANNELS)
     change = image - counterfactual
     change = change.abs() if difference == "absolute" else change**2
     if channels is not None:
@@ -115,21 +122,3 @@ def residual_map(
     padded = F.pad(difference, (median_size // 2,) * 4, mode="reflect")
     windows = padded.unfold(2, median_size, 1).unfold(3, median_size, 1)  # (B, 1, H, W, k, k)
     return windows.flatten(-2).median(dim=-1).values
-
-
-def drop_small_components(detection: np.ndarray, max_voxels: int = 20) -> np.ndarray:
-    """A detection without its small pieces: 3-D components of at most `max_voxels` voxels are removed (Kascenas 2022).
-
-    Voxels that share a corner are connected. The published code counts the holes of a component along with it.
-
-    Args:
-        detection (`np.ndarray` of shape `(S, H, W)`): boolean, the slices of one volume above the threshold.
-        max_voxels (`int`): size of the largest component removed.
-
-    Returns:
-        `np.ndarray` of shape `(S, H, W)`: boolean.
-    """
-    labels, _ = ndimage.label(detection, structure=np.ones((3, 3, 3)))
-    keep = np.bincount(labels.ravel()) > max_voxels
-    keep[0] = False  # the background
-    return keep[labels]

@@ -1,25 +1,63 @@
 """A saved pipeline of this package, whichever it is."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import torch
 
-from ..errors import InputError
+from ..errors import require_choice
+from ..io.hub import check_model_folder
+from .pipeline_anoddpm import AnoDDPMPipeline
+from .pipeline_autoddpm import AutoDDPMPipeline
+from .pipeline_base import CounterfactualPipeline
+from .pipeline_classifier_free_guidance import ClassifierFreeGuidancePipeline
+from .pipeline_classifier_guidance import ClassifierGuidancePipeline
+from .pipeline_difffuse import DifFusePipeline
+from .pipeline_reconstruction import ReconstructionPipeline
+from .pipeline_repaint import RePaintPipeline
+from .pipeline_unmasked import UnmaskedPipeline
+
+PIPELINES: tuple[type[CounterfactualPipeline], ...] = (
+    DifFusePipeline,
+    UnmaskedPipeline,
+    AnoDDPMPipeline,
+    AutoDDPMPipeline,
+    ClassifierGuidancePipeline,
+    ClassifierFreeGuidancePipeline,
+    RePaintPipeline,
+    ReconstructionPipeline,
+)
+DEMO_MODEL = "demo"  # the name of the embedded checkpoint
 
 
-def load_pipeline(folder: str | Path, device: str | torch.device = "cpu"):
-    """The pipeline saved in `folder`, of the class that its model_index.json names, in eval mode on `device`.
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model: itself, downloaded for a name on the Hub (`user/name`), or of the embedded `"demo"`.
 
     Raises:
-        InputError: there is no pipeline, or it is none of this package.
+        InputError: there is no such model, or its folder is incomplete.
     """
-    import difffuse_hf
+    if name == DEMO_MODEL:
+        return Path(str(files(__name__.partition(".")[0]))) / "assets" / "demo"
+    check_model_folder(name)
+    return Path(name) if Path(name).is_dir() else Path(CounterfactualPipeline.download(str(name)))
 
-    index = Path(folder) / "model_index.json"
-    if not index.exists():
-        raise InputError(f"{folder} holds no pipeline (no model_index.json); save one there with `save_pretrained`.")
-    name = json.loads(index.read_text()).get("_class_name", "")
-    if not name.endswith("Pipeline") or name not in difffuse_hf.__all__:
-        raise InputError(f"{index} names the class {name!r}, which is no pipeline of this package.")
-    return getattr(difffuse_hf, name).from_pretrained(folder).to(device)
+
+def load_pipeline(name: str | Path, device: str | torch.device = "cpu") -> CounterfactualPipeline:
+    """A saved pipeline, of the class that its model_index.json names, in eval mode and float32.
+
+        pipe = load_pipeline("demo")
+        output = pipe(image, generator=torch.Generator().manual_seed(0))  # (B, C, H, W) in [0, 1]
+
+    Args:
+        name (`str` or `Path`): a folder, a name on the Hub (`user/name`), or `"demo"`, the embedded checkpoint.
+        device (`str` or `torch.device`): where its networks go.
+
+    Raises:
+        InputError: there is no such model, it is incomplete, or it is no pipeline of this package.
+    """
+    folder = model_folder(name)
+    kinds = {kind.__name__: kind for kind in PIPELINES}
+    saved = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name", "")
+    require_choice(f"_class_name` in `{folder / 'model_index.json'}", saved, kinds)
+    return kinds[saved].from_pretrained(folder).to(device)

@@ -1,14 +1,11 @@
 """Perceptual distances `(a, b) -> (B, 1, H, W)` between two batches of images, pixel by pixel.
 
 AutoDDPM weighs its residual with LPIPS (Zhang et al. 2018), whose learned weights cannot be shipped here. Its place is
-taken by a stand-in without weights, `structural_distance`; or by `feature_distance`, the formula of LPIPS without the
-learned weights of the channels, on the features of any network at hand. Who has the weights of LPIPS passes it itself:
+taken by a stand-in without weights, `structural_distance`. Who has the weights of LPIPS passes it itself:
 
     lpips = lpips.LPIPS(net="squeeze", spatial=True)
     distance = lambda a, b: lpips(*(2 * x.mean(1, keepdim=True).expand(-1, 3, -1, -1) - 1 for x in (a, b)))
 """
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -43,25 +40,6 @@ def structural_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             distance = _dissimilarity(F.avg_pool2d(a, scale), F.avg_pool2d(b, scale)).mean(1, keepdim=True)
             distances.append(F.interpolate(distance, size=size, mode="bilinear"))
     return torch.stack(distances).mean(0)
-
-
-def feature_distance(
-    a: torch.Tensor, b: torch.Tensor, features: Callable[[torch.Tensor], list[torch.Tensor]]
-) -> torch.Tensor:
-    """Σ over layers of the squared distance of unit feature vectors, upsampled: LPIPS with all weights 1.
-
-    Args:
-        a, b (`torch.Tensor` of shape `(B, C, H, W)`): images in the range that `features` takes.
-        features: gives maps (B, K, h, w) of one or more layers, such as `lambda image: [autoencoder.encode(image)]`.
-
-    Returns:
-        `torch.Tensor` of shape `(B, 1, H, W)`: 0–4 for each layer.
-    """
-    total = torch.zeros_like(a[:, :1])
-    for of_a, of_b in zip(features(a), features(b)):
-        distance = ((F.normalize(of_a, dim=1) - F.normalize(of_b, dim=1)) ** 2).sum(1, keepdim=True)  # (B, 1, h, w)
-        total = total + F.interpolate(distance.to(a), size=a.shape[-2:], mode="bilinear")
-    return total
 
 
 def _dissimilarity(a, b):

@@ -6,19 +6,21 @@ Notation (<name> -> <name in the paper>)
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from typing_extensions import Unpack
 
 from ..errors import InputError
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .anomaly_map import anomaly_map, closing, dilation, opening
 from .perceptual import structural_distance
-from .pipeline_base import CounterfactualPipeline, to_unit_range
+from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
+from .sampling import SamplingKeywords, SamplingOptions, Slices
 
 
 class AutoDDPMPipeline(CounterfactualPipeline):
@@ -39,59 +41,30 @@ class AutoDDPMPipeline(CounterfactualPipeline):
         anomaly_channels, morphology_size: of the anomaly map, which the paper neither opens nor closes.
     """
 
+    @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int = 200,
-        inpaint_level: int = 50,
-        num_resamples: int = 5,
-        mask_threshold: float | None = None,
-        dilation_size: int = 3,
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 1,
-    ):
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, processor: DifFuseProcessor | None = None,
+        noise_level: int = 200, inpaint_level: int = 50, num_resamples: int = 5, mask_threshold: float | None = None,
+        dilation_size: int = 3, anomaly_channels: list[int] | None = None, morphology_size: int = 1,
+    ):  # fmt: skip
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, processor=processor)
-        self.register_to_config(
-            noise_level=noise_level,
-            inpaint_level=inpaint_level,
-            num_resamples=num_resamples,
-            mask_threshold=mask_threshold,
-            dilation_size=dilation_size,
-            anomaly_channels=anomaly_channels,
-            morphology_size=morphology_size,
-        )
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        noise_level: int | None = None,
-        num_inference_steps: int | None = None,
-        inpaint_level: int | None = None,
-        num_inpaint_steps: int | None = None,
-        mask_threshold: float | None = None,
-        perceptual: Callable = structural_distance,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        output_type: str = "pt",
-        unet_batch_size: int = 32,
-        shared_noise: bool = False,
-    ) -> CounterfactualOutput:
+        self, image: Slices, inpaint_level: int | None = None, num_inpaint_steps: int | None = None,
+        mask_threshold: float | None = None, perceptual: Callable = structural_distance,
+        **sampling: Unpack[SamplingKeywords],
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the map |x_0 − x̂_0| · initial map.
 
         Args:
             image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1].
-            noise_level, inpaint_level, mask_threshold (*optional*): the model's own by default.
-            num_inference_steps, num_inpaint_steps (`int`, *optional*): steps of the coarse reconstruction, and levels
-                of the resampling; every level by default.
+            inpaint_level, mask_threshold (*optional*): the model's own by default.
+            num_inpaint_steps (`int`, *optional*): levels of the resampling; every level by default.
             perceptual: `(a, b) -> (B, 1, H, W)` on images in [0, 1]. The paper's is LPIPS, whose weights are not
                 shipped: the default, `structural_distance`, is a stand-in (see `difffuse_hf.pipelines.perceptual`).
-            generator (*optional*): one `torch.Generator`, or one per image.
-            output_type (`str`): `"pt"` or `"np"`, both channels first.
-            unet_batch_size (`int`): most images in one network call.
-            shared_noise (`bool`): the same noise for all images, drawn from the first generator.
+            sampling: see `SamplingOptions`; noise level, steps and callback are those of the coarse reconstruction,
+                the first two, and of the resampling, the last.
 
         Returns:
             `CounterfactualOutput`: `masks` can also be repainted by another method.
@@ -101,31 +74,31 @@ class AutoDDPMPipeline(CounterfactualPipeline):
             raise InputError(
                 "AutoDDPM has no `mask_threshold`: choose it on healthy slices with `calibrate`, or pass one."
             )
-        image, predict, draw = self.begin(image, generator, unet_batch_size, shared_noise)
-        down = self._levels(num_inference_steps, self.setting("noise_level", noise_level))
-        repeated = self._levels(num_inpaint_steps, self.setting("inpaint_level", inpaint_level))
+        run = self.begin(image, SamplingOptions.of({**sampling}))
+        slices, down = run.image, self.levels_of(run.options)
+        repeated = self.scheduler.levels_from(self.setting("inpaint_level", inpaint_level), num_inpaint_steps)
         walk = [repeated[0]]
         for level, target in pairwise(repeated):  # down, and up again for each further sample
-            walk += [target, level] * (self.config.num_resamples - 1) + [target]
+            walk += [target, level] * (self.config["num_resamples"] - 1) + [target]
 
-        with self.progress_bar(total=len(down) + len(walk) - 2) as bar:
+        with self.bar(len(down) + len(walk) - 2) as bar:
             # 1. Mask: where the coarse reconstruction differs
-            coarse, initial_map = self._coarse(image, down, predict, draw, perceptual, bar)
-            mask = dilation((initial_map > threshold).float(), self.config.dilation_size)
+            coarse, initial_map = self._coarse(run, down, perceptual, bar)
+            mask = dilation((initial_map > threshold).float(), self.config["dilation_size"])
             # 2. Stitch, and 3. resample
-            stitched = 2 * (mask * coarse + (1 - mask) * image) - 1
-            sample = self.scheduler.diffuse(stitched, 0, walk[0], draw(stitched, walk[0]))
-            sample = self.inpaint(sample, 2 * image - 1, mask, walk, predict, draw, bar)
+            stitched = 2 * (mask * coarse + (1 - mask) * slices) - 1
+            sample = self.scheduler.diffuse(stitched, 0, walk[0], run.draw(stitched, walk[0]))
+            sample = self.inpaint(sample, 2 * slices - 1, mask, walk, run, bar)
 
-        counterfactuals = torch.where(mask > 0, to_unit_range(sample), image)
-        size = self.config.morphology_size
-        maps = self._residual(image, counterfactuals) * initial_map
-        return self.make_output(output_type, counterfactuals, closing(opening(maps, size), size), mask)
+        counterfactuals = torch.where(mask > 0, to_unit_range(sample), slices)
+        size = self.config["morphology_size"]
+        maps = self._residual(slices, counterfactuals) * initial_map
+        return self.make_output(run.options, counterfactuals, closing(opening(maps, size), size), mask)
 
     @torch.no_grad()
     def calibrate(
         self,
-        images: torch.Tensor | np.ndarray,
+        images: Slices,
         false_positive_rate: float = 0.05,
         noise_level: int | None = None,
         num_inference_steps: int | None = None,
@@ -151,38 +124,39 @@ class AutoDDPMPipeline(CounterfactualPipeline):
             raise InputError(f"`false_positive_rate` must lie between 0 and 1, got {false_positive_rate}.")
         images = self.check_image(images)
         self.check_generators(generator, len(images))
-        down = self._levels(num_inference_steps, self.setting("noise_level", noise_level))
+        options = SamplingOptions(noise_level, num_inference_steps, unet_batch_size=batch_size)
+        down = self.levels_of(options)
         values = []
         starts = range(0, len(images), batch_size)
-        with self.progress_bar(total=len(starts) * (len(down) - 1)) as bar:
+        with self.bar(len(starts) * (len(down) - 1)) as bar:
             for start in starts:
                 part = slice(start, start + batch_size)
                 generators = generator[part] if isinstance(generator, list) else generator
-                image, predict, draw = self.begin(images[part], generators, batch_size, shared_noise=False)
-                _, initial_map = self._coarse(image, down, predict, draw, perceptual, bar)
-                values.append(initial_map[(image > 0).any(1, keepdim=True)].cpu())
+                run = self.begin(images[part], replace(options, generator=generators))
+                _, initial_map = self._coarse(run, down, perceptual, bar)
+                values.append(initial_map[(run.image > 0).any(1, keepdim=True)].cpu())
         self.maybe_free_model_hooks()
-        values = torch.cat(values)
-        if len(values) == 0:
+        healthy = torch.cat(values)
+        if len(healthy) == 0:
             raise InputError("The healthy slices are black: there is nothing to choose a threshold on.")
-        rank = max(1, math.ceil((1 - false_positive_rate) * len(values)))
-        threshold = values.kthvalue(rank).values.item()
+        rank = max(1, math.ceil((1 - false_positive_rate) * len(healthy)))
+        limit = healthy.kthvalue(rank).values
+        # The limit is the value of a pixel, and with another batch size, machine or number of threads that pixel comes
+        # out a rounding error higher or lower: on the threshold it would be counted at one time and not at another.
+        threshold = float(torch.nextafter(limit, limit + 1))
         self.register_to_config(mask_threshold=threshold)
         return threshold
 
-    def _levels(self, num_inference_steps, noise_level):
-        self.scheduler.set_timesteps(num_inference_steps, noise_level)
-        return self.scheduler.levels
-
-    def _coarse(self, image, levels, predict, draw, perceptual, bar):
+    def _coarse(self, run, levels, perceptual, bar):
         """Reconstruction from level `levels[0]`, and the initial map: perceptual distance · clip(|residual| / P95)."""
+        image = run.image
         clean = 2 * image - 1
-        sample = self.scheduler.diffuse(clean, 0, levels[0], draw(clean, levels[0]))
-        coarse = to_unit_range(self.denoise(sample, levels, predict, bar, draw))
+        sample = self.scheduler.diffuse(clean, 0, levels[0], run.draw(clean, levels[0]))
+        coarse = to_unit_range(self.denoise(sample, levels, run.predict, bar, run.draw))
         residual = self._residual(image, coarse)
         percentile_95 = torch.stack([one.quantile(0.95) for one in residual.flatten(1)]).view(-1, 1, 1, 1)  # per image
         residual = (residual / percentile_95.clamp_min(1e-8)).clamp(0, 1)
         return coarse, perceptual(coarse, image) * residual
 
     def _residual(self, image, counterfactual):
-        return anomaly_map(image, counterfactual, self.config.anomaly_channels, morphology_size=1)
+        return anomaly_map(image, counterfactual, self.config["anomaly_channels"], morphology_size=1)

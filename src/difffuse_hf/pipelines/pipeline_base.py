@@ -5,31 +5,74 @@ Notation (<name> -> <name in the thesis>)
 """
 
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 
-from ..errors import InputError
-from ..io.hub import MODEL_FILES, check_model_folder, explain_download_errors
+from ..errors import InputError, require_choice
+from ..io.hub import MODEL_FILES, check_model_folder, explain_download_errors, private_by_default
+from ..models.processing_difffuse import DifFuseProcessor
+from ..schedulers.scheduling_difffuse import DifFuseScheduler, Predictor
+from .anomaly_map import anomaly_map
 from .pipeline_output import CounterfactualOutput
+from .sampling import Draw, Generators, OnStep, Sampling, SamplingOptions, Slices, leave
 
 
+def declared(init: Callable) -> Callable:
+    """Decorator of a pipeline's `__init__`: each argument is a component or a setting, and is registered as such.
+
+    Diffusers reads the signature to know what a saved folder holds: arguments without a default and those named in
+    `_optional_components` are components, each with a folder of its own; all others are settings, the defaults of the
+    call, and go into `model_index.json`. The body of `__init__` runs afterwards and need only check.
+    """
+    signature = inspect.signature(init)
+
+    @wraps(init)
+    def registered(self, *args, **kwargs):
+        arguments = signature.bind(self, *args, **kwargs)
+        arguments.apply_defaults()
+        given = {name: value for name, value in arguments.arguments.items() if name != "self"}
+        components = {
+            name: value
+            for name, value in given.items()
+            if signature.parameters[name].default is inspect.Parameter.empty or name in self._optional_components
+        }
+        self.register_modules(**components)
+        self.register_to_config(**{name: value for name, value in given.items() if name not in components})
+        init(self, *args, **kwargs)
+
+    return registered
+
+
+@private_by_default
 class CounterfactualPipeline(DiffusionPipeline):
-    """Base of `pipe(image, ...) -> CounterfactualOutput`; a subclass registers `unet`, `scheduler` and `processor`."""
+    """Base of `pipe(image, ...) -> CounterfactualOutput`.
 
+    A subclass declares its components and settings in an `__init__` under `@declared`; of the components, `unet`,
+    `scheduler` and `processor` are used here. Pipelines with an anomaly map of `map_of` have the settings
+    `anomaly_channels` and `morphology_size`.
+    """
+
+    unet: UNet2DModel
+    scheduler: DifFuseScheduler
+    processor: DifFuseProcessor | None
     model_cpu_offload_seq = "unet"
     _optional_components = ["processor"]
+    _callback_tensor_inputs = ["sample", "noise_pred"]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs) -> Any:
         """Load a pipeline from a folder or the Hub, in float32 unless `dtype` says otherwise."""
         check_model_folder(pretrained_model_name_or_path, passed=kwargs)
         import_our_components(pretrained_model_name_or_path)
@@ -48,17 +91,18 @@ class CounterfactualPipeline(DiffusionPipeline):
         import_our_components(folder)
         return folder
 
-    def setting(self, name: str, value):
+    def setting(self, name: str, value: Any) -> Any:
         """An argument of the call, or the model's own value of it where the call leaves it at None."""
         return self.config[name] if value is None else value
 
     def what_images_must_fit(self) -> tuple[str, int, int]:
         """Name of the network that sees the image, its channels, and what height and width are multiples of."""
-        return "U-Net", self.unet.config.in_channels, 2 ** (len(self.unet.config.block_out_channels) - 1)
+        config = self.unet.config
+        return "U-Net", config["in_channels"], 2 ** (len(config["block_out_channels"]) - 1)
 
-    def check_image(self, image: torch.Tensor | np.ndarray) -> torch.Tensor:
+    def check_image(self, image: Slices) -> torch.Tensor:
         """The slices as float32, or an `InputError` that says what is wrong with them."""
-        image = torch.as_tensor(image)
+        image = as_tensor("image", image)
         network, channels, multiple = self.what_images_must_fit()
         if image.ndim != 4 or 0 in image.shape:
             raise InputError(f"`image` must have the shape (B, C, H, W), got {tuple(image.shape)}.")
@@ -90,13 +134,41 @@ class CounterfactualPipeline(DiffusionPipeline):
             raise InputError(f"`generator` holds {len(generator)} generators for {batch_size} images; give one each.")
         return generator
 
-    def begin(self, image, generator, unet_batch_size: int, shared_noise: bool):
-        """The checked image, and `predict(sample, level)` and `draw(sample, level)` of the noise, for one call."""
+    def begin(self, image: Slices, options: SamplingOptions) -> Sampling:
+        """The checked input of one call, and how noise is predicted and drawn in it."""
+        if not isinstance(self.scheduler, DifFuseScheduler):
+            raise InputError(
+                f"The scheduler must be a DifFuseScheduler, got {type(self.scheduler).__name__}; make one of it with "
+                "`DifFuseScheduler.from_config(pipe.scheduler.config)`."
+            )
+        for name in options.callback_on_step_end_tensor_inputs:
+            require_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
         image = self.check_image(image).to(self._execution_device)
-        generators = self.check_generators(generator, len(image))
-        predict = partial(self.predict_noise, batch_size=unet_batch_size)
-        draw = partial(self.draw_noise, generators=generators, shared_by=len(image) if shared_noise else 1)
-        return image, predict, draw
+        generators = self.check_generators(options.generator, len(image))
+        return Sampling(
+            image,
+            options,
+            generators,
+            predict=partial(self.predict_noise, batch_size=options.unet_batch_size),
+            draw=partial(self.draw_noise, generators=generators, shared_by=len(image) if options.shared_noise else 1),
+            on_step=leave if options.callback_on_step_end is None else partial(self._call_back, options),
+        )
+
+    def _call_back(self, options, step, level, tensors):
+        """The tensors of a chain after the user's callback, which sees those it asked for."""
+        shown = {name: tensors[name] for name in options.callback_on_step_end_tensor_inputs}
+        return {**tensors, **options.callback_on_step_end(self, step, self.scheduler.timestep_of(level), shown)}
+
+    def levels_of(self, options: SamplingOptions) -> list[int]:
+        """K … 0 as the call asks for them; the scheduler's own grid stays as it is."""
+        noise_level = self.setting("noise_level", options.noise_level)
+        return self.scheduler.levels_from(noise_level, options.num_inference_steps)
+
+    def map_of(self, image: torch.Tensor, counterfactual: torch.Tensor, **how) -> torch.Tensor:
+        """The anomaly map of the model's channels and square, `(B, 1, H, W)`; `how` as in `anomaly_map`."""
+        return anomaly_map(
+            image, counterfactual, self.config["anomaly_channels"], self.config["morphology_size"], **how
+        )
 
     def predict_noise(
         self, sample: torch.Tensor, level: int, batch_size: int = 32, class_labels: torch.Tensor | None = None
@@ -118,29 +190,35 @@ class CounterfactualPipeline(DiffusionPipeline):
             outputs = [self.unet(part, timestep, class_labels=some).sample for part, some in zip(parts, labels)]
         return self.scheduler.read_prediction(torch.cat(outputs).to(sample.dtype), level, sample)
 
-    def draw_noise(self, sample: torch.Tensor, level: int, generators, shared_by: int = 1) -> torch.Tensor:
+    def draw_noise(self, sample: torch.Tensor, level: int, generators: Generators, shared_by: int = 1) -> torch.Tensor:
         """Gaussian noise z like `sample`, at any level; with `shared_by` B, the B images have the first one's."""
         shape = (len(sample) // shared_by, *sample.shape[1:])
         generators = generators[: shape[0]] if isinstance(generators, list) else generators
         return randn_tensor(shape, generators, sample.device, sample.dtype).repeat(shared_by, 1, 1, 1)
 
-    def invert(self, sample: torch.Tensor, levels: Sequence[int], predict: Callable, bar) -> torch.Tensor:
-        """Up along `levels` by DDIM inversion (Eq. 6.9); `predict(sample, level)` as `predict_noise`."""
-        for level, target in pairwise(levels):
-            noise_pred, _ = predict(sample, level)
-            sample = self.scheduler.invert_step(noise_pred, level, target, sample)
+    def invert(self, sample: torch.Tensor, levels: Sequence[int], predict: Predictor, bar) -> torch.Tensor:
+        """Up along `levels` by DDIM inversion (Eq. 6.9), to the last of them."""
+        for _, reached in self.scheduler.inversion(sample, levels, predict):
+            sample = reached
             bar.update()
         return sample
 
     def denoise(
-        self, sample: torch.Tensor, levels: Sequence[int], predict: Callable, bar, draw: Callable | None = None
+        self,
+        sample: torch.Tensor,
+        levels: Sequence[int],
+        predict: Predictor,
+        bar,
+        draw: Draw | None = None,
+        on_step: OnStep = leave,
     ) -> torch.Tensor:
         """Down along `levels`: by DDPM (Eq. 6.7) with noise from `draw(sample, level)`, else by DDIM (Eq. 6.8)."""
         eta = 0.0 if draw is None else 1.0
-        for level, target in pairwise(levels):
+        for step, (level, target) in enumerate(pairwise(levels)):
             noise_pred, variance_fraction = predict(sample, level)
             noise = None if draw is None else draw(sample, level)
-            sample = self.scheduler.step(noise_pred, level, target, sample, eta, noise, variance_fraction)
+            sample = self.scheduler.reverse_step(noise_pred, level, target, sample, eta, noise, variance_fraction)
+            sample = on_step(step, level, {"sample": sample, "noise_pred": noise_pred})["sample"]
             bar.update()
         return sample
 
@@ -150,8 +228,7 @@ class CounterfactualPipeline(DiffusionPipeline):
         image: torch.Tensor,
         mask: torch.Tensor,
         levels: Sequence[int],
-        predict: Callable,
-        draw: Callable,
+        run: Sampling,
         bar,
     ) -> torch.Tensor:
         """Along `levels`: they fall by DDPM steps inside the mask and rise by fresh noise (Lugmayr 2022, Alg. 1).
@@ -163,29 +240,46 @@ class CounterfactualPipeline(DiffusionPipeline):
             sample (`torch.Tensor` of shape `(B, C, H, W)`): x_t at the first level.
             image (`torch.Tensor` of shape `(B, C, H, W)`): 2 x_0 − 1, known outside the mask.
             mask (`torch.Tensor` of shape `(B, 1, H, W)`): 1 where tissue is repainted.
+            run (`Sampling`): how noise is predicted and drawn; its callback sees the steps down.
         """
+        steps = 0
         for level, target in pairwise(levels):
-            noise = draw(sample, level)
+            noise = run.draw(sample, level)
             if target > level:
                 sample = self.scheduler.diffuse(sample, level, target, noise)
             else:
-                noise_pred, variance_fraction = predict(sample, level)
+                noise_pred, variance_fraction = run.predict(sample, level)
                 known = self.scheduler.diffuse(image, 0, target, noise)
                 sample = self.scheduler.fused_step(
                     noise_pred, level, target, sample, mask, noise, known, variance_fraction
                 )
+                tensors = run.on_step(steps, level, {"sample": sample, "noise_pred": noise_pred, "mask": mask})
+                sample, mask, steps = tensors["sample"], tensors["mask"], steps + 1
             bar.update()
         return sample
 
+    def bar(self, total: int) -> Any:
+        """A progress bar of so many steps, as the user has configured it."""
+        return self.progress_bar(total=total)  # pyright: ignore[reportAttributeAccessIssue]
+
     def make_output(
-        self, output_type: str, counterfactuals, anomaly_maps, masks, saliency=None, uncertainty=None, agreement=None
-    ) -> CounterfactualOutput:
-        """The results as tensors, or as arrays with `output_type` `"np"`; ends the call."""
+        self, options: SamplingOptions, counterfactuals, anomaly_maps, masks=None, saliency=None, **of_samples
+    ) -> CounterfactualOutput | tuple:
+        """The results in the form that the call asks for; ends the call. Without masks they are 1 everywhere."""
         self.maybe_free_model_hooks()
-        outputs = (counterfactuals, anomaly_maps, masks, saliency, uncertainty, agreement)
-        if output_type == "np":
-            outputs = [None if value is None else value.cpu().numpy() for value in outputs]
-        return CounterfactualOutput(*outputs)
+        masks = torch.ones_like(counterfactuals[:, :1]) if masks is None else masks
+        output = CounterfactualOutput(counterfactuals, anomaly_maps, masks, saliency, **of_samples)
+        return output.in_form(options.output_type, options.return_dict)
+
+
+def as_tensor(name: str, values: Slices) -> torch.Tensor:
+    """An argument of a call as a tensor, or an `InputError` if it is neither a tensor nor an array."""
+    if not isinstance(values, (torch.Tensor, np.ndarray)):
+        raise InputError(
+            f"`{name}` must be a tensor or an array of a batch of slices, (B, C, H, W), got {type(values).__name__}; "
+            "put several slices together with `torch.stack`."
+        )
+    return torch.as_tensor(values)
 
 
 def to_unit_range(sample: torch.Tensor) -> torch.Tensor:
@@ -200,5 +294,5 @@ def import_our_components(folder: str | Path) -> None:
         return
     for value in json.loads(index.read_text(encoding="utf-8")).values():
         module = value[0] if isinstance(value, list) and value else None
-        if isinstance(module, str) and module.startswith(f"{__package__.partition('.')[0]}."):
+        if isinstance(module, str) and module.startswith(f"{__name__.partition('.')[0]}."):
             importlib.import_module(module)

@@ -1,15 +1,18 @@
 """Classifier-free guidance (Ho & Salimans 2022): DDIM inversion, then DDIM towards the healthy class of one U-Net."""
 
-import numpy as np
+from collections.abc import Sequence
+from functools import partial
+
 import torch
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from typing_extensions import Unpack
 
 from ..errors import InputError
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
-from .anomaly_map import anomaly_map
-from .pipeline_base import CounterfactualPipeline, to_unit_range
+from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
+from .sampling import SamplingKeywords, SamplingOptions, Slices
 
 
 class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
@@ -26,63 +29,42 @@ class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
         anomaly_channels, morphology_size: of the anomaly map, as in `DifFusePipeline`.
     """
 
+    @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int = 500,
-        guidance_scale: float = 3.0,
-        healthy_label: int = 0,
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 1,
-    ):
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, processor: DifFuseProcessor | None = None,
+        noise_level: int = 500, guidance_scale: float = 3.0, healthy_label: int = 0,
+        anomaly_channels: list[int] | None = None, morphology_size: int = 1,
+    ):  # fmt: skip
         super().__init__()
-        if (unet.config.num_class_embeds or 0) < 2:
+        num_labels = unet.config["num_class_embeds"]
+        if (num_labels or 0) < 2:
             raise InputError(
                 "Classifier-free guidance needs a class-conditional U-Net: `num_class_embeds` counts the classes "
-                f"and one null label, got {unet.config.num_class_embeds}."
+                f"and one null label, got {num_labels}."
             )
-        self.register_modules(unet=unet, scheduler=scheduler, processor=processor)
-        self.register_to_config(
-            noise_level=noise_level,
-            guidance_scale=guidance_scale,
-            healthy_label=healthy_label,
-            anomaly_channels=anomaly_channels,
-            morphology_size=morphology_size,
-        )
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        labels: torch.Tensor | None = None,
-        noise_level: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        output_type: str = "pt",
-        unet_batch_size: int = 32,
-    ) -> CounterfactualOutput:
+        self, image: Slices, labels: Sequence[int] | torch.Tensor | None = None, guidance_scale: float | None = None,
+        **sampling: Unpack[SamplingKeywords],
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the map δ, the mean over channels of |x_0 − x̂_0|.
 
         Args:
             image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1].
             labels (`torch.Tensor` of shape `(B,)`, *optional*): the images' own classes, to invert them with; the null
                 label by default, since at inference the class is what one wants to know.
-            noise_level, guidance_scale (*optional*): the model's own by default.
-            num_inference_steps (`int`, *optional*): steps up, and as many back; every level by default.
-            generator (*optional*): not used, since no step is random; every pipeline takes one.
-            output_type (`str`): `"pt"` or `"np"`, both channels first.
-            unet_batch_size (`int`): most images in one network call.
+            guidance_scale (*optional*): the model's own by default.
+            sampling: see `SamplingOptions`.
 
         Returns:
             `CounterfactualOutput`: with masks of ones.
         """
-        image, predict, _ = self.begin(image, generator, unet_batch_size, shared_noise=False)
-        null_label = self.unet.config.num_class_embeds - 1
+        run = self.begin(image, SamplingOptions.of({**sampling}))
+        image, predict = run.image, partial(self.predict_noise, batch_size=run.options.unet_batch_size)
+        null_label = self.unet.config["num_class_embeds"] - 1
         null = torch.full((len(image),), null_label, device=image.device)
-        healthy = torch.full_like(null, self.config.healthy_label)
+        healthy = torch.full_like(null, self.config["healthy_label"])
         own = null if labels is None else torch.as_tensor(labels).long().to(image.device)
         if own.shape != null.shape or own.min() < 0 or own.max() > null_label:
             raise InputError(
@@ -101,12 +83,10 @@ class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
             unconditional, _ = predict(sample, level, class_labels=null)
             return unconditional + scale * (conditional - unconditional), variance_fraction
 
-        self.scheduler.set_timesteps(num_inference_steps, self.setting("noise_level", noise_level))
-        levels = self.scheduler.levels  # K … 0
-        with self.progress_bar(total=2 * (len(levels) - 1)) as bar:
+        levels = self.levels_of(run.options)  # K … 0
+        with self.bar(2 * (len(levels) - 1)) as bar:
             sample = self.invert(2 * image - 1, levels[::-1], predict_own, bar)
-            sample = self.denoise(sample, levels, predict_guided, bar)
+            sample = self.denoise(sample, levels, predict_guided, bar, on_step=run.on_step)
 
         counterfactuals = to_unit_range(sample)
-        maps = anomaly_map(image, counterfactuals, self.config.anomaly_channels, self.config.morphology_size)
-        return self.make_output(output_type, counterfactuals, maps, torch.ones_like(image[:, :1]))
+        return self.make_output(run.options, counterfactuals, self.map_of(image, counterfactuals))

@@ -5,23 +5,23 @@ Notation (<name> -> <name in the thesis>)
     trajectory -> the x_t of the inversion (Eq. 6.9), kept
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from typing_extensions import Unpack
 
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
-from .anomaly_map import anomaly_map
-from .pipeline_base import to_unit_range
+from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
-from .presets import choose_settings
+from .presets import Preset, choose_settings
+from .sampling import Generators, RunKeywords, Sampling, SamplingOptions, Slices
 
 
 class DifFusePipeline(MaskedPipeline):
@@ -42,60 +42,25 @@ class DifFusePipeline(MaskedPipeline):
         preset (`str`): a name in `PRESETS`.
     """
 
-    _callback_tensor_inputs = ["sample", "noise_pred", "mask"]
-
+    @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        classifier: SliceClassifier | None = None,
-        autoencoder: ResNetAutoencoder | None = None,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int = 500,
-        percentile: float = 90.0,
-        percentile_over: str = "image",
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 5,
-        saliency_options: dict | None = None,
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, classifier: SliceClassifier | None = None,
+        autoencoder: ResNetAutoencoder | None = None, processor: DifFuseProcessor | None = None,
+        noise_level: int = 500, percentile: float = 90.0, percentile_over: str = "image",
+        anomaly_channels: list[int] | None = None, morphology_size: int = 5, saliency_options: dict | None = None,
         preset: str = "exact",
-    ):
+    ):  # fmt: skip
         super().__init__()
-        self.register_modules(
-            unet=unet, scheduler=scheduler, classifier=classifier, autoencoder=autoencoder, processor=processor
-        )
-        self.register_to_config(  # saved with the model: the defaults of the call
-            noise_level=noise_level,
-            percentile=percentile,
-            percentile_over=percentile_over,
-            anomaly_channels=anomaly_channels,
-            morphology_size=morphology_size,
-            saliency_options=saliency_options,
-            preset=preset,
-        )
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        saliency: torch.Tensor | np.ndarray | None = None,
-        mask: torch.Tensor | np.ndarray | None = None,
-        noise_level: int | None = None,
-        num_inference_steps: int | None = None,
-        percentile: float | None = None,
-        num_samples: int | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        preset: str | None = None,
-        output_type: str = "pt",
-        callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: tuple[str, ...] = ("sample",),
-        background: str | None = None,
-        picture_steps: int | None = None,
-        mask_reading: str | None = None,
-        percentile_over: str | None = None,
-        unet_batch_size: int = 32,
-        offload_trajectory: bool = False,
-        shared_noise: bool = False,
-    ) -> CounterfactualOutput:
+        self, image: Slices, saliency: Slices | None = None, mask: Slices | None = None,
+        noise_level: int | None = None, num_inference_steps: int | None = None, percentile: float | None = None,
+        num_samples: int | None = None, generator: Generators = None, preset: str | Preset | None = None,
+        output_type: str = "pt", return_dict: bool = True, callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",), display_steps: int | None = None,
+        **running: Unpack[RunKeywords],
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map between the two.
 
         Arguments left at None take the model's own setting (`pipe.config`), then the preset's.
@@ -108,159 +73,145 @@ class DifFusePipeline(MaskedPipeline):
             num_inference_steps (`int`, *optional*): steps of the inversion, and as many back.
             percentile (`float`, *optional*): τ, 0–100.
             num_samples (`int`, *optional*): counterfactuals per image; they share one inversion.
-            generator (*optional*): one `torch.Generator`, or one per image; then an image's result does not depend on
-                the batch it is in.
-            preset (`str`, *optional*): a name in `PRESETS`.
-            output_type (`str`): `"pt"` or `"np"`, both channels first.
-            callback_on_step_end (*optional*): `f(pipe, step, timestep, tensors) -> tensors` after each reverse step; a
-                returned `"sample"` or `"mask"` replaces the pipeline's.
-            background, picture_steps, mask_reading (*optional*): see `Preset`; `picture_steps=0` makes no extra chain.
-            percentile_over (`str`, *optional*): `"image"` or `"foreground"`.
-            unet_batch_size (`int`): most images, counting samples, in one network call. More are slower on a CPU; a
-                large GPU may take more.
-            offload_trajectory (`bool`): keep the inversion in the host's memory and in half precision.
-            shared_noise (`bool`): the same noise for all images, drawn from the first generator, so that neighbouring
-                slices of a scan are repainted alike (see also `smooth_through_slices`).
+            preset (`str` or `Preset`, *optional*): a name in `PRESETS`, or settings of one's own.
+            display_steps (`int`, *optional*): steps of the chain that makes the counterfactual to look at, see
+                `Preset`; 0 makes no such chain.
+            generator, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs, running: see
+                `SamplingOptions`.
 
         Returns:
-            `CounterfactualOutput`: the counterfactual is the picture chain's if there is one, else the first sample.
+            `CounterfactualOutput`: the counterfactual is the display chain's if there is one, else the first sample.
+
+        Raises:
+            InputError: the image, map or mask does not fit the model, or a word is unknown.
         """
         # 1. Settings and inputs
-        overrides = {
-            "background": background,
-            "num_inference_steps": num_inference_steps,
-            "num_samples": num_samples,
-            "picture_steps": picture_steps,
-            "mask_reading": mask_reading,
-        }
-        settings = choose_settings(preset or self.config.preset, overrides)
-        noise_level = self.setting("noise_level", noise_level)
-        image = self.check_image(image).to(self._execution_device)  # (B, C, H, W)
-        generators = self.check_generators(generator, len(image))
+        options = SamplingOptions.of(
+            {
+                "generator": generator,
+                "output_type": output_type,
+                "return_dict": return_dict,
+                "callback_on_step_end": callback_on_step_end,
+                "callback_on_step_end_tensor_inputs": callback_on_step_end_tensor_inputs,
+                **running,
+            }
+        )
+        settings = choose_settings(
+            preset or self.config["preset"],
+            num_inference_steps=num_inference_steps,
+            num_samples=num_samples,
+            display_steps=display_steps,
+        )
+        first: int = self.setting("noise_level", noise_level)  # K
+        run = self.begin(image, options)
 
         # 2. Where to repaint: the mask as given, or the most salient pixels
-        mask, saliency = self.choose_mask(image, saliency, mask, percentile, percentile_over, settings.mask_reading)
+        mask, saliency = self.choose_mask(run.image, saliency, mask, percentile, settings.mask_variant)
 
         # 3. Invert once, through every level that a chain will come back to; then repaint
-        chains = [settings]
-        if settings.picture_steps:
-            picture_steps = min(settings.picture_steps, noise_level)
-            chains.append(replace(settings, num_inference_steps=picture_steps, num_samples=1))
-        schedules = [self._schedule(chain, noise_level) for chain in chains]  # (scheduler, levels up, levels down)
-        up = sorted({level for _, levels, _ in schedules for level in levels})
-        with self.progress_bar(total=len(up) - 1 + sum(len(down) - 1 for _, _, down in schedules)) as bar:
-            keep_all = settings.background == "trajectory"
-            trajectory = self._invert(image, schedules[0][0], up, keep_all, offload_trajectory, unet_batch_size, bar)
-            results = [
-                self._repaint(
-                    image,
-                    trajectory,
-                    mask,
-                    chain,
-                    scheduler,
-                    down,
-                    generators,
-                    shared_noise,
-                    unet_batch_size,
-                    callback_on_step_end,
-                    callback_on_step_end_tensor_inputs,
-                    bar,
-                )
-                for chain, (scheduler, _, down) in zip(chains, schedules)
-            ]
+        chains = [self._chain(settings, first)]
+        if settings.display_steps:
+            steps = min(settings.display_steps, first)
+            chains.append(self._chain(replace(settings, num_inference_steps=steps, num_samples=1), first))
+        up = sorted({level for chain in chains for level in chain.up})
+        with self.bar(len(up) - 1 + sum(len(chain.down) - 1 for chain in chains)) as bar:
+            trajectory = self._invert(run, chains[0], up, bar)
+            results = [self._repaint(run, chain, trajectory, mask, bar) for chain in chains]
         samples, reference = results[0]  # (B, N, C, H, W), (B, C, H, W)
         counterfactuals = results[-1][0][:, 0]
 
         # 4. What changed: the mean of the samples finds more than any one of them
-        def map_of(made):  # (B, 1, H, W)
-            return anomaly_map(reference, made, self.config.anomaly_channels, self.config.morphology_size)
-
-        anomaly_maps = map_of(samples.mean(dim=1))
+        anomaly_maps = self.map_of(reference, samples.mean(dim=1))
         uncertainty = samples.std(dim=1).mean(dim=1, keepdim=True) if samples.shape[1] > 1 else None
         threshold, agreement = getattr(self.processor, "anomaly_threshold", None), None
         if uncertainty is not None and threshold is not None:
-            agreement = torch.stack([map_of(made) >= threshold for made in samples.unbind(1)]).float().mean(0)
+            above = [self.map_of(reference, made) >= threshold for made in samples.unbind(1)]
+            agreement = torch.stack(above).float().mean(0)
 
-        return self.make_output(output_type, counterfactuals, anomaly_maps, mask, saliency, uncertainty, agreement)
+        return self.make_output(
+            options, counterfactuals, anomaly_maps, mask, saliency, uncertainty=uncertainty, agreement=agreement
+        )
 
-    def _invert(self, image, scheduler, up, keep_all, offload, unet_batch_size, bar):
-        """x_0 to x_K along the levels `up` (Eq. 6.9); {level: x_level}, of all levels or of the last one only."""
-        sample = 2 * image - 1
-        trajectory = {up[0]: sample}
-        for level, target in pairwise(up):
-            noise_pred, _ = self.predict_noise(sample, level, unet_batch_size)
-            sample = scheduler.invert_step(noise_pred, level, target, sample)
-            trajectory = trajectory if keep_all else {}
-            trajectory[target] = sample.to("cpu", torch.float16) if offload else sample
-            bar.update()
-        return trajectory
-
-    def _repaint(
-        self,
-        image,
-        trajectory,
-        mask,
-        settings,
-        scheduler,
-        down,
-        generators,
-        shared_noise,
-        unet_batch_size,
-        callback,
-        callback_inputs,
-        bar,
-    ):
-        """x_K to x_0 along the levels `down` (Eq. 6.10), `settings.num_samples` times for each image.
-
-        Returns:
-            The counterfactuals, `(B, N, C, H, W)`, and what they are compared with, `(B, C, H, W)`; both in [0, 1].
-        """
-        num_samples = settings.num_samples
-
-        def per_sample(tensor):  # (B, ...) -> (B·N, ...), the samples of an image side by side
-            return tensor.repeat_interleave(num_samples, dim=0)
-
-        reconstruction = trajectory[max(trajectory)].to(image)
-        sample, mask = per_sample(reconstruction), per_sample(mask)  # (B·N, C, H, W), (B·N, 1, H, W)
-        generators = [g for g in generators for _ in range(num_samples)] if type(generators) is list else generators
-        for step, (level, target) in enumerate(pairwise(down)):
-            noise_pred, variance_fraction = self.predict_noise(sample, level, unet_batch_size)
-            noise = self.draw_noise(sample, level, generators, shared_by=len(image) if shared_noise else 1)
-            background = None  # the DDIM branch of Eq. 6.10
-            if settings.background == "trajectory":
-                background = per_sample(trajectory[target].to(sample))
-            elif settings.background == "reconstruction":
-                second_pred, _ = self.predict_noise(reconstruction, level, unet_batch_size)
-                reconstruction = scheduler.step(second_pred, level, target, reconstruction)
-                background = per_sample(reconstruction)
-            here = torch.ones_like(mask) if settings.background == "late" else mask
-            sample = scheduler.fused_step(
-                noise_pred, level, target, sample, here, noise, background, variance_fraction
-            )
-            if callback is not None:
-                tensors = {"sample": sample, "noise_pred": noise_pred, "mask": mask}
-                tensors = {name: tensors[name] for name in callback_inputs}
-                changed = callback(self, step, scheduler.timestep_of(level), tensors)
-                sample, mask = changed.get("sample", sample), changed.get("mask", mask)
-            bar.update()
-
-        counterfactuals = to_unit_range(sample)
-        if settings.background == "late":
-            counterfactuals = mask * counterfactuals + (1 - mask) * per_sample(image)
-        if settings.background == "trajectory":  # free of the rounding of [0, 1] -> [-1, 1] -> [0, 1]
-            counterfactuals = torch.where(mask > 0, counterfactuals, per_sample(image))
-        reference = to_unit_range(reconstruction) if settings.background == "reconstruction" else image
-        return counterfactuals.unflatten(0, (len(image), num_samples)), reference
-
-    def _schedule(self, settings, noise_level):
-        """The scheduler and the levels to go through, up from the image and down to it."""
+    def _chain(self, settings: Preset, noise_level: int) -> "Chain":
+        """The scheduler of a chain, and the levels it goes through, up from the image and down to it."""
         scheduler = self.scheduler
-        scheduler.set_timesteps(settings.num_inference_steps, noise_level)
-        down = scheduler.levels
+        down = scheduler.levels_from(noise_level, settings.num_inference_steps)
         up = down[::-1]
         if settings.author_chain:
             # The author's code takes the image for x_2, goes one level beyond K, and takes what it finds for x_{K-1}.
             scheduler = DifFuseScheduler.from_config(scheduler.config, clip_sample=True, variance_type="fixed_large")
             beyond = min(2 * down[0] - down[1], len(scheduler))
             up, down = [*up[2:], beyond], down[1:]
-        return scheduler, up, down
+        return Chain(settings, scheduler, up, down)
+
+    def _invert(self, run: Sampling, chain: "Chain", up: list[int], bar) -> dict[int, torch.Tensor]:
+        """x_0 to x_K along the levels `up` (Eq. 6.9); {level: x_level}, of all levels or of the last one only."""
+        clean = 2 * run.image - 1
+        trajectory = {up[0]: clean}
+        for level, sample in chain.scheduler.inversion(clean, up, run.predict):
+            if chain.settings.background != "trajectory":
+                trajectory = {}
+            trajectory[level] = sample.to("cpu", torch.float16) if run.options.offload_trajectory else sample
+            bar.update()
+        return trajectory
+
+    def _repaint(
+        self, run: Sampling, chain: "Chain", trajectory: dict[int, torch.Tensor], mask: torch.Tensor, bar
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x_K to x_0 along the levels of a chain (Eq. 6.10), as many times for each image as it has samples.
+
+        Returns:
+            The counterfactuals, `(B, N, C, H, W)`, and what they are compared with, `(B, C, H, W)`; both in [0, 1].
+        """
+        image, num_samples, kind = run.image, chain.settings.num_samples, chain.settings.background
+
+        def per_sample(tensor):  # (B, ...) -> (B·N, ...), the samples of an image side by side
+            return tensor.repeat_interleave(num_samples, dim=0)
+
+        generators = run.generators
+        if isinstance(generators, list):
+            generators = [generator for generator in generators for _ in range(num_samples)]
+        shared_by = len(image) if run.options.shared_noise else 1
+        reconstruction = trajectory[max(trajectory)].to(image)
+        sample, mask = per_sample(reconstruction), per_sample(mask)  # (B·N, C, H, W), (B·N, 1, H, W)
+        for step, (level, target) in enumerate(pairwise(chain.down)):
+            noise_pred, variance_fraction = run.predict(sample, level)
+            noise = self.draw_noise(sample, level, generators, shared_by)
+            background = None  # the DDIM branch of Eq. 6.10
+            if kind == "trajectory":
+                background = per_sample(trajectory[target].to(sample))
+            elif kind == "reconstruction":
+                second_pred, _ = run.predict(reconstruction, level)
+                reconstruction = chain.scheduler.reverse_step(second_pred, level, target, reconstruction)
+                background = per_sample(reconstruction)
+            here = torch.ones_like(mask) if kind == "late" else mask
+            sample = chain.scheduler.fused_step(
+                noise_pred, level, target, sample, here, noise, background, variance_fraction
+            )
+            tensors = run.on_step(step, level, {"sample": sample, "noise_pred": noise_pred, "mask": mask})
+            sample, mask = tensors["sample"], tensors["mask"]
+            bar.update()
+
+        counterfactuals = to_unit_range(sample)
+        if kind == "late":
+            counterfactuals = mask * counterfactuals + (1 - mask) * per_sample(image)
+        if kind == "trajectory":  # free of the rounding of [0, 1] -> [-1, 1] -> [0, 1]
+            counterfactuals = torch.where(mask > 0, counterfactuals, per_sample(image))
+        reference = to_unit_range(reconstruction) if kind == "reconstruction" else image
+        return counterfactuals.unflatten(0, (len(image), num_samples)), reference
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One way down from the inverted image.
+
+    Args:
+        settings (`Preset`): its background and number of samples.
+        scheduler (`DifFuseScheduler`): the pipeline's, or the author's variant of it.
+        up, down (`list[int]`): levels of the inversion that it needs, 0 … K, and its own, K … 0.
+    """
+
+    settings: Preset
+    scheduler: DifFuseScheduler
+    up: list[int]
+    down: list[int]

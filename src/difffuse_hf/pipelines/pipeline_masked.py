@@ -1,12 +1,16 @@
 """What the pipelines that repaint inside a mask share: the saliency of their own classifier, and the mask from it."""
 
-import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, require_choice
+from ..models.modeling_autoencoder import ResNetAutoencoder
+from ..models.modeling_slice_classifier import SliceClassifier
 from ..saliency.mask import saliency_to_mask
 from ..saliency.methods import WITH_AUTOENCODER, saliency_method
-from .pipeline_base import CounterfactualPipeline
+from .pipeline_base import CounterfactualPipeline, as_tensor
+from .sampling import Slices
+
+PERCENTILE_OVER = ("image", "foreground")
 
 
 class MaskedPipeline(CounterfactualPipeline):
@@ -17,6 +21,10 @@ class MaskedPipeline(CounterfactualPipeline):
 
     model_cpu_offload_seq = "classifier->autoencoder->unet"
     _optional_components = ["classifier", "autoencoder", "processor"]
+    _callback_tensor_inputs = ["sample", "noise_pred", "mask"]
+
+    classifier: SliceClassifier | None
+    autoencoder: ResNetAutoencoder | None
 
     def make_saliency(self, image: torch.Tensor) -> torch.Tensor:
         """Saliency of the pipeline's own classifier (and autoencoder), `(B, 1, H, W)` in [0, 1].
@@ -24,7 +32,7 @@ class MaskedPipeline(CounterfactualPipeline):
         Class-agnostic, from latent counterfactuals; or what `saliency_options["method"]` names (see `METHODS`), of the
         class that the classifier predicts.
         """
-        options = dict(self.config.saliency_options or {})
+        options = dict(self.config["saliency_options"] or {})
         name = options.pop("method", "class_agnostic_saliency")
         if self.classifier is None or (name in WITH_AUTOENCODER and self.autoencoder is None):
             raise InputError("This model has no classifier and autoencoder of its own: pass `saliency` or `mask`.")
@@ -36,11 +44,10 @@ class MaskedPipeline(CounterfactualPipeline):
     def choose_mask(
         self,
         image: torch.Tensor,
-        saliency: torch.Tensor | np.ndarray | None = None,
-        mask: torch.Tensor | np.ndarray | None = None,
+        saliency: Slices | None = None,
+        mask: Slices | None = None,
         percentile: float | None = None,
-        percentile_over: str | None = None,
-        mask_reading: str = "thesis",
+        mask_variant: str = "thesis",
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Where to repaint: the mask as given, or the most salient pixels.
 
@@ -48,32 +55,31 @@ class MaskedPipeline(CounterfactualPipeline):
             image (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1].
             saliency, mask (`torch.Tensor` of shape `(B, 1, H, W)`, *optional*): a mask has precedence; with neither,
                 the saliency is the pipeline's own.
-            percentile, percentile_over (*optional*): the model's own by default.
-            mask_reading (`str`): see `saliency_to_mask`.
+            percentile (`float`, *optional*): τ, the model's own by default.
+            mask_variant (`str`): see `saliency_to_mask`.
 
         Returns:
             The mask, and the saliency if there is one; both `(B, 1, H, W)`.
         """
-        percentile_over = self.setting("percentile_over", percentile_over)
-        if percentile_over not in ("image", "foreground"):
-            raise InputError(f"`percentile_over` must be 'image' or 'foreground', got {percentile_over!r}.")
+        percentile_over = self.config["percentile_over"]
+        require_choice("percentile_over", percentile_over, PERCENTILE_OVER)
         if saliency is not None:
             saliency = check_map("saliency", saliency, image)
-        elif mask is None:
-            saliency = self.make_saliency(image)
         if mask is not None:
             mask = check_map("mask", mask, image)
             if mask.min() < 0 or mask.max() > 1:
                 raise InputError(f"`mask` must lie in [0, 1], got {mask.min():.3g} to {mask.max():.3g}.")
             return mask, saliency
-        percentile = self.setting("percentile", percentile)
+        if saliency is None:
+            saliency = self.make_saliency(image)
         foreground = (image > 0).any(dim=1, keepdim=True) if percentile_over == "foreground" else None
-        return saliency_to_mask(saliency, percentile, reading=mask_reading, foreground=foreground), saliency
+        share: float = self.setting("percentile", percentile)
+        return saliency_to_mask(saliency, share, variant=mask_variant, foreground=foreground), saliency
 
 
-def check_map(name: str, values: torch.Tensor | np.ndarray, image: torch.Tensor) -> torch.Tensor:
+def check_map(name: str, values: Slices, image: torch.Tensor) -> torch.Tensor:
     """A map that a caller brings, as float32 beside `image`, or an `InputError`."""
-    values = torch.as_tensor(values).float()
+    values = as_tensor(name, values).float()
     expected = (len(image), 1, *image.shape[2:])
     if values.shape != expected:
         raise InputError(f"`{name}` must have the shape {expected} to fit `image`, got {tuple(values.shape)}.")

@@ -1,10 +1,10 @@
 """What every pipeline that makes a healthy counterfactual returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from diffusers.utils import BaseOutput
+from diffusers.utils.outputs import BaseOutput
 
 
 @dataclass
@@ -30,3 +30,10 @@ class CounterfactualOutput(BaseOutput):
     saliency: torch.Tensor | np.ndarray | None = None
     uncertainty: torch.Tensor | np.ndarray | None = None
     agreement: torch.Tensor | np.ndarray | None = None
+
+    def in_form(self, output_type: str, return_dict: bool) -> "CounterfactualOutput | tuple":
+        """As tensors (`"pt"`) or arrays (`"np"`); without `return_dict` as a tuple of all six, None included."""
+        values = tuple(getattr(self, field.name) for field in fields(self))
+        if output_type == "np":
+            values = tuple(value.cpu().numpy() if isinstance(value, torch.Tensor) else value for value in values)
+        return CounterfactualOutput(*values) if return_dict else values

@@ -1,10 +1,12 @@
 """Counterfactuals without diffusion (thesis Ch. 6): denoising autoencoder, f-AnoGAN, or ACAT's saliency map alone."""
 
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import torch
 
+from ..errors import InputError
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_denoising_ae import DenoisingAutoencoder
 from ..models.modeling_fanogan import FAnoGAN, resize
@@ -13,8 +15,9 @@ from ..models.processing_difffuse import DifFuseProcessor
 from ..saliency.counterfactual import class_agnostic_saliency, latent_counterfactual
 from ..saliency.mask import saliency_to_mask
 from .anomaly_map import residual_map
-from .pipeline_base import CounterfactualPipeline
+from .pipeline_base import CounterfactualPipeline, declared
 from .pipeline_output import CounterfactualOutput
+from .sampling import Generators, SamplingOptions, Slices
 
 HEALTHY = 0  # class index
 OF_THE_MAP = ("reference", "num_classes", "batch_size")  # options of the saliency map, not of a single counterfactual
@@ -40,48 +43,32 @@ class ReconstructionPipeline(CounterfactualPipeline):
     model_cpu_offload_seq = "classifier->autoencoder->reconstructor"
     _optional_components = ["reconstructor", "classifier", "autoencoder", "processor"]
 
+    @declared
     def __init__(
-        self,
-        reconstructor: DenoisingAutoencoder | FAnoGAN | None = None,
-        classifier: SliceClassifier | None = None,
-        autoencoder: ResNetAutoencoder | None = None,
-        processor: DifFuseProcessor | None = None,
-        erosion_size: int | None = None,
-        median_size: int | None = None,
-        percentile: float = 90.0,
+        self, reconstructor: DenoisingAutoencoder | FAnoGAN | None = None, classifier: SliceClassifier | None = None,
+        autoencoder: ResNetAutoencoder | None = None, processor: DifFuseProcessor | None = None,
+        erosion_size: int | None = None, median_size: int | None = None, percentile: float = 90.0,
         saliency_options: dict | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__()
         if reconstructor is None and (classifier is None or autoencoder is None):
-            raise ValueError("The pipeline needs a `reconstructor`, or a `classifier` and an `autoencoder`.")
-        if reconstructor is not None:
-            reconstructor.eval()  # batch norm would mix the images of a batch
-        self.register_modules(
-            reconstructor=reconstructor, classifier=classifier, autoencoder=autoencoder, processor=processor
-        )
-        self.register_to_config(
-            erosion_size=erosion_size,
-            median_size=median_size,
-            percentile=percentile,
-            saliency_options=saliency_options,
-        )
+            raise InputError("The pipeline needs a `reconstructor`, or a `classifier` and an `autoencoder`.")
+
+    reconstructor: DenoisingAutoencoder | FAnoGAN | None
+    classifier: SliceClassifier | None
+    autoencoder: ResNetAutoencoder | None
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        output_type: str = "pt",
-        batch_size: int = 32,
-        erosion_size: int | None = None,
-        median_size: int | None = None,
-    ) -> CounterfactualOutput:
+        self, image: Slices, generator: Generators = None, output_type: str = "pt", return_dict: bool = True,
+        batch_size: int = 32, erosion_size: int | None = None, median_size: int | None = None,
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map between the two.
 
         Args:
             image (`torch.Tensor` of shape `(B, C, H, W)`): slices in [0, 1].
             generator: not used, for nothing is drawn; the pipelines share this argument.
-            output_type (`str`): `"pt"` or `"np"`, both channels first.
+            output_type (`str`), return_dict (`bool`): see `SamplingOptions`.
             batch_size (`int`): most images in one call of the networks.
             erosion_size, median_size (`int`, *optional*): the pipeline's own by default; without a reconstructor,
                 not used.
@@ -90,22 +77,27 @@ class ReconstructionPipeline(CounterfactualPipeline):
             `CounterfactualOutput`: the masks are 1 everywhere, for all of a slice is made anew, or the saliency above
             its percentile. `saliency` is None with a reconstructor.
         """
-        image = self.check_image(image).to(self._execution_device)
-        sizes = erosion_size or self.config.erosion_size, median_size or self.config.median_size
-        make = self._saliency if self.reconstructor is None else partial(self._reconstruct, sizes=sizes)
-        parts = []
-        for part in self.progress_bar(image.split(batch_size)):
-            parts.append(make(part))
-        outputs = [None if value[0] is None else torch.cat(value).float() for value in zip(*parts)]
-        return self.make_output(output_type, *outputs)
+        options = SamplingOptions(output_type=output_type, return_dict=return_dict)
+        slices = self.check_image(image).to(self._execution_device)
+        sizes = erosion_size or self.config["erosion_size"], median_size or self.config["median_size"]
+        parts, outputs = slices.split(batch_size), []
+        with self.bar(len(parts)) as bar:
+            for part in parts:
+                if self.reconstructor is None:
+                    outputs.append(self._saliency(self.classifier, self.autoencoder, part))
+                else:
+                    with evaluating(self.reconstructor):  # batch norm would mix the images of a batch
+                        outputs.append(self._reconstruct(self.reconstructor, part, sizes))
+                bar.update()
+        joined = [None if value[0] is None else torch.cat(value).float() for value in zip(*outputs)]
+        return self.make_output(options, *joined)
 
     def what_images_must_fit(self) -> tuple[str, int, int]:
-        network = self.autoencoder if self.reconstructor is None else self.reconstructor
-        return type(network).__name__, network.config.in_channels, 1
+        network: Any = self.autoencoder if self.reconstructor is None else self.reconstructor
+        return type(network).__name__, network.config["in_channels"], 1
 
-    def _reconstruct(self, image, sizes):
+    def _reconstruct(self, model, image, sizes):
         """Counterfactual, anomaly map, mask and no saliency."""
-        model = self.reconstructor
         seen, default_size = image, 5
         if isinstance(model, FAnoGAN):
             sample = model.to_sample(image.to(model.dtype))
@@ -117,13 +109,25 @@ class ReconstructionPipeline(CounterfactualPipeline):
         made = resize(made, image.shape[-2:]).clamp(0, 1)
         return made, anomaly, torch.ones_like(anomaly), None
 
-    def _saliency(self, image):
+    def _saliency(self, classifier, autoencoder, image):
         """Counterfactual, saliency as the anomaly map, its mask, and the saliency."""
-        options = self.config.saliency_options or {}
+        options = self.config["saliency_options"] or {}
         of_one = {name: value for name, value in options.items() if name not in OF_THE_MAP}
-        image = image.to(self.autoencoder.dtype)
+        image = image.to(autoencoder.dtype)
         healthy = torch.full((len(image),), HEALTHY, device=image.device)
         with torch.enable_grad():  # the call is under no_grad, and saliency needs gradients
-            saliency = class_agnostic_saliency(self.classifier, self.autoencoder, image, **options).detach()
-            found = latent_counterfactual(self.classifier, self.autoencoder, image, healthy, **of_one)
-        return found.counterfactual, saliency, saliency_to_mask(saliency, self.config.percentile), saliency
+            saliency = class_agnostic_saliency(classifier, autoencoder, image, **options).detach()
+            found = latent_counterfactual(classifier, autoencoder, image, healthy, **of_one)
+        return found.counterfactual, saliency, saliency_to_mask(saliency, self.config["percentile"]), saliency
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in eval mode inside the block, and as it was after it."""
+    was = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in was.items():
+            module.training = training

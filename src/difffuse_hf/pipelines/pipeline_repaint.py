@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from diffusers import RePaintScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_repaint import RePaintScheduler
+from typing_extensions import Unpack
 
+from ..errors import InputError
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
-from .anomaly_map import anomaly_map
-from .pipeline_base import to_unit_range
+from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
+from .sampling import SamplingKeywords, SamplingOptions, Slices
 
 
 class RePaintPipeline(MaskedPipeline):
@@ -32,89 +34,50 @@ class RePaintPipeline(MaskedPipeline):
         percentile, percentile_over, saliency_options, anomaly_channels, morphology_size: as in `DifFusePipeline`.
     """
 
+    @declared
     def __init__(
-        self,
-        unet: UNet2DModel,
-        scheduler: DifFuseScheduler,
-        classifier: SliceClassifier | None = None,
-        autoencoder: ResNetAutoencoder | None = None,
-        processor: DifFuseProcessor | None = None,
-        noise_level: int | None = None,
-        num_inference_steps: int = 250,
-        jump_length: int = 10,
-        num_resamples: int = 10,
-        percentile: float = 90.0,
-        percentile_over: str = "image",
-        anomaly_channels: list[int] | None = None,
-        morphology_size: int = 5,
-        saliency_options: dict | None = None,
-    ):
+        self, unet: UNet2DModel, scheduler: DifFuseScheduler, classifier: SliceClassifier | None = None,
+        autoencoder: ResNetAutoencoder | None = None, processor: DifFuseProcessor | None = None,
+        noise_level: int | None = None, num_inference_steps: int = 250, jump_length: int = 10, num_resamples: int = 10,
+        percentile: float = 90.0, percentile_over: str = "image", saliency_options: dict | None = None,
+        anomaly_channels: list[int] | None = None, morphology_size: int = 5,
+    ):  # fmt: skip
         super().__init__()
-        self.register_modules(
-            unet=unet, scheduler=scheduler, classifier=classifier, autoencoder=autoencoder, processor=processor
-        )
-        self.register_to_config(
-            noise_level=noise_level,
-            num_inference_steps=num_inference_steps,
-            jump_length=jump_length,
-            num_resamples=num_resamples,
-            percentile=percentile,
-            percentile_over=percentile_over,
-            anomaly_channels=anomaly_channels,
-            morphology_size=morphology_size,
-            saliency_options=saliency_options,
-        )
 
     @torch.no_grad()
     def __call__(
-        self,
-        image: torch.Tensor | np.ndarray,
-        saliency: torch.Tensor | np.ndarray | None = None,
-        mask: torch.Tensor | np.ndarray | None = None,
-        noise_level: int | None = None,
-        num_inference_steps: int | None = None,
-        jump_length: int | None = None,
-        num_resamples: int | None = None,
-        percentile: float | None = None,
-        percentile_over: str | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        output_type: str = "pt",
-        unet_batch_size: int = 32,
-        shared_noise: bool = False,
-    ) -> CounterfactualOutput:
+        self, image: Slices, saliency: Slices | None = None, mask: Slices | None = None,
+        jump_length: int | None = None, num_resamples: int | None = None, percentile: float | None = None,
+        **sampling: Unpack[SamplingKeywords],
+    ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map δ, opened and closed.
 
         Args:
             image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1].
             saliency (`torch.Tensor` of shape `(B, 1, H, W)`, *optional*): in place of the pipeline's own.
             mask (`torch.Tensor` of shape `(B, 1, H, W)`, *optional*): 1 where tissue is repainted; has precedence.
-            noise_level, num_inference_steps, jump_length, num_resamples, percentile, percentile_over (*optional*): the
-                model's own by default.
-            generator (*optional*): one `torch.Generator`, or one per image.
-            output_type (`str`): `"pt"` or `"np"`, both channels first.
-            unet_batch_size (`int`): most images in one network call.
-            shared_noise (`bool`): the same noise for all images, drawn from the first generator.
+            jump_length, num_resamples, percentile (*optional*): the model's own by default, as are `noise_level` and
+                `num_inference_steps`.
+            sampling: see `SamplingOptions`.
         """
-        image, predict, draw = self.begin(image, generator, unet_batch_size, shared_noise)
-        self.scheduler.set_timesteps(
-            self.setting("num_inference_steps", num_inference_steps), self.setting("noise_level", noise_level)
-        )
+        run = self.begin(image, SamplingOptions.of({**sampling}))
+        slices, options = run.image, run.options
+        steps = self.setting("num_inference_steps", options.num_inference_steps)
         walk = jump_levels(
-            self.scheduler.levels,
+            self.scheduler.levels_from(self.setting("noise_level", options.noise_level), steps),
             self.setting("jump_length", jump_length),
             self.setting("num_resamples", num_resamples),
         )
-        mask, saliency = self.choose_mask(image, saliency, mask, percentile, percentile_over)
+        mask, saliency = self.choose_mask(slices, saliency, mask, percentile)
 
-        clean = 2 * image - 1
-        noise = draw(clean, walk[0])
+        clean = 2 * slices - 1
+        noise = run.draw(clean, walk[0])
         sample = noise if walk[0] == len(self.scheduler) else self.scheduler.diffuse(clean, 0, walk[0], noise)
-        with self.progress_bar(total=len(walk) - 1) as bar:
-            sample = self.inpaint(sample, clean, mask, walk, predict, draw, bar)
+        with self.bar(len(walk) - 1) as bar:
+            sample = self.inpaint(sample, clean, mask, walk, run, bar)
 
-        counterfactuals = torch.where(mask > 0, to_unit_range(sample), image)
-        maps = anomaly_map(image, counterfactuals, self.config.anomaly_channels, self.config.morphology_size)
-        return self.make_output(output_type, counterfactuals, maps, mask, saliency)
+        counterfactuals = torch.where(mask > 0, to_unit_range(sample), slices)
+        return self.make_output(options, counterfactuals, self.map_of(slices, counterfactuals), mask, saliency)
 
 
 def jump_levels(levels: Sequence[int], jump_length: int, num_resamples: int) -> list[int]:
@@ -129,7 +92,7 @@ def jump_levels(levels: Sequence[int], jump_length: int, num_resamples: int) -> 
         The levels in the order of the visit, from K to 0. Each move is to the next level down or up of `levels`.
     """
     if jump_length < 1 or num_resamples < 1:
-        raise ValueError(
+        raise InputError(
             f"`jump_length` and `num_resamples` must be at least 1, got {jump_length} and {num_resamples}."
         )
     steps = len(levels) - 1

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, replace
 
-from ..errors import InputError
+from ..errors import require_choice
+from ..saliency.mask import VARIANTS
 
 BACKGROUNDS = ("trajectory", "ddim", "reconstruction", "late")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings that belong together; arguments of the call override them one by one.
+    """Settings that belong together; `num_inference_steps`, `num_samples` and `display_steps` of a call override them.
 
     Args:
         background (`str`): x_t outside the mask. `"trajectory"`: the same level of the inversion, so that the image
@@ -18,35 +19,40 @@ class Preset:
             `"late"`: as inside, and the image is put back at the end only (late blending, Fig. 6.3).
         num_inference_steps (`int`, *optional*): steps up and steps down; every level by default.
         num_samples (`int`): counterfactuals per image; the anomaly map is taken against their mean.
-        picture_steps (`int`, *optional*): steps of one more chain that makes the counterfactual to look at. It shares
+        display_steps (`int`, *optional*): steps of one more chain that makes the counterfactual to look at. It shares
             the inversion, which then goes through the levels of both.
-        mask_reading (`str`): see `saliency_to_mask`.
+        mask_variant (`str`): see `saliency_to_mask`.
         author_chain (`bool`): the levels, σ_t² = β_t and clamping of the author's code.
+
+    Raises:
+        InputError: an unknown background or mask variant.
     """
 
     background: str = "trajectory"
     num_inference_steps: int | None = None
     num_samples: int = 1
-    picture_steps: int | None = None
-    mask_reading: str = "thesis"
+    display_steps: int | None = None
+    mask_variant: str = "thesis"
     author_chain: bool = False
+
+    def __post_init__(self):
+        require_choice("background", self.background, BACKGROUNDS)
+        require_choice("mask_variant", self.mask_variant, VARIANTS)
 
 
 PRESETS = {
     "exact": Preset(),
     "thesis": Preset(background="ddim"),
     # The author's map is FLAIR only (`anomaly_channels=[0]`), rescaled and eroded once more; those two are left out.
-    "reference_code": Preset(background="reconstruction", mask_reading="reference_code", author_chain=True),
+    "reference_code": Preset(background="reconstruction", mask_variant="reference_code", author_chain=True),
     # Ours: short chains blur, but find more; the longer one is for the eye.
-    "fast": Preset(num_inference_steps=10, num_samples=4, picture_steps=20),
+    "fast": Preset(num_inference_steps=10, num_samples=4, display_steps=20),
 }
 
 
-def choose_settings(preset: str, overrides: dict) -> Preset:
-    """The settings of a preset, with the overrides that are not None in place of its own."""
-    if preset not in PRESETS:
-        raise InputError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}.")
-    settings = replace(PRESETS[preset], **{name: value for name, value in overrides.items() if value is not None})
-    if settings.background not in BACKGROUNDS:
-        raise InputError(f"`background` must be one of {', '.join(BACKGROUNDS)}, got {settings.background!r}.")
-    return settings
+def choose_settings(preset: str | Preset, **overrides) -> Preset:
+    """The settings of a preset, by its name or itself, with the overrides that are not None in place of its own."""
+    if not isinstance(preset, Preset):
+        require_choice("preset", preset, PRESETS)
+        preset = PRESETS[preset]
+    return replace(preset, **{name: value for name, value in overrides.items() if value is not None})

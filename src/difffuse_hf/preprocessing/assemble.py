@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.pixels import apply_rescale
+from pydicom.pixels.processing import apply_rescale
 
 from ..errors import InputError
 from .dicom import Series, SliceHeader

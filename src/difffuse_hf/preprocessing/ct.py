@@ -3,9 +3,7 @@
 Nothing is deleted or overwritten, and a run can be interrupted and continued. The eight steps are in `steps.py`.
 """
 
-import csv
 import json
-import os
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -17,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from ..errors import InputError
+from ..io.files import write_csv, write_whole
 from .dicom import Series, find_files, group_series, merge_split, read_headers
 from .exclusion import Exclusion
 from .identity import load_salt, pseudonym
@@ -107,9 +106,9 @@ def _run(dicom_dir, output, config, pool, linkage, progress) -> pandas.DataFrame
     manifest = _judge_cohort(make_manifest(list(latest.values())), config)
     write_tables(manifest, output)
     for decision, title in (("keep", "kept"), ("reject", "rejected")):
-        rows = manifest[(manifest["decision"] == decision) & (manifest["merged_into"] == "")]
+        rows = manifest.loc[(manifest["decision"] == decision) & (manifest["merged_into"] == "")]
         save_picture(contact_sheet(rows, output / "thumbnails", f"Series {title}"), output / f"{title}.png")
-    _write_csv(output / "private" / "unreadable.csv", ["path", "why"], unreadable)
+    write_csv(output / "private" / "unreadable.csv", ["path", "why"], unreadable, owner_only=True)
     if linkage:
         _write_linkage(output / "private" / "linkage.csv", by_id)
     return manifest
@@ -184,9 +183,8 @@ def _check_same_config(path: Path, config: CTPreprocessConfig):
                     f"{path.parent} was made with {name} = {found.get(name)}, not {value}; choose another folder."
                 )
         return
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    text = json.dumps(wanted, indent=2) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _write_linkage(path: Path, by_id: dict[str, Series]):
@@ -197,17 +195,7 @@ def _write_linkage(path: Path, by_id: dict[str, Series]):
         for uid in series.series_uids:
             one = first_of[uid]
             rows.append((scan_id, one.patient_id, one.study_uid, uid, one.study_date, str(Path(one.path).parent)))
-    _write_csv(path, columns, rows)
-
-
-def _write_csv(path: Path, columns: list[str], rows: list[tuple]):
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-    temporary.chmod(0o600)
-    temporary.replace(path)
+    write_csv(path, columns, rows, owner_only=True)
 
 
 class _Rate(ProgressColumn):

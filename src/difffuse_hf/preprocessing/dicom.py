@@ -284,6 +284,8 @@ def _has_geometry(header: SliceHeader) -> bool:
 
 
 def _normal(header: SliceHeader) -> np.ndarray:
+    if header.orientation is None:  # `_has_geometry` has been asked
+        raise ValueError(f"{header.path} does not say how its slice lies.")
     normal = np.cross(header.orientation[:3], header.orientation[3:])
     normal = normal / np.linalg.norm(normal)
     return normal if normal[np.abs(normal).argmax()] > 0 else -normal

@@ -131,7 +131,7 @@ def _read(path: Path) -> SliceHeader:
         truncated = False  # zlib would have failed
     else:
         truncated = rest < (min(num_bytes, 1) if syntax.is_encapsulated else num_bytes)
-    centre, width = number("WindowCenter"), number("WindowWidth")
+    centre, width, spacing = number("WindowCenter"), number("WindowWidth"), _numbers(dataset, "PixelSpacing", 2)
     acquisition, instance = number("AcquisitionNumber"), number("InstanceNumber")
     return SliceHeader(
         path=path,
@@ -151,7 +151,7 @@ def _read(path: Path) -> SliceHeader:
         rows=rows,
         columns=columns,
         num_frames=num_frames,
-        pixel_spacing_mm=_numbers(dataset, "PixelSpacing", 2),
+        pixel_spacing_mm=None if spacing is None else (spacing[0], spacing[1]),
         orientation=_orientation(dataset),
         position=_numbers(dataset, "ImagePositionPatient", 3),
         thickness_mm=number("SliceThickness"),

@@ -10,17 +10,21 @@ import os
 import secrets
 from pathlib import Path
 
+from ..io.files import write_whole
+
 
 def load_salt(private: Path) -> bytes:
     """The salt of an output folder, drawn if there is none yet."""
     path = private / "salt"
     private.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        temporary.replace(path)
+        write_whole(path, _draw_salt)
     return path.read_bytes()
+
+
+def _draw_salt(path: Path) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
 
 
 def pseudonym(identifier: str, salt: bytes) -> str:

@@ -107,7 +107,7 @@ def _cues(image: np.ndarray, pixel_mm) -> tuple[tuple[float, float], np.ndarray]
         return (0.0, 0.0), np.empty(0, np.float32)
     image = image[_box(bone, 8)]
     width = [2 * max(1, round((NOISE_SCALE_MM / mm - 1) / 2)) + 1 for mm in pixel_mm]  # odd
-    mean = ndimage.uniform_filter(image, width)
+    mean = ndimage.uniform_filter(image, width)  # pyright: ignore[reportArgumentType]  a size for each axis
     around = [2 * int(EDGE_DISTANCE_MM / mm) + 1 for mm in pixel_mm]
     flat = (ndimage.minimum_filter(mean, around) > FLAT_TISSUE_HU[0]) & (
         ndimage.maximum_filter(mean, around) < FLAT_TISSUE_HU[1]
@@ -129,4 +129,5 @@ def _cues(image: np.ndarray, pixel_mm) -> tuple[tuple[float, float], np.ndarray]
 
 def _box(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return tuple(slice(max(along[0] - margin, 0), along[-1] + margin + 1) for along in (rows, columns))
+    down, across = (slice(max(along[0] - margin, 0), along[-1] + margin + 1) for along in (rows, columns))
+    return down, across

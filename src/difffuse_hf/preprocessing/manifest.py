@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +30,7 @@ def exclusion_table(manifest: pandas.DataFrame) -> pandas.DataFrame:
     rejected = manifest[manifest["decision"] == "reject"]
     rows = [{"reason": "", "description": "series found", "series": len(manifest), "remaining": len(manifest)}]
     for reason in Exclusion:
-        count = int((rejected["reason"] == reason.value).sum())
+        count = int(np.count_nonzero(rejected["reason"] == reason.value))
         if count:
             remaining = rows[-1]["remaining"] - count
             rows.append(
@@ -54,10 +55,10 @@ def print_summary(manifest: pandas.DataFrame, output: Path, console: Console):
     table = Table("reason", "", box=None)
     for name in ("series", "remaining"):
         table.add_column(name, justify="right")
-    for row in exclusion_table(manifest).itertuples():
-        table.add_row(row.reason, row.description, str(row.series), str(row.remaining))
+    for row in exclusion_table(manifest).to_dict("records"):
+        table.add_row(*(str(row[name]) for name in ("reason", "description", "series", "remaining")))
     console.print(table)
-    scans = int((manifest["file"] != "").sum())
+    scans = np.count_nonzero(manifest["file"] != "")
     console.print(
         f"{scans} scans in {output / 'scans'}; every decision is in {output / 'manifest.csv'}, "
         f"pictures in {output / 'kept.png'} and {output / 'rejected.png'}",
@@ -69,6 +70,6 @@ def print_summary(manifest: pandas.DataFrame, output: Path, console: Console):
 
 def _markdown(exclusions: pandas.DataFrame) -> str:
     lines = ["| reason | | series | remaining |", "|---|---|---:|---:|"]
-    for row in exclusions.itertuples():
-        lines.append(f"| {row.reason} | {row.description} | {row.series} | {row.remaining} |")
+    for row in exclusions.to_dict("records"):
+        lines.append(f"| {row['reason']} | {row['description']} | {row['series']} | {row['remaining']} |")
     return "\n".join(lines) + "\n"

@@ -6,11 +6,10 @@ attempts have killed several workers.
 
 import itertools
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 
-from ..errors import InputError
+from ..errors import InputError, signal_handled_by
 
 _PER_WORKER = 8  # tasks in flight for each worker: enough to keep it busy, few enough to hold in memory
 
@@ -43,7 +42,7 @@ class Workers(AbstractContextManager):
 
     def __enter__(self):
         if self.dask_address or self.workers > 1:
-            import dask
+            import dask.config
             from dask.distributed import Client, LocalCluster
 
             if self.dask_address:
@@ -52,7 +51,9 @@ class Workers(AbstractContextManager):
                 except (OSError, ValueError) as error:  # a refused connection, an unknown host, a malformed address
                     raise InputError(f"No Dask scheduler answers at {self.dask_address} ({error}).") from error
             else:
-                with _deaf_to_interrupts(), dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}):
+                # Processes started in here leave Ctrl-C to this one, which stops them in good order.
+                deaf = signal_handled_by(signal.SIGINT, signal.SIG_IGN)
+                with deaf, dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}):
                     options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
                     cluster = self._stack.enter_context(LocalCluster(n_workers=self.workers, **options))
                 self._client = self._stack.enter_context(Client(cluster))
@@ -66,7 +67,8 @@ class Workers(AbstractContextManager):
 
         Other exceptions are raised here, after which the rest of the tasks is given up.
         """
-        if self._client is None:
+        client = self._client
+        if client is None:
             yield from ((task, function(task)) for task in tasks)
             return
         from dask.distributed import as_completed
@@ -76,11 +78,12 @@ class Workers(AbstractContextManager):
 
         def submit(count):
             for task in itertools.islice(tasks, count):
-                future = self._client.submit(function, task, pure=False)
+                future = client.submit(function, task, pure=False)
                 running[future.key] = task
                 waiting.add(future)
 
-        submit(_PER_WORKER * max(len(self._client.nthreads()), self.workers))
+        present = len(client.nthreads())  # pyright: ignore[reportArgumentType]  no coroutine in a blocking client
+        submit(_PER_WORKER * max(present, self.workers))
         for future in waiting:
             task = running.pop(future.key)
             submit(1)
@@ -91,19 +94,6 @@ class Workers(AbstractContextManager):
                 yield task, WorkerDied()
             else:
                 yield task, future.result()
-
-
-@contextmanager
-def _deaf_to_interrupts():
-    """Processes started in here leave Ctrl-C to this one, which stops them in good order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class WorkerDied(Exception):

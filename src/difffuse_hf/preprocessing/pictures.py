@@ -1,11 +1,12 @@
 """Pictures for checking a run by eye: a thumbnail per scan, and contact sheets of the kept and the rejected."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from ..io.files import write_whole
 
 if TYPE_CHECKING:
     import pandas  # not for the workers
@@ -30,13 +31,9 @@ def thumbnail(slices: np.ndarray, low: float, high: float, pixel_aspect: float =
     return strip
 
 
-def save_picture(image: Image.Image, path: Path):
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        image.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a PNG file, whole or not at all."""
+    write_whole(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
 def contact_sheet(rows: "pandas.DataFrame", folder: Path, title: str) -> Image.Image:

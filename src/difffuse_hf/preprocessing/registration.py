@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from ..errors import InputError
 from .assemble import CTVolume
+from .shapes import depth, label_pieces
 
 TEMPLATE_BORDER_YEARS = 72  # 65-70 year template up to here, 75-80 year template above (thesis Sec. 3.4.4)
 BRAIN_HU = (0, 80)  # brain, blood and fluid, the window in which CT and T1 are compared
@@ -89,8 +90,11 @@ def load_template(path: str | Path | None = None) -> Template:
     """
     name = "icbm152" if path is None else Path(path).name.removesuffix(".gz").removesuffix(".nii")
     if path is None:
-        nilearn = Path(find_spec("nilearn").origin).parent  # found, not imported: that takes 1 s and 200 MB
-        path = nilearn / "datasets" / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+        nilearn = find_spec("nilearn")  # found, not imported: that takes 1 s and 200 MB
+        if nilearn is None or nilearn.origin is None:
+            raise InputError("The ICBM152 template is missing; install it: pip install 'difffuse_hf[preprocess]'.")
+        folder = Path(nilearn.origin).parent / "datasets" / "data"
+        path = folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     try:
         image = _shrink(sitk.ReadImage(str(path), sitk.sitkFloat32), 2.0)
     except RuntimeError as error:
@@ -115,12 +119,12 @@ def brain_mask(scan: sitk.Image) -> np.ndarray:
         return soft
     mask = np.zeros_like(soft)
     soft = soft[box]
-    pieces, count = ndimage.label(_depth_mm(soft) > 6)  # neck and orbits hang on the brain by thin bridges
+    pieces, count = label_pieces(depth(soft, 2.0) > 6)  # neck and orbits hang on the brain by thin bridges
     if count == 0:
         return mask
     core = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
-    brain = soft & (_depth_mm(~core) <= 8)
-    closed = _depth_mm(_depth_mm(~np.pad(brain, 3)) <= 4)[3:-3, 3:-3, 3:-3] > 4
+    brain = soft & (depth(~core, 2.0) <= 8)
+    closed = depth(depth(~np.pad(brain, 3), 2.0) <= 4, 2.0)[3:-3, 3:-3, 3:-3] > 4
     mask[box] = ndimage.binary_fill_holes(closed | brain)
     return mask
 
@@ -163,12 +167,6 @@ def midline_plane(registration: Registration, volume: CTVolume) -> tuple[float, 
     return normal @ registration.translation / scale, -normal[2] * slice_mm / scale, -normal[1] * row_mm / scale
 
 
-def midline_column(registration: Registration, volume: CTVolume, slices: np.ndarray) -> np.ndarray:
-    """Column (float) in which the template's plane x = 0 cuts each of `slices`, at the row of the brain's centre."""
-    start, per_slice, per_row = midline_plane(registration, volume)
-    return start + per_slice * np.asarray(slices) + per_row * registration.centre[1] / volume.spacing_mm[1]
-
-
 def _coarse_search(brain: sitk.Image, centre: np.ndarray, brain_ml: float, template: Template) -> sitk.AffineTransform:
     """The best of 61 tilts of an upright head and of heads turned by 180 degrees about x, y or z, at 8 mm.
 
@@ -204,7 +202,9 @@ def _coarse_search(brain: sitk.Image, centre: np.ndarray, brain_ml: float, templ
     return start
 
 
-def _fit_similarity(brain, template, start, centre) -> sitk.Transform:
+def _fit_similarity(
+    brain: sitk.Image, template: sitk.Image, start: sitk.AffineTransform, centre: np.ndarray
+) -> sitk.AffineTransform:
     method = _metric()
     method.SetOptimizerAsGradientDescent(1.0, 60, 1e-5, 10, sitk.ImageRegistrationMethod.EachIteration)
     method.SetOptimizerScalesFromPhysicalShift()
@@ -218,7 +218,9 @@ def _fit_similarity(brain, template, start, centre) -> sitk.Transform:
     return _chain(start, change, centre)
 
 
-def _fit_affine(brain, template, start, centre) -> sitk.Transform:
+def _fit_affine(
+    brain: sitk.Image, template: sitk.Image, start: sitk.AffineTransform, centre: np.ndarray
+) -> sitk.AffineTransform:
     method = _metric()
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-2, 60, 0.5, 1e-7)
     method.SetOptimizerScalesFromPhysicalShift()
@@ -234,7 +236,7 @@ def _metric() -> sitk.ImageRegistrationMethod:
     return method
 
 
-def _chain(outer: sitk.Transform, inner: sitk.Transform, centre: np.ndarray) -> sitk.AffineTransform:
+def _chain(outer: sitk.AffineTransform, inner: sitk.Similarity3DTransform, centre: np.ndarray) -> sitk.AffineTransform:
     """x -> outer(inner(x)) as one affine transform about `centre`."""
     chained = sitk.AffineTransform(3)
     chained.SetMatrix((np.reshape(outer.GetMatrix(), (3, 3)) @ np.reshape(inner.GetMatrix(), (3, 3))).ravel())
@@ -263,11 +265,6 @@ def _quantise(image: np.ndarray, bins: int) -> np.ndarray:
 def _entropy(probability: np.ndarray) -> float:
     probability = probability[probability > 0]
     return float(-(probability * np.log(probability)).sum())
-
-
-def _depth_mm(inside: np.ndarray) -> np.ndarray:
-    """Distance in mm of each voxel of a 2 mm mask to the nearest one outside it."""
-    return 2 * ndimage.distance_transform_edt(inside)
 
 
 def _bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...] | None:

@@ -17,6 +17,8 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from ..errors import require_choice
+from ..io.files import write_whole
 from .assemble import CTVolume, UnreadableSeries, assemble, decode_slice
 from .dicom import Series
 from .exclusion import Exclusion
@@ -73,8 +75,7 @@ class CTPreprocessConfig:
             raise ValueError(f"`image_size` and `num_slices` are positive, got {self.image_size}, {self.num_slices}.")
         if self.window_hu[0] >= self.window_hu[1]:
             raise ValueError(f"`window_hu` is (low, high), got {self.window_hu}.")
-        if self.registration_qc not in ("scan", "mixture"):
-            raise ValueError(f"`registration_qc` is 'scan' or 'mixture', got {self.registration_qc!r}.")
+        require_choice("registration_qc", self.registration_qc, ("scan", "mixture"))
 
 
 def process_series(series: Series, scan_id: str, config: CTPreprocessConfig, salt: bytes, output: Path) -> dict:
@@ -106,9 +107,10 @@ def _process(series: Series, row: dict, config: CTPreprocessConfig, output: Path
     row |= (
         measures | _decision(exclusion, "header_decision", "header_reason") | _decision(exclusion) | {"detail": detail}
     )
-    if exclusion or config.headers_only:
-        if not config.headers_only:
-            _save_header_thumbnail(series, exclusion, output / "thumbnails" / f"{scan_id}.png")
+    if config.headers_only:
+        return {}
+    if exclusion:
+        _save_header_thumbnail(series, exclusion, output / "thumbnails" / f"{scan_id}.png")
         return {}
 
     clock = _Clock(row)
@@ -153,21 +155,16 @@ def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, outp
     rows, columns = crop_to_head(volume.hounsfield, volume.spacing_mm)
     indices = sample_slices(len(volume.hounsfield), config.num_slices)
     images = window_hounsfield(volume.hounsfield[indices, rows, columns], *config.window_hu)
-    between, *pixel = volume.spacing_mm
-    images, scale, offset = pad_or_resize(images, config.image_size, pixel, config.pixel_mm)
-    pixel_mm = pixel[1] / scale[1]
+    between, row_mm, column_mm = volume.spacing_mm
+    images, scale, offset = pad_or_resize(images, config.image_size, (row_mm, column_mm), config.pixel_mm)
+    pixel_mm = column_mm / scale[1]
     slice_mm = between * (len(volume.hounsfield) - 1) / max(config.num_slices - 1, 1)
     file = f"scans/{scan_id}.nii.gz"
     stored = np.rint(images.transpose(2, 1, 0) / INTENSITY_STEP).astype(np.int16)
     image = nibabel.Nifti1Image(stored, np.diag([-pixel_mm, -pixel_mm, slice_mm, 1]))
     image.header.set_slope_inter(INTENSITY_STEP, 0)
     image.header.set_xyzt_units("mm")
-    temporary = output / "scans" / f".{scan_id}.nii.gz"
-    try:
-        nibabel.save(image, temporary)
-        temporary.replace(output / file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(output / file, lambda path: nibabel.save(image, path))
     middle = np.linspace(0, config.num_slices - 1, 5).round().astype(int)[1:4]
     save_picture(thumbnail(images[middle], 0, 1), output / "thumbnails" / f"{scan_id}.png")
     return {

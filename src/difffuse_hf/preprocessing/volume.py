@@ -6,7 +6,9 @@ images, scale, offset = pad_or_resize(images)
 """
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import sparse
+
+from .shapes import largest_piece
 
 IMAGE_SIZE = (500, 400)  # height, width
 NUM_SLICES = 11
@@ -22,16 +24,16 @@ def crop_to_head(hounsfield: np.ndarray, spacing_mm: tuple[float, float, float])
     the box is the whole image.
     """
     step = max(1, round(1.0 / min(spacing_mm[1:])))
-    labels, count = ndimage.label(hounsfield[:, ::step, ::step] > BONE_HU)
-    if count == 0:
-        return tuple(slice(0, size) for size in hounsfield.shape[1:])
-    head = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
-    box = []
-    for axis, other in ((1, 2), (2, 1)):
+    head = largest_piece(hounsfield[:, ::step, ::step] > BONE_HU)
+    if not head.any():
+        return slice(0, hounsfield.shape[1]), slice(0, hounsfield.shape[2])
+
+    def extent(axis, other):
         where = np.flatnonzero(head.any(axis=(0, other))) * step
         margin = round(SKIN_MM / spacing_mm[axis])
-        box.append(slice(max(0, int(where[0]) - margin), min(hounsfield.shape[axis], int(where[-1]) + step + margin)))
-    return tuple(box)
+        return slice(max(0, int(where[0]) - margin), min(hounsfield.shape[axis], int(where[-1]) + step + margin))
+
+    return extent(1, 2), extent(2, 1)
 
 
 def sample_slices(num_slices: int, count: int = NUM_SLICES) -> np.ndarray:
@@ -97,27 +99,3 @@ def _resample(images, axis, factor, num):
     moved = np.moveaxis(images, axis, 0)
     out = matrix @ np.ascontiguousarray(moved).reshape(length, -1)
     return np.moveaxis(out.reshape(num, *moved.shape[1:]), 0, axis)
-
-
-def split_hemispheres(images: np.ndarray, midline: float | np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The patient's left half, and the right half mirrored: in both, columns run from the midline outwards.
-
-    Args:
-        images: (S, H, W), the patient's right on the image's left.
-        midline: column between the hemispheres, of the image or of each slice; the centre by default (thesis).
-
-    Returns:
-        Two arrays (S, H, W // 2); beyond the image they are 0, and what is further out is left off.
-    """
-    num, _, width = images.shape
-    midlines = np.broadcast_to((width - 1) / 2 if midline is None else midline, num)
-    starts = np.ceil(midlines).astype(int).clip(0, width)
-    return _outwards(images, starts), _outwards(images[:, :, ::-1], width - starts)
-
-
-def _outwards(images, starts):
-    half = np.zeros((*images.shape[:2], images.shape[2] // 2), images.dtype)
-    for out, image, start in zip(half, images, starts):
-        part = image[:, start : start + half.shape[2]]
-        out[:, : part.shape[1]] = part
-    return half

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -22,7 +23,6 @@ SALIENCY_COLOURS = "viridis"
 ANOMALY_COLOURS = "inferno"
 # Told apart by every kind of colour vision (Okabe and Ito's palette), and from both colour maps.
 DETECTED, REFERENCE, MASK = "#ff9e1b", "#56b4e9", "#f5f5f5"
-
 
 EDGE = [Stroke(linewidth=2.4, foreground="#00000080"), Normal()]  # a dark rim, so that outlines show on white tissue
 
@@ -52,13 +52,17 @@ def choose_slices(anomaly: np.ndarray, reference: np.ndarray | None = None, coun
     return sorted(chosen)
 
 
-def crop_to_head(image: np.ndarray, margin: int = 3) -> tuple[slice, slice]:
+def crop_to_foreground(image: np.ndarray, margin: int = 3) -> tuple[slice, slice]:
     """Rows and columns that hold every non-zero pixel of a stack (S, C, H, W), with a margin in pixels."""
     inside = (image > 0).any((0, 1))
     if not inside.any():
         return slice(None), slice(None)
-    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-    return tuple(slice(max(int(i[0]) - margin, 0), int(i[-1]) + 1 + margin) for i in (rows, columns))
+    rows, columns = np.nonzero(inside)
+    return _span(rows, margin), _span(columns, margin)
+
+
+def _span(indices: np.ndarray, margin: int) -> slice:
+    return slice(max(int(indices.min()) - margin, 0), int(indices.max()) + 1 + margin)
 
 
 def grey_window(image: np.ndarray) -> float:
@@ -67,7 +71,16 @@ def grey_window(image: np.ndarray) -> float:
     return float(np.percentile(tissue, 99.5)) if tissue.size else 1.0
 
 
-def draw(axes, image, white=1.0, colour=None, colours=None, limit=1.0, opacity=1.0, outlines: Sequence[tuple] = ()):
+def draw(
+    axes: Axes,
+    image: np.ndarray,
+    white: float = 1.0,
+    colour: np.ndarray | None = None,
+    colours: str = ANOMALY_COLOURS,
+    limit: float = 1.0,
+    opacity: float | np.ndarray = 1.0,
+    outlines: Sequence[tuple[np.ndarray, str]] = (),
+):
     """Draw one tile on matplotlib axes.
 
     Args:
@@ -107,7 +120,7 @@ def overview_figure(
     title: str,
     bars: Sequence[tuple],
     lines: dict[str, str],
-    path: Path,
+    path: str | Path,
 ):
     """Write one picture of the whole result: a row of tiles per slice and the colour bars below.
 
@@ -146,10 +159,10 @@ def overview_figure(
         axes.set_xlabel(label, fontsize=7, labelpad=2)
         for value in mark:
             axes.axvline(value, color="white", linewidth=1.2)
-    figure.savefig(path, format="png", facecolor="white")
+    write_whole(path, lambda file: figure.savefig(file, format="png", facecolor="white"))
 
 
-def methods_figure(methods: dict[str, dict[str, np.ndarray]], title: str, path: Path):
+def methods_figure(methods: dict[str, dict[str, np.ndarray]], title: str, path: str | Path):
     """Slices, what every method makes of them, and the map of the change: two rows a slice, a column a method.
 
     Args:
@@ -177,4 +190,4 @@ def methods_figure(methods: dict[str, dict[str, np.ndarray]], title: str, path: 
             )
         rows += [(f"slice {i + 1}", pictures), ("", maps)]
     lines = {"drawn lesion": REFERENCE, "detected": DETECTED}
-    write_whole(path, lambda file: overview_figure(rows, ["slice", *methods], title, [], lines, file))
+    overview_figure(rows, ["slice", *methods], title, [], lines, path)

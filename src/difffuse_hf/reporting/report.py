@@ -5,6 +5,7 @@ Pictures come from the model-space slices the pipeline saw; volumes, areas and D
 
 import base64
 import json
+from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -13,10 +14,13 @@ import jinja2
 import matplotlib
 import nibabel
 import numpy as np
+import torch
 from matplotlib.colors import to_hex
 
 from .. import __version__
+from ..detection.result import DetectionResult
 from ..evaluation.image_quality import flicker
+from ..io.files import write_whole
 from .figures import (
     ANOMALY_COLOURS,
     DETECTED,
@@ -24,7 +28,7 @@ from .figures import (
     REFERENCE,
     SALIENCY_COLOURS,
     choose_slices,
-    crop_to_head,
+    crop_to_foreground,
     grey_window,
     overview_figure,
     tile_png,
@@ -33,18 +37,18 @@ from .figures import (
 MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 contrast", "t2": "T2"}
 
 
-def summarise(result, model: str, seconds: float, synthetic: bool = False) -> dict:
+def summarise_scan(result: DetectionResult, model: str, seconds: float, synthetic: bool = False) -> dict:
     """What `summary.json` holds: the figures of one scan, in units named by their keys."""
     reference = result.case.reference
     return {
         "case": result.case.name,
         "synthetic": synthetic,
         "lesion_ml": round(float(result.lesion_ml), 3),
-        "reference_ml": None if reference is None else round(_millilitres(reference > 0, result.case.affine), 3),
+        "reference_ml": None if reference is None else round(np.count_nonzero(reference) * result.case.voxel_ml, 3),
         "dice": None if result.dice is None else round(float(result.dice), 4),
         "slices": int(len(result.lesion_probability)),
         "slices_flagged": int(np.count_nonzero(_flagged(result))),
-        "flicker": round(flicker(result.slices["image"], result.slices["counterfactual"]), 6),
+        "flicker": round(flicker(result.slices.image, result.slices.counterfactual), 6),
         "seconds": round(float(seconds), 1),
         "model": model,
         "package": f"difffuse_hf {__version__}",
@@ -54,7 +58,7 @@ def summarise(result, model: str, seconds: float, synthetic: bool = False) -> di
 
 
 def write_report(
-    result,
+    result: DetectionResult,
     folder: str | Path,
     *,
     model: str,
@@ -67,12 +71,13 @@ def write_report(
 
     Args:
         result (`DetectionResult`): what `detect_volume` made of the scan.
+        folder: each file in it is written whole; no `overview.png` if the scan has no usable slice.
         model: name or path of the model; `model_line` is one line of its model card.
         synthetic: the scan was drawn by a computer; the report says so at its head.
         num_slices: at most so many slices are shown.
     """
     folder = Path(folder)
-    summary = summarise(result, model, seconds, synthetic)
+    summary = summarise_scan(result, model, seconds, synthetic)
     slices = _select_slices(result, num_slices)
     if slices:
         _write_overview(result, slices, folder / "overview.png")
@@ -84,115 +89,129 @@ def write_report(
         model_line=model_line,
         today=date.today().isoformat(),
         rows=[_html_row(one) for one in slices],
-        bars=[_html_bar(*bar) for bar in _bars(result, slices)],
+        bars=[_html_bar(*bar) for bar in _bars(slices)],
         profile=_profile(result, slices),
-        has_mask=bool(slices) and slices[0]["mask"] is not None,
         colour={"detected": DETECTED, "reference": REFERENCE, "mask": MASK},
         files=sorted(path.name for path in folder.iterdir()),
     )
-    (folder / "report.html").write_text(html, encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    for name, text in {"report.html": html, "summary.json": json.dumps(summary, indent=2) + "\n"}.items():
+        write_whole(folder / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
     return summary
 
 
-def _select_slices(result, num_slices: int) -> list[dict]:
-    """The slices to show, cropped to the head, as numpy arrays with their labels and display limits."""
-    stack = {name: None if value is None else np.asarray(value) for name, value in result.slices.items()}
-    # Maps carry a channel axis of one: (S, 1, H, W) -> (S, H, W).
-    maps = {name: stack[name][:, 0] if stack[name] is not None else None for name in _MAPS}
-    if not len(stack["image"]):
+@dataclass
+class _Shown:
+    """A slice of the report: cropped to the head, as numpy arrays with their labels and display limits."""
+
+    index: int  # of the axial slice
+    probability: float
+    repainted: bool
+    detected_cm2: float
+    reference_cm2: float | None
+    threshold: float
+    limit: float  # of the anomaly's colour bar
+    modalities: list[tuple[str, np.ndarray, np.ndarray, float]]  # name, image, counterfactual, intensity of white
+    mask: np.ndarray  # (H, W), as the next three
+    anomaly: np.ndarray
+    saliency: np.ndarray | None
+    reference: np.ndarray | None
+
+
+def _select_slices(result: DetectionResult, num_slices: int) -> list[_Shown]:
+    """At most `num_slices` slices to show."""
+    images, counterfactuals = result.slices.image.numpy(), result.slices.counterfactual.numpy()
+    if not len(images):
         return []
-    window = crop_to_head(stack["image"])
-    modalities = list(result.case.files)
-    whites = [grey_window(stack["image"][:, channel]) for channel in range(len(modalities))]
-    chosen = choose_slices(maps["anomaly"], maps["reference"], num_slices)
+    window = crop_to_foreground(images)
+    mask, anomaly = _map(result.slices.mask), _map(result.slices.anomaly)
+    saliency, reference = (None if m is None else _map(m) for m in (result.slices.saliency, result.slices.reference))
+    names = [MODALITY_NAMES.get(name, name) for name in result.case.files]
+    whites = [grey_window(images[:, channel]) for channel in range(len(names))]
+    chosen = choose_slices(anomaly, reference, num_slices)
     detected_cm2, reference_cm2 = _areas(result)
-    return [
-        {
-            "index": (index := int(stack["indices"][i])),
-            "probability": float(result.lesion_probability[index]),
-            "repainted": index in result.parameters["repainted_slices"],
-            "detected_cm2": float(detected_cm2[index]),
-            "reference_cm2": None if reference_cm2 is None else float(reference_cm2[index]),
-            "threshold": float(result.parameters["anomaly_threshold"]),
-            "limit": _round_up(
-                max(float(maps["anomaly"][chosen].max()), 1.5 * result.parameters["anomaly_threshold"])
-            ),
-            "modalities": [
-                (
-                    MODALITY_NAMES.get(name, name),
-                    stack["image"][i, c][window],
-                    stack["counterfactual"][i, c][window],
-                    w,
-                )
-                for c, (name, w) in enumerate(zip(modalities, whites))
-            ],
-            **{name: None if stacked is None else stacked[i][window] for name, stacked in maps.items()},
-        }
-        for i in chosen
-    ]
-
-
-_MAPS = ("saliency", "mask", "anomaly", "reference")
-
-
-def _tiles(one: dict) -> list[tuple[str, dict]]:
-    """The main row of a slice: (heading, arguments of `figures.draw`) per tile."""
-    name, image, counterfactual, white = one["modalities"][0]
-    grey = {"image": image, "white": white}
-    detected = one["anomaly"] >= one["threshold"]
-    tiles = [(f"{name}, original", grey)]
-    if one["saliency"] is not None:
-        opacity = np.clip(2 * one["saliency"], 0, 1) * (image > 0) * 0.85
-        tiles.append(
-            ("Saliency", {**grey, "colour": one["saliency"], "colours": SALIENCY_COLOURS, "opacity": opacity})
+    threshold = float(result.parameters["anomaly_threshold"])
+    limit = _round_up(max(float(anomaly[chosen].max()), 1.5 * threshold))
+    shown = []
+    for i in chosen:
+        index = int(result.slices.indices[i])
+        shown.append(
+            _Shown(
+                index=index,
+                probability=float(result.lesion_probability[index]),
+                repainted=index in result.parameters["repainted_slices"],
+                detected_cm2=float(detected_cm2[index]),
+                reference_cm2=None if reference_cm2 is None else float(reference_cm2[index]),
+                threshold=threshold,
+                limit=limit,
+                modalities=[
+                    (name, images[i, c][window], counterfactuals[i, c][window], white)
+                    for c, (name, white) in enumerate(zip(names, whites))
+                ],
+                mask=mask[i][window],
+                anomaly=anomaly[i][window],
+                saliency=None if saliency is None else saliency[i][window],
+                reference=None if reference is None else reference[i][window],
+            )
         )
-    if one["mask"] is not None:
-        tiles.append(("Mask: repainted region", {**grey, "outlines": [(one["mask"], MASK)]}))
+    return shown
+
+
+def _map(slices: torch.Tensor) -> np.ndarray:
+    """(S, 1, H, W) -> (S, H, W)."""
+    return slices[:, 0].numpy()
+
+
+def _tiles(one: _Shown) -> list[tuple[str, dict]]:
+    """The main row of a slice: (heading, arguments of `figures.draw`) per tile."""
+    name, image, counterfactual, white = one.modalities[0]
+    grey = {"image": image, "white": white}
+    tiles = [(f"{name}, original", grey)]
+    if one.saliency is not None:
+        opacity = np.clip(2 * one.saliency, 0, 1) * (image > 0) * 0.85
+        tiles.append(("Saliency", {**grey, "colour": one.saliency, "colours": SALIENCY_COLOURS, "opacity": opacity}))
+    tiles.append(("Mask: repainted region", {**grey, "outlines": [(one.mask, MASK)]}))
     tiles.append((f"{name}, counterfactual", {"image": counterfactual, "white": white}))
-    opacity = np.clip(one["anomaly"] / max(one["threshold"], 1e-6), 0, 1) * 0.9
-    overlay = {"colour": one["anomaly"], "colours": ANOMALY_COLOURS, "limit": one["limit"], "opacity": opacity}
+    opacity = np.clip(one.anomaly / max(one.threshold, 1e-6), 0, 1) * 0.9
+    overlay = {"colour": one.anomaly, "colours": ANOMALY_COLOURS, "limit": one.limit, "opacity": opacity}
     tiles.append(("Anomaly map", {**grey, **overlay}))
-    outlines = [(detected, DETECTED)]
-    if one["reference"] is not None:
-        tiles.append(("Detected and reference", {**grey, "outlines": [(one["reference"], REFERENCE), *outlines]}))
+    detected = (one.anomaly >= one.threshold, DETECTED)
+    if one.reference is None:
+        tiles.append(("Detected", {**grey, "outlines": [detected]}))
     else:
-        tiles.append(("Detected", {**grey, "outlines": outlines}))
+        tiles.append(("Detected and reference", {**grey, "outlines": [(one.reference, REFERENCE), detected]}))
     return tiles
 
 
-def _bars(result, slices: list[dict]) -> list[tuple]:
+def _bars(slices: list[_Shown]) -> list[tuple]:
     """The colour bars: (colour map, upper limit, label, value to mark)."""
     if not slices:
         return []
     anomaly = (
         ANOMALY_COLOURS,
-        slices[0]["limit"],
+        slices[0].limit,
         "Anomaly: absolute change, share of the model's intensity range; the mark is the detection threshold",
-        slices[0]["threshold"],
+        slices[0].threshold,
     )
     saliency = (SALIENCY_COLOURS, 1.0, "Saliency: normalised per slice, no unit")
-    return [anomaly] if slices[0]["saliency"] is None else [saliency, anomaly]
+    return [anomaly] if slices[0].saliency is None else [saliency, anomaly]
 
 
-def _write_overview(result, slices: list[dict], path: Path):
-    rows = [(f"slice {one['index']}", [options for _, options in _tiles(one)]) for one in slices]
+def _write_overview(result: DetectionResult, slices: list[_Shown], path: Path):
+    rows = [(f"slice {one.index}", [options for _, options in _tiles(one)]) for one in slices]
     columns = [heading for heading, _ in _tiles(slices[0])]
     lines = {"repainted": MASK, "detected": DETECTED, "reference": REFERENCE}
-    if slices[0]["reference"] is None:
+    if slices[0].reference is None:
         del lines["reference"]
-    if slices[0]["mask"] is None:
-        del lines["repainted"]
-    overview_figure(rows, columns, result.case.name, _bars(result, slices), lines, path)
+    overview_figure(rows, columns, result.case.name, _bars(slices), lines, path)
 
 
-def _html_row(one: dict) -> dict:
+def _html_row(one: _Shown) -> dict:
     return {
-        **{key: one[key] for key in ("index", "probability", "repainted", "detected_cm2", "reference_cm2")},
+        "slice": one,
         "tiles": [(heading, _data_uri(tile_png(**options))) for heading, options in _tiles(one)],
         "others": [
             (name, *(_data_uri(tile_png(picture, width=170, white=white)) for picture in (image, counterfactual)))
-            for name, image, counterfactual, white in one["modalities"][1:]
+            for name, image, counterfactual, white in one.modalities[1:]
         ],
     }
 
@@ -203,7 +222,7 @@ def _html_bar(colours: str, limit: float, label: str, mark: float | None = None)
     return {"stops": stops, "limit": f"{limit:g}", "label": label, "mark": mark, "position": position}
 
 
-def _profile(result, slices: list[dict], width: int = 1000, height: int = 110) -> dict:
+def _profile(result: DetectionResult, slices: list[_Shown], width: int = 1000, height: int = 110) -> dict:
     """Coordinates of the small plot of lesion area against slice, as SVG points in a `width` × `height` box."""
     detected, reference = _areas(result)
     peak = max(float(detected.max()), 0.0 if reference is None else float(reference.max()), 1e-6)
@@ -221,30 +240,25 @@ def _profile(result, slices: list[dict], width: int = 1000, height: int = 110) -
         "reference": None if reference is None else line(reference),
         "flagged": [round((index - 0.5) * step, 1) for index in np.flatnonzero(_flagged(result))],
         "step": round(step, 2),
-        "shown": [(one["index"], round(one["index"] * step, 1)) for one in slices],
+        "shown": [(one.index, round(one.index * step, 1)) for one in slices],
     }
 
 
-def _areas(result) -> tuple[np.ndarray, np.ndarray | None]:
+def _areas(result: DetectionResult) -> tuple[np.ndarray, np.ndarray | None]:
     """Detected and reference lesion area of each axial slice, cm², in canonical order (inferior to superior)."""
-    areas = []
-    for labels in (result.lesion, result.case.reference):
-        if labels is None:
-            areas.append(None)
-            continue
-        image = nibabel.as_closest_canonical(nibabel.Nifti1Image((labels > 0).astype(np.uint8), result.case.affine))
-        pixel_cm2 = float(np.prod(image.header.get_zooms()[:2])) / 100
-        areas.append(np.asarray(image.dataobj).sum((0, 1)) * pixel_cm2)
-    return tuple(areas)
+    reference, affine = result.case.reference, result.case.affine
+    return _areas_cm2(result.lesion, affine), None if reference is None else _areas_cm2(reference, affine)
 
 
-def _flagged(result) -> np.ndarray:
+def _areas_cm2(labels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    image = nibabel.as_closest_canonical(nibabel.Nifti1Image((labels > 0).astype(np.uint8), affine))
+    pixel_cm2 = float(np.prod(image.header.get_zooms()[:2])) / 100
+    return np.asarray(image.dataobj).sum((0, 1)) * pixel_cm2
+
+
+def _flagged(result: DetectionResult) -> np.ndarray:
     """Which axial slices the classifier took for ones with a lesion."""
     return np.asarray(result.lesion_probability) >= result.parameters["lesion_probability_threshold"]
-
-
-def _millilitres(inside: np.ndarray, affine: np.ndarray) -> float:
-    return float(np.count_nonzero(inside) * abs(np.linalg.det(affine[:3, :3])) / 1000)
 
 
 def _round_up(value: float, step: float = 0.05) -> float:

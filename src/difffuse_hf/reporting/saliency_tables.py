@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from ..evaluation.saliency_runs import LesionScan, likeness
-from ..io.files import write_whole
-from .figures import REFERENCE, SALIENCY_COLOURS, crop_to_head, grey_window, overview_figure
+from .figures import REFERENCE, SALIENCY_COLOURS, crop_to_foreground, grey_window, overview_figure
 from .tables import UNDEFINED, Column, Table, measures_table
 from .thesis import THESIS_HEADING, THESIS_POINTING_GAME
 
@@ -125,7 +124,7 @@ def draw_saliency(scans: Sequence[LesionScan], maps: Mapping[int, Mapping[str, t
             np.asarray(array).reshape(-1, *array.shape[-2:]) for array in (scan.image[..., :1, :, :], scan.mask)
         )
         best = int(mask.sum((1, 2)).argmax())
-        down, right = crop_to_head(image[best][None, None])
+        down, right = crop_to_foreground(image[best][None, None])
         window = {"image": image[best][down, right], "white": grey_window(image[best])}
         window["outlines"] = [(mask[best][down, right], REFERENCE)]
         tiles = [window]
@@ -135,5 +134,4 @@ def draw_saliency(scans: Sequence[LesionScan], maps: Mapping[int, Mapping[str, t
         rows.append((f"{scan.key[:8]}, slice {best}", tiles))
     columns = ["image", *(name.replace("_", " ") for name in next(iter(maps.values())))]
     bars = [(SALIENCY_COLOURS, 1.0, "saliency; 1 is the maximum of the scan")]
-    lines = {"lesion": REFERENCE}
-    write_whole(path, lambda file: overview_figure(rows, columns, "Saliency maps", bars, lines, file))
+    overview_figure(rows, columns, "Saliency maps", bars, {"lesion": REFERENCE}, path)

@@ -2,7 +2,7 @@
 
 The latent code of a slice is moved until the classifier changes its mind; what changes in the picture is salient.
 A scan is a stack of slices: each has a latent code of its own, the classifier sees them together, and one objective
-moves them all. What every saliency method of the package needs stands here too.
+moves them all.
 """
 
 from contextlib import nullcontext
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
+
+from ..errors import require_choice
+from .common import Images, Maps, Query, Target, by_slice, check_inputs, decode_like, per_image, pick, scale_to_one
 
 DISTANCES = ("l1_mean", "l1_norm")
 REFERENCES = ("image", "reconstruction")
@@ -32,7 +35,7 @@ class LatentCounterfactual:
 def latent_counterfactual(
     classifier,
     autoencoder,
-    image: torch.Tensor,
+    image: Images,
     target: torch.Tensor,
     num_steps: int = 20,
     step_size: float = 1.0,
@@ -40,7 +43,7 @@ def latent_counterfactual(
     distance: str = "l1_mean",
     step_growth: float = 1.0,
     *,
-    saliency: torch.Tensor | None = None,
+    saliency: Maps = None,
     step_rule: str = "halve",
     autocast_dtype: torch.dtype | None = None,
 ) -> LatentCounterfactual:
@@ -74,14 +77,11 @@ def latent_counterfactual(
     Raises:
         ValueError: for an unknown `distance` or `step_rule`, or a shape that does not fit.
     """
-    if distance not in DISTANCES:
-        raise ValueError(f"`distance` is one of {', '.join(DISTANCES)}, got {distance!r}.")
-    if step_rule not in STEP_RULES:
-        raise ValueError(f"`step_rule` is one of {', '.join(STEP_RULES)}, got {step_rule!r}.")
+    require_choice("distance", distance, DISTANCES)
+    require_choice("step_rule", step_rule, STEP_RULES)
     if target is None:
         raise ValueError("`target` is missing: name the class that each image is to move towards.")
-    check_inputs(image, saliency)
-    target = choose_target(classifier, image, target, saliency)
+    query = Query.of(classifier, image, target, saliency)
     with torch.no_grad():
         start = by_slice(autoencoder.encode, image)
     weight = l1_weight / (start[0].numel() if distance == "l1_mean" else 1)  # of one |z_i − E(x)_i| in g
@@ -92,36 +92,36 @@ def latent_counterfactual(
             latent = latent.detach().requires_grad_(with_gradient)
             with lowered:
                 decoded = decode_like(autoencoder, latent, image)
-                logits = class_logits(classifier, decoded, saliency)
+                logits = query.logits(decoded)
             logits = logits.float()
-            entropy = F.cross_entropy(logits, target, reduction="none")  # [B]
-            gradient = torch.autograd.grad(entropy.sum(), latent)[0] if with_gradient else None
+            entropy = F.cross_entropy(logits, query.target, reduction="none")  # [B]
+            slope = torch.autograd.grad(entropy.sum(), latent)[0] if with_gradient else torch.zeros_like(start)
         move = (latent.detach() - start).abs().flatten(1)
         move = move.mean(1) if distance == "l1_mean" else move.sum(1)
-        probability = pick(logits.detach().softmax(1), target)
-        return decoded.detach(), gradient, entropy.detach() + l1_weight * move, probability, move
+        probability = pick(logits.detach().softmax(1), query.target)
+        return decoded.detach(), slope, entropy.detach() + l1_weight * move, probability, move
 
-    def propose(latent, gradient, step):
+    def propose(latent, slope, step):
         step = per_image(step, latent)
         if step_rule == "proximal":
-            move = latent - step * gradient - start
+            move = latent - step * slope - start
             move = move.sign() * (move.abs() - step * weight).clamp_min(0)
             return (start + move).to(start.dtype)
-        return (latent - step * (gradient + weight * (latent - start).sign())).to(start.dtype)
+        return (latent - step * (slope + weight * (latent - start).sign())).to(start.dtype)
 
     latent = start
-    decoded, gradient, *state = evaluate(latent, with_gradient=num_steps > 0)  # state: objective, probability, move
+    decoded, slope, *state = evaluate(latent, with_gradient=num_steps > 0)  # state: objective, probability, move
     reconstruction = decoded
     step = torch.full_like(state[0], step_size)
     path = [state]
     for number in range(num_steps):
-        proposal = propose(latent, gradient, step)
+        proposal = propose(latent, slope, step)
         last = number == num_steps - 1  # nothing follows that would need a gradient
-        new_decoded, new_gradient, *new_state = evaluate(proposal, with_gradient=not last)
+        new_decoded, new_slope, *new_state = evaluate(proposal, with_gradient=not last)
         taken = torch.ones_like(step, dtype=torch.bool) if step_rule == "fixed" else new_state[0] <= state[0]
         latent = torch.where(per_image(taken, latent), proposal, latent)
         decoded = torch.where(per_image(taken, decoded), new_decoded, decoded)
-        gradient = None if last else torch.where(per_image(taken, latent), new_gradient, gradient)
+        slope = torch.where(per_image(taken, latent), new_slope, slope)
         state = [torch.where(taken, new, old) for new, old in zip(new_state, state)]
         step = torch.where(taken, step * step_growth, step / 2)
         path.append(state)
@@ -134,13 +134,13 @@ def latent_counterfactual(
 def class_agnostic_saliency(
     classifier,
     autoencoder,
-    image: torch.Tensor,
-    target: torch.Tensor | None = None,
+    image: Images,
+    target: Target = None,
     *,
-    saliency: torch.Tensor | None = None,
     reference: str = "image",
     num_classes: int | None = None,
     batch_size: int | None = None,
+    saliency: Maps = None,
     **options,
 ) -> torch.Tensor:
     """Mean over the classes of the normalised change that takes an image towards each of them (Sec. 5.5).
@@ -162,12 +162,10 @@ def class_agnostic_saliency(
     Returns:
         `torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)` in [0, 1]; the maximum of a scan is 1.
     """
-    if reference not in REFERENCES:
-        raise ValueError(f"`reference` is one of {', '.join(REFERENCES)}, got {reference!r}.")
+    require_choice("reference", reference, REFERENCES)
     check_inputs(image, saliency)
-    if num_classes is None:
-        num_classes = getattr(getattr(classifier, "config", None), "num_labels", 2)
-    pairs = torch.arange(num_classes * len(image), device=image.device)  # class k of image b is pair k·B + b
+    count: int = getattr(getattr(classifier, "config", None), "num_labels", 2) if num_classes is None else num_classes
+    pairs = torch.arange(count * len(image), device=image.device)  # class k of image b is pair k·B + b
     changes = []
     for chosen in pairs.split(batch_size or len(pairs)):
         images = image[chosen % len(image)]
@@ -175,65 +173,5 @@ def class_agnostic_saliency(
         result = latent_counterfactual(classifier, autoencoder, images, chosen // len(image), saliency=maps, **options)
         origin = images if reference == "image" else result.reconstruction
         changes.append(scale_to_one((origin - result.counterfactual).abs().mean(-3, keepdim=True)))
-    change = torch.cat(changes).unflatten(0, (num_classes, len(image)))  # [K,B,1,H,W] or [K,B,S,1,H,W]
+    change = torch.cat(changes).unflatten(0, (count, len(image)))  # [K,B,1,H,W] or [K,B,S,1,H,W]
     return scale_to_one(change.mean(0))
-
-
-def check_inputs(image: torch.Tensor, saliency: torch.Tensor | None = None) -> None:
-    """Raise a `ValueError` unless these are slices or scans, and the saliency given along has their shape."""
-    if image.ndim not in (4, 5) or 0 in image.shape:
-        raise ValueError(
-            f"`image` holds slices (B, C, H, W) or scans (B, S, C, H, W), got shape {tuple(image.shape)}; "
-            "add a batch axis to a single one."
-        )
-    expected = (*image.shape[:-3], 1, *image.shape[-2:])
-    if saliency is not None and tuple(saliency.shape) != expected:
-        raise ValueError(f"`saliency` must have the shape {expected} to fit `image`, got {tuple(saliency.shape)}.")
-
-
-def choose_target(classifier, image, target=None, saliency=None) -> torch.Tensor:
-    """Class indices (B,) on the image's device: as given, or the predicted classes."""
-    if target is None:
-        with torch.no_grad():
-            return class_logits(classifier, image, saliency).argmax(1)
-    target = torch.as_tensor(target, device=image.device)
-    if target.shape != image.shape[:1] or target.is_floating_point():
-        raise ValueError(
-            f"`target` holds one class index for each of {len(image)} images, got {target.dtype} "
-            f"of shape {tuple(target.shape)}."
-        )
-    return target.long()
-
-
-def class_logits(classifier, image: torch.Tensor, saliency: torch.Tensor | None = None) -> torch.Tensor:
-    """Logits (B, K); saliency is only passed on where there is some."""
-    return classifier(image).logits if saliency is None else classifier(image, saliency=saliency).logits
-
-
-def by_slice(function, images: torch.Tensor) -> torch.Tensor:
-    """A function of slices (N, C, H, W) applied to scans (B, S, C, H, W) too."""
-    if images.ndim == 4:
-        return function(images)
-    return function(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-
-
-def decode_like(autoencoder, latent: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """The decoded slices, without the margin that an autoencoder adds to sizes it cannot halve evenly."""
-    height, width = image.shape[-2:]
-    return by_slice(lambda codes: autoencoder.decode(codes)[..., :height, :width], latent)
-
-
-def pick(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The target class's column (B,) of scores (B, K)."""
-    return scores.gather(1, target[:, None])[:, 0]
-
-
-def per_image(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Values (B,) with as many axes as `like` has."""
-    return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def scale_to_one(maps: torch.Tensor) -> torch.Tensor:
-    """Maps >= 0 in float32, divided by their maximum over everything but the batch; a dark one stays dark."""
-    maps = maps.float()
-    return maps / maps.flatten(1).amax(1).view(-1, *[1] * (maps.ndim - 1)).clamp_min(1e-12)

@@ -6,16 +6,7 @@ every step.
 
 import torch
 
-from .counterfactual import (
-    by_slice,
-    check_inputs,
-    choose_target,
-    class_logits,
-    decode_like,
-    per_image,
-    pick,
-    scale_to_one,
-)
+from .common import Images, Maps, Query, Target, by_slice, decode_like, per_image, scale_to_one
 
 SHIFTS = (*range(1, 10), *range(10, 1001, 10))  # the published search: steps of 1 up to 10, of 10 up to 1000
 PROBABILITY_DROP = 0.15  # the published search ends there
@@ -25,13 +16,13 @@ NUM_FRAMES = 10  # of the published film
 def latent_shift(
     classifier,
     autoencoder,
-    image: torch.Tensor,
-    target: torch.Tensor | None = None,
+    image: Images,
+    target: Target = None,
     *,
-    saliency: torch.Tensor | None = None,
     shifts: tuple[float, ...] = SHIFTS,
     probability_drop: float = PROBABILITY_DROP,
     num_frames: int = NUM_FRAMES,
+    saliency: Maps = None,
 ) -> torch.Tensor:
     """How an image changes while its latent code slides down the gradient of the target class's probability.
 
@@ -55,20 +46,16 @@ def latent_shift(
     Returns:
         `torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)` in [0, 1].
     """
-    check_inputs(image, saliency)
     if len(shifts) == 0 or num_frames < 1:
         raise ValueError(f"`shifts` and `num_frames` must name at least one, got {shifts!r} and {num_frames}.")
-    target = choose_target(classifier, image, target, saliency)
+    query = Query.of(classifier, image, target, saliency)
     with torch.no_grad():
         start = by_slice(autoencoder.encode, image)
-
-    def probability(decoded):
-        return pick(class_logits(classifier, decoded, saliency).float().softmax(1), target)  # [B]
 
     with torch.enable_grad():
         latent = start.detach().requires_grad_()
         reconstruction = decode_like(autoencoder, latent, image)
-        initial = probability(reconstruction)
+        initial = query.probability(reconstruction)  # [B]
         direction = -torch.autograd.grad(initial.sum(), latent)[0]
     reconstruction, initial = reconstruction.detach(), initial.detach()
 
@@ -77,7 +64,7 @@ def latent_shift(
         searching = torch.ones_like(initial, dtype=torch.bool)
         for shift in shifts:
             bound = torch.where(searching, shift, bound)
-            current = probability(decode_like(autoencoder, start + shift * direction, image))
+            current = query.probability(decode_like(autoencoder, start + shift * direction, image))
             searching = searching & (current <= last) & (initial - current <= probability_drop)
             last = current
             if not searching.any():  # a host round trip, worth it: most searches end early

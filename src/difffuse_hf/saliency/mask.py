@@ -5,14 +5,16 @@ import math
 import torch
 import torch.nn.functional as F
 
-READINGS = ("thesis", "reference_code")
+from ..errors import InputError, require_choice
+
+VARIANTS = ("thesis", "reference_code")
 
 
 def saliency_to_mask(
     saliency: torch.Tensor,
     percentile: float = 90.0,
     blur_kernel: int = 5,
-    reading: str = "thesis",
+    variant: str = "thesis",
     foreground: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Binarise a saliency map at its percentile τ, image by image.
@@ -25,7 +27,7 @@ def saliency_to_mask(
             over all of them together and each gets its mask, as in the author's code.
         percentile (`float`): τ, 0–100.
         blur_kernel (`int`): side of the Gaussian in pixels, odd.
-        reading (`str`): `"thesis"` or `"reference_code"`.
+        variant (`str`): `"thesis"` or `"reference_code"`.
         foreground (`torch.Tensor` of shape `(B, 1, H, W)`, *optional*): the percentile is taken over these pixels
             only, and the mask stays inside them.
 
@@ -33,12 +35,11 @@ def saliency_to_mask(
         `torch.Tensor` of shape `(B, 1, H, W)`: 1 where tissue is repainted, else 0.
     """
     if not 0 <= percentile <= 100:
-        raise ValueError(f"`percentile` must lie between 0 and 100, got {percentile}.")
-    if reading not in READINGS:
-        raise ValueError(f"`reading` must be one of {READINGS}, got {reading!r}.")
+        raise InputError(f"`percentile` must lie between 0 and 100, got {percentile}.")
+    require_choice("variant", variant, VARIANTS)
     saliency = saliency.float()
     saliency = saliency - saliency.amin(dim=(1, 2, 3), keepdim=True)  # a constant map is exactly 0, blurred or not
-    if reading == "thesis":
+    if variant == "thesis":
         mask = above_percentile(gaussian_blur(saliency, blur_kernel), percentile, foreground)
     else:
         mask = gaussian_blur(above_percentile(saliency, percentile, foreground).float(), blur_kernel) > 0
@@ -76,7 +77,7 @@ def smooth_through_slices(saliency: torch.Tensor, sigma: float = 1.0) -> torch.T
         `torch.Tensor` of shape `(S, 1, H, W)`.
     """
     if sigma < 0:
-        raise ValueError(f"`sigma` must be 0 or more slices, got {sigma}.")
+        raise InputError(f"`sigma` must be 0 or more slices, got {sigma}.")
     if sigma == 0:
         return saliency
     radius = math.ceil(3 * sigma)

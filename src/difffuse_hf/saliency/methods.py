@@ -5,17 +5,31 @@ from collections.abc import Callable
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, require_choice
+from .counterfactual import class_agnostic_saliency
+from .grad_cam import grad_cam
+from .grad_cam_plus_plus import grad_cam_plus_plus
+from .gradient import gradient
+from .guided_backprop import guided_backprop
+from .integrated_gradients import integrated_gradients
+from .latent_shift import latent_shift
+from .rise import rise
+from .score_cam import score_cam
+from .smooth_grad import smooth_grad
 
-WITH_AUTOENCODER = ("class_agnostic_saliency", "latent_shift")
-METHODS = (
-    *WITH_AUTOENCODER,
-    *("gradient", "smooth_grad", "guided_backprop", "integrated_gradients"),
-    *("grad_cam", "grad_cam_plus_plus", "score_cam", "rise"),
-)  # public names of the package
+Method = Callable[..., torch.Tensor]
+
+_WITH_AUTOENCODER: tuple[Method, ...] = (class_agnostic_saliency, latent_shift)
+_WITHOUT: tuple[Method, ...] = (
+    *(gradient, smooth_grad, guided_backprop, integrated_gradients),
+    *(grad_cam, grad_cam_plus_plus, score_cam, rise),
+)
+_METHODS = {method.__name__: method for method in (*_WITH_AUTOENCODER, *_WITHOUT)}
+WITH_AUTOENCODER = tuple(method.__name__ for method in _WITH_AUTOENCODER)
+METHODS = tuple(_METHODS)
 
 
-def saliency_method(name: str, classifier, autoencoder=None, **options) -> Callable[..., torch.Tensor]:
+def saliency_method(name: str, classifier, autoencoder=None, **options) -> Method:
     """`f(image, target=None, *, saliency=None) -> maps` of the method called `name`.
 
     Args:
@@ -26,11 +40,8 @@ def saliency_method(name: str, classifier, autoencoder=None, **options) -> Calla
     Raises:
         InputError: there is no such method, or it needs an autoencoder.
     """
-    import difffuse_hf
-
-    if name not in METHODS:
-        raise InputError(f"There is no saliency method {name!r}; choose one of {', '.join(METHODS)}.")
+    require_choice("method", name, METHODS)
     if name in WITH_AUTOENCODER and autoencoder is None:
         raise InputError(f"The saliency method {name} needs an autoencoder.")
     networks = (classifier, autoencoder) if name in WITH_AUTOENCODER else (classifier,)
-    return functools.partial(getattr(difffuse_hf, name), *networks, **options)
+    return functools.partial(_METHODS[name], *networks, **options)

@@ -5,17 +5,16 @@ import math
 import torch
 from torch.nn import functional as F
 
-from .counterfactual import check_inputs, choose_target, class_logits, pick, scale_to_one
-from .gradients import repeat
+from .common import Images, Maps, Query, Target, per_image, scale_to_one
 
 
 @torch.no_grad()
 def rise(
     classifier,
-    image: torch.Tensor,
-    target: torch.Tensor | None = None,
+    image: Images,
+    target: Target = None,
     *,
-    saliency: torch.Tensor | None = None,
+    saliency: Maps = None,
     num_masks: int = 1000,
     grid: int = 7,
     probability: float = 0.5,
@@ -31,52 +30,30 @@ def rise(
     it where masking changes little.
 
     Args:
-        classifier: in eval mode.
-        image (`torch.Tensor` of shape `(B, C, H, W)` or `(B, S, C, H, W)`): slices or scans in [0, 1].
-        target (`torch.Tensor` of shape `(B,)`, *optional*): class indices; the predicted classes by default.
-        saliency (`torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)`, *optional*): handed to the classifier.
         num_masks (`int`): N (paper: 4000 to 8000 for 224 x 224 pixels).
         grid (`int`): cells of a mask on each side, before it is enlarged and shifted (paper: 7).
         probability (`float`): p, with which a cell is seen (paper: 0.5).
         generator (`torch.Generator`, *optional*): source of the masks.
         batch_size (`int`): most images (or scans) in one pass.
 
-    Returns:
-        `torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)` in [0, 1].
+    The other arguments and the result are those of `gradient`.
     """
-    check_inputs(image, saliency)
+    query = Query.of(classifier, image, target, saliency)
     if num_masks < 1:
         raise ValueError(f"`num_masks` must be at least 1, got {num_masks}.")
-    target = choose_target(classifier, image, target, saliency)
     stack = image.shape[1:-3]  # () for slices, (S,) for scans
-    size = tuple(image.shape[-2:])
-    drawn = _draw(num_masks * math.prod(stack), size, grid, probability, generator)
+    height, width = image.shape[-2:]
+    drawn = _draw(num_masks * math.prod(stack), (height, width), grid, probability, generator)
     drawn = [part.to(image.device).unflatten(0, (num_masks, -1)) for part in drawn]
-    total = 0
-    per_pass = max(batch_size // len(image), 1)
-    for parts in zip(*(part.split(per_pass) for part in drawn)):
-        masks = _enlarge(*(part.flatten(0, 1) for part in parts), size).to(image.dtype)
-        masks = masks.view(-1, 1, *stack, 1, *size)
-        count = len(masks)
-        logits = class_logits(classifier, (image * masks).flatten(0, 1), repeat(saliency, count))
-        seen = pick(logits.float().softmax(1), target.repeat(count)).view(count, -1, *[1] * (image.ndim - 1))
+    total = torch.zeros((), device=image.device)
+    for parts in zip(*(part.split(query.batches_in(batch_size)) for part in drawn)):
+        cells, down, right = (part.flatten(0, 1) for part in parts)
+        masks = _enlarge(cells, down, right, (height, width)).to(image.dtype)
+        masks = masks.view(-1, 1, *stack, 1, height, width)
+        probabilities = query.probability((image * masks).flatten(0, 1))
+        seen = per_image(probabilities, image).unflatten(0, (len(masks), -1))  # [count,B,1,1,1] or [count,B,1,1,1,1]
         total = total + (seen * masks).sum(0)  # [B,1,H,W] or [B,S,1,H,W]
     return scale_to_one(total / (num_masks * probability))
-
-
-def random_masks(
-    count: int,
-    size: tuple[int, int],
-    grid: int = 7,
-    probability: float = 0.5,
-    generator: torch.Generator | None = None,
-) -> torch.Tensor:
-    """Smooth random masks (count, 1, H, W) in [0, 1], made where the generator lives.
-
-    A grid of 0s and 1s is enlarged bilinearly to one cell more than the image on each axis, of which a part of the
-    image's size is cut out at random (Petsiuk et al. 2018, Sec. 3.2).
-    """
-    return _enlarge(*_draw(count, size, grid, probability, generator), size)
 
 
 def _draw(count, size, grid, probability, generator):
@@ -91,6 +68,8 @@ def _draw(count, size, grid, probability, generator):
 
 
 def _enlarge(seen, down, right, size):
+    """Smooth masks (count, 1, H, W) in [0, 1] from cells: enlarged bilinearly to one cell more than the image on each
+    axis, of which a part of the image's size is cut out at the shift (Petsiuk et al. 2018, Sec. 3.2)."""
     large = [(seen.shape[-1] + 1) * math.ceil(side / seen.shape[-1]) for side in size]
     masks = F.interpolate(seen[:, None].float(), size=large, mode="bilinear", align_corners=False)[:, 0]
     numbers, *pixels = (torch.arange(side, device=masks.device) for side in (len(masks), *size))

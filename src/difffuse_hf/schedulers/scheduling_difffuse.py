@@ -2,22 +2,59 @@
 
 Steps go from one noise *level* to another. Level 0 is the clean image (ᾱ_0 = 1), level j = 1…T is x_j, noised with
 ᾱ_j = `alphas_cumprod[j - 1]`; the U-Net at level j is asked for timestep j − 1, at level 0 for timestep 0.
-The two levels are arguments of every step, so any grid of levels will do and no step depends on the one before.
+The two levels are arguments of `reverse_step`, `invert_step` and `fused_step`, so any grid of levels will do and no
+step depends on the one before. `step` is the form that diffusers' own pipelines call: from a timestep to the next
+level of the grid that `set_timesteps` has laid.
 """
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerMixin  # diffusers looks for this name here when it loads
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_utils import (
+    SchedulerMixin,  # diffusers looks for this name here when it loads
+    SchedulerOutput,
+)
+from diffusers.utils.torch_utils import randn_tensor
+
+from ..errors import InputError, require_choice
+from ..io.hub import private_by_default
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+Predictor = Callable[
+    [torch.Tensor, int], tuple[torch.Tensor, torch.Tensor | None]
+]  # (sample, level) -> ε_θ, v or None
 
 
+@dataclass
+class DifFuseSchedulerOutput(SchedulerOutput):
+    """What `DifFuseScheduler.step` returns.
+
+    Args:
+        prev_sample (`torch.Tensor` of shape `(B, C, H, W)`): x at the next level of the grid.
+        pred_original_sample (`torch.Tensor` of shape `(B, C, H, W)`): x̂_0 as predicted at this step.
+    """
+
+    pred_original_sample: torch.Tensor | None = None
+
+
+def forward_process(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: float | torch.Tensor) -> torch.Tensor:
+    """A sample of q(x_t | x_0): x_t = √ᾱ x_0 + √(1 − ᾱ) ε; `alpha_bar` is a number or broadcasts to `clean`."""
+    return alpha_bar**0.5 * clean + (1 - alpha_bar) ** 0.5 * noise
+
+
+@private_by_default
 class DifFuseScheduler(SchedulerMixin, ConfigMixin):
     """Inversion (Eq. 6.9), reverse (Eqs. 6.7 and 6.8) and fused steps (Eq. 6.10) between any two noise levels.
+
+    Made from the configuration of another scheduler by `DifFuseScheduler.from_config(other.config)`.
 
     Args:
         num_train_timesteps (`int`): T of the noise schedule the U-Net was trained with.
@@ -29,6 +66,11 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
             `"fixed_large"` is σ_t² = β_t, as in the author's code; `"learned_range"` lies between the two, where a
             U-Net with 2C output channels says (Nichol & Dhariwal 2021). Such a U-Net also works with the fixed ones.
         clip_sample (`bool`): clamp the predicted clean image to [-1, 1]. Off, because clamping breaks inversion.
+        trained_betas (`list[float]`, *optional*): the β_t themselves, in place of `beta_start`, `beta_end` and
+            `beta_schedule`.
+
+    Raises:
+        InputError: a word that is none of those listed above.
     """
 
     order = 1
@@ -43,43 +85,76 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: str = "epsilon",
         variance_type: str = "fixed_small",
         clip_sample: bool = False,
+        trained_betas: list[float] | None = None,
     ):
-        if prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"`prediction_type` must be one of {PREDICTION_TYPES}, got {prediction_type!r}.")
-        if variance_type not in VARIANCE_TYPES:
-            raise ValueError(f"`variance_type` must be one of {VARIANCE_TYPES}, got {variance_type!r}.")
-        stock = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule)
+        require_choice("prediction_type", prediction_type, PREDICTION_TYPES)
+        require_choice("variance_type", variance_type, VARIANCE_TYPES)
+        require_choice("beta_schedule", beta_schedule, BETA_SCHEDULES)
+        stock = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)  # pyright: ignore[reportArgumentType]
         self.alphas_cumprod = stock.alphas_cumprod.double()  # 1 − ᾱ and the variances are small differences
         self.init_noise_sigma = 1.0
         self.set_timesteps()
 
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs) -> Any:
+        """A scheduler with the noise schedule of another one's configuration.
+
+        Raises:
+            InputError: the configuration asks for something that would change the result and is not supported here.
+        """
+        wanted = {**(config or {}), **kwargs}
+        if wanted.get("rescale_betas_zero_snr"):
+            raise InputError(
+                "`rescale_betas_zero_snr` is not supported: with ᾱ_T = 0 no image follows from the noise at level T."
+            )
+        if wanted.get("thresholding"):
+            raise InputError("`thresholding` is not supported: clamping by percentile breaks inversion.")
+        if wanted.get("clip_sample") and wanted.get("clip_sample_range", 1.0) != 1.0:
+            raise InputError(f"`clip_sample_range` must be 1, got {wanted['clip_sample_range']}.")
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
     def __len__(self):
-        return self.config.num_train_timesteps
+        return len(self.alphas_cumprod)
+
+    def levels_from(self, noise_level: int | None = None, num_inference_steps: int | None = None) -> list[int]:
+        """The levels K … 0 spread evenly, one more than there are steps.
+
+        Args:
+            noise_level (`int`, *optional*): K, the level at which the reverse process starts; T by default.
+            num_inference_steps (`int`, *optional*): number of reverse steps; every level from K to 0 by default.
+
+        Raises:
+            InputError: K does not lie in 1 … T, or the steps not in 1 … K.
+        """
+        noise_level = len(self) if noise_level is None else noise_level
+        if not 1 <= noise_level <= len(self):
+            raise InputError(f"`noise_level` must lie between 1 and {len(self)}, got {noise_level}.")
+        steps = noise_level if num_inference_steps is None else num_inference_steps
+        if not 1 <= steps <= noise_level:
+            raise InputError(
+                f"`num_inference_steps` must lie between 1 and `noise_level`, {noise_level}, got {steps}."
+            )
+        return [round(noise_level * i / steps) for i in range(steps, -1, -1)]
 
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
         noise_level: int | None = None,
         device: str | torch.device | None = None,
-    ):
-        """Spread the levels K … 0 evenly: `levels` has one entry more than `timesteps`, the U-Net's inputs.
+    ) -> None:
+        """Lay the grid that `step` follows: `levels`, see `levels_from`, and `timesteps`, the U-Net's inputs.
 
         Args:
-            num_inference_steps (`int`, *optional*): number of reverse steps; every level from K to 0 by default.
-            noise_level (`int`, *optional*): K, the level at which the reverse process starts; T by default.
+            num_inference_steps, noise_level (`int`, *optional*): as in `levels_from`.
             device (`torch.device`, *optional*): where `timesteps` goes.
         """
-        noise_level = len(self) if noise_level is None else noise_level
-        if not 1 <= noise_level <= len(self):
-            raise ValueError(f"`noise_level` must lie between 1 and {len(self)}, got {noise_level}.")
-        steps = noise_level if num_inference_steps is None else num_inference_steps
-        if not 1 <= steps <= noise_level:
-            raise ValueError(
-                f"`num_inference_steps` must lie between 1 and `noise_level`, {noise_level}, got {steps}."
-            )
-        self.num_inference_steps = steps
-        self.levels = [round(noise_level * i / steps) for i in range(steps, -1, -1)]  # K … 0
+        self.levels = self.levels_from(noise_level, num_inference_steps)
+        self.num_inference_steps = len(self.levels) - 1
         self.timesteps = torch.tensor([self.timestep_of(level) for level in self.levels[:-1]], device=device)
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: int | torch.Tensor | None = None) -> torch.Tensor:
+        """The sample as it is; schedulers that scale it are exchangeable with those that do not."""
+        return sample
 
     @staticmethod
     def timestep_of(level: int) -> int:
@@ -131,7 +206,7 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
                 f"got {output.shape[1]}."
             )
         prediction, variance = output[:, :channels], output[:, channels:]
-        if self.config.prediction_type == "v_prediction":
+        if self.config["prediction_type"] == "v_prediction":
             alpha_bar = self.alphas_cumprod[self.timestep_of(level)].item()
             prediction = alpha_bar**0.5 * prediction + (1 - alpha_bar) ** 0.5 * sample
         return prediction, (variance + 1) / 2 if variance.shape[1] else None
@@ -140,9 +215,39 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         """The clean image that the predicted noise implies: x̂_0 = (x_t − √(1 − ᾱ_t) ε) / √ᾱ_t."""
         alpha_bar = self.alpha_bar(level)
         original = (sample - (1 - alpha_bar) ** 0.5 * noise_pred) / alpha_bar**0.5
-        return original.clamp(-1, 1) if self.config.clip_sample else original
+        return original.clamp(-1, 1) if self.config["clip_sample"] else original
 
     def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: int | torch.Tensor,
+        sample: torch.Tensor,
+        eta: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> DifFuseSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
+        """One reverse step as diffusers' own pipelines call it, to the next lower level of the grid (Eq. 6.8).
+
+        Args:
+            model_output (`torch.Tensor` of shape `(B, C, H, W)` or `(B, 2C, H, W)`): of the U-Net, see
+                `read_prediction`.
+            timestep (`int`): of the U-Net, t − 1.
+            sample (`torch.Tensor` of shape `(B, C, H, W)`): x_t.
+            eta (`float`): 1 for DDPM (Eq. 6.7), 0 for DDIM.
+            generator (*optional*): one `torch.Generator`, or one per image; nothing is drawn at the last step.
+            return_dict (`bool`): an output with names, or the same two tensors in a tuple.
+        """
+        level = int(timestep) + 1
+        target = next((lower for lower in self.levels if lower < level), 0)
+        noise_pred, variance_fraction = self.read_prediction(model_output, level, sample)
+        noise = None
+        if eta > 0 and target > 0:
+            noise = randn_tensor(sample.shape, generator, sample.device, model_output.dtype)
+        stepped = self.reverse_step(noise_pred, level, target, sample, eta, noise, variance_fraction)
+        original = self.predict_original(noise_pred, level, sample)
+        return DifFuseSchedulerOutput(stepped, original) if return_dict else (stepped, original)
+
+    def reverse_step(
         self,
         noise_pred: torch.Tensor,
         level: int,
@@ -170,7 +275,7 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
             `torch.Tensor` of shape `(B, C, H, W)`: x_target.
         """
         original = self.predict_original(noise_pred, level, sample)
-        if self.config.clip_sample and level > 0:  # the noise that goes with the clamped image
+        if self.config["clip_sample"] and level > 0:  # the noise that goes with the clamped image
             noise_pred = (sample - self.alpha_bar(level) ** 0.5 * original) / (1 - self.alpha_bar(level)) ** 0.5
         deterministic = isinstance(eta, (int, float)) and eta == 0
         variance = 0.0 if deterministic else eta**2 * self.posterior_variance(level, target)
@@ -178,15 +283,17 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         stepped = self.alpha_bar(target) ** 0.5 * original + direction
         if deterministic or target == 0:  # no noise on the clean image
             return stepped
-        if self.config.variance_type == "fixed_large":  # the mean keeps the posterior's σ, as in the author's code
+        if self.config["variance_type"] == "fixed_large":  # the mean keeps the posterior's σ, as in the author's code
             variance = eta**2 * self.beta(level, target)
-        elif self.config.variance_type == "learned_range":
+        elif self.config["variance_type"] == "learned_range":
             if variance_fraction is None:
                 raise ValueError(
                     "`variance_type` is 'learned_range' but the U-Net predicts no variance; "
                     "take 'fixed_small', or a U-Net with twice as many channels out as in."
                 )
             variance = eta**2 * self.learned_variance(variance_fraction, level, target)
+        if noise is None:
+            raise ValueError(f"A step with `eta` above 0 to level {target} needs `noise`.")
         return stepped + variance**0.5 * noise
 
     def invert_step(self, noise_pred: torch.Tensor, level: int, target: int, sample: torch.Tensor) -> torch.Tensor:
@@ -194,7 +301,22 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
 
         The stock `DDIMInverseScheduler` pairs x_t with the prediction for the level it goes to, which is not Eq. 6.9.
         """
-        return self.step(noise_pred, level, target, sample)
+        return self.reverse_step(noise_pred, level, target, sample)
+
+    def inversion(
+        self, sample: torch.Tensor, levels: Sequence[int], predict: Predictor
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """The inversion trajectory (Eq. 6.9): each level after the first, and x there.
+
+        Args:
+            sample (`torch.Tensor` of shape `(B, C, H, W)`): x at the first level, for level 0 the image in [-1, 1].
+            levels (`Sequence[int]`): rising, such as 0 … K.
+            predict: `(sample, level) -> (ε_θ, v or None)`, see `read_prediction`.
+        """
+        for level, target in pairwise(levels):
+            noise_pred, _ = predict(sample, level)
+            sample = self.invert_step(noise_pred, level, target, sample)
+            yield target, sample
 
     def fused_step(
         self,
@@ -215,25 +337,24 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         σ_t = 0; that is not Eq. 6.8 with σ_t = 0, and Eq. 6.8 is what is computed here.
 
         Args:
-            noise_pred, level, target, sample, noise, variance_fraction: as in `step`.
+            noise_pred, level, target, sample, noise, variance_fraction: as in `reverse_step`.
             mask (`torch.Tensor` of shape `(B, 1, H, W)`): 1 where tissue is repainted, 0 where it is kept.
             background (`torch.Tensor` of shape `(B, C, H, W)`, *optional*): x_target to keep outside the mask in place
                 of the DDIM branch, such as the level of the inversion trajectory.
         """
-        ddpm = self.step(noise_pred, level, target, sample, 1.0, noise, variance_fraction)  # Eq. 6.7
-        ddim = self.step(noise_pred, level, target, sample) if background is None else background  # Eq. 6.8, σ_t = 0
-        return mask * ddpm + (1 - mask) * ddim
+        ddpm = self.reverse_step(noise_pred, level, target, sample, 1.0, noise, variance_fraction)  # Eq. 6.7
+        if background is None:  # Eq. 6.8 with σ_t = 0
+            background = self.reverse_step(noise_pred, level, target, sample)
+        return mask * ddpm + (1 - mask) * background
 
     def diffuse(self, sample: torch.Tensor, level: int, target: int, noise: torch.Tensor) -> torch.Tensor:
         """Forward diffusion from one level to a noisier one; from level 0, q(x_target | x_0).
 
         x_target = √(ᾱ_target / ᾱ_level) x_level + √(1 − ᾱ_target / ᾱ_level) z
         """
-        beta = self.beta(target, level)
-        return (1 - beta) ** 0.5 * sample + beta**0.5 * noise
+        return forward_process(sample, noise, self.alpha_bar(target) / self.alpha_bar(level))
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Forward diffusion, x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε; `timesteps` are the U-Net's, t − 1, shape `(B,)`."""
-        alpha_bar = self.alphas_cumprod.to(timesteps.device)[timesteps].to(original_samples.dtype)
-        alpha_bar = alpha_bar.view(-1, *[1] * (original_samples.ndim - 1))  # (B, 1, 1, 1)
-        return alpha_bar**0.5 * original_samples + (1 - alpha_bar) ** 0.5 * noise
+        alpha_bar = self.alphas_cumprod.to(timesteps.device)[timesteps].to(original_samples)
+        return forward_process(original_samples, noise, alpha_bar.view(-1, *[1] * (original_samples.ndim - 1)))

@@ -1,0 +1,104 @@
+"""`difffuse detect`: lesions of scans, with a report for each."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .options import Device, DtypeName, PresetName, check_device, complain
+from .results import print_results
+
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(metavar="INPUT", help="Case folders (BraTS layout), or NIfTI files for a one-modality model."),
+]
+Model = Annotated[str, typer.Option(help="Model folder, Hub repository user/name, or demo (the embedded one).")]
+Output = Annotated[Path, typer.Option(help="Each case gets a folder of its own in here.")]
+Preset = Annotated[
+    PresetName,
+    typer.Option(help="fast: few steps, several samples. exact: every step. thesis, reference_code: as published."),
+]
+Dtype = Annotated[DtypeName, typer.Option(help="Of the U-Net; auto: bfloat16 where the device computes in it.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Slices at a time.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+AllSlices = Annotated[
+    bool, typer.Option("--all-slices", help="Repaint every slice, not only those the classifier finds suspicious.")
+]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="Counterfactuals per slice, averaged.", show_default="from the preset")
+]
+NoiseLevel = Annotated[
+    int | None, typer.Option(min=1, help="K, how far the slice is noised.", show_default="from the model")
+]
+Percentile = Annotated[
+    float | None,
+    typer.Option(min=0, max=100, help="Of the saliency, above which is repainted.", show_default="from the model"),
+]
+Threshold = Annotated[
+    float | None, typer.Option(min=0, help="Of the anomaly map, above which is lesion.", show_default="from the model")
+]
+FalsePositives = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, metavar="SHARE", help="Take the threshold that so much healthy brain reaches, such as 0.01."
+    ),
+]
+SliceSmoothingSigma = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="SIGMA", help="Smooth saliency over so many slices and share noise: less flicker."),
+]
+
+
+def detect(
+    inputs: Inputs,
+    model: Model,
+    output: Output,
+    preset: Preset = PresetName.fast,
+    device: Device = None,
+    dtype: Dtype = DtypeName.auto,
+    batch_size: BatchSize = 16,
+    seed: Seed = 0,
+    all_slices: AllSlices = False,
+    samples: Samples = None,
+    noise_level: NoiseLevel = None,
+    percentile: Percentile = None,
+    threshold: Threshold = None,
+    false_positives: FalsePositives = None,
+    slice_smoothing_sigma: SliceSmoothingSigma = None,
+):
+    """Find lesions: healthy counterfactual, anomaly map, lesion mask and a report for each scan."""
+    if threshold is not None and false_positives is not None:
+        raise typer.BadParameter("--threshold and --false-positives both choose the threshold; give one of them.")
+    device = check_device(device)
+    import torch
+
+    from ..detection.load import load_model
+    from ..detection.run import detect_cases
+    from ..reporting.report import write_report
+
+    pipeline, line = load_model(model, device, None if dtype is DtypeName.auto else getattr(torch, dtype.value))
+    if false_positives is not None:
+        threshold = pipeline.processor.threshold_for(false_positives)
+    chosen = {"num_samples": samples, "noise_level": noise_level, "percentile": percentile}
+    summaries, failures = detect_cases(
+        pipeline,
+        inputs,
+        output,
+        write_report,
+        model,
+        line,
+        preset=preset.value,
+        batch_size=batch_size,
+        seed=seed,
+        all_slices=all_slices,
+        slice_smoothing_sigma=slice_smoothing_sigma,
+        anomaly_threshold=threshold,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    if summaries:
+        print_results(summaries, Console())
+    for failure in failures:
+        complain(failure)
+    if failures:
+        raise typer.Exit(1)

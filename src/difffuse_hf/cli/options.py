@@ -1,0 +1,59 @@
+"""What several commands share: their choices, the device, and extras that may not be installed."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+
+
+class PresetName(str, Enum):
+    fast, exact, thesis, reference_code = "fast", "exact", "thesis", "reference_code"
+
+
+class DtypeName(str, Enum):
+    auto, float32, bfloat16 = "auto", "float32", "bfloat16"
+
+
+class Layout(str, Enum):
+    brats2021, wmh, ist3, mosmed = "brats2021", "wmh", "ist3", "mosmed"
+
+
+class RegistrationQuality(str, Enum):
+    scan, mixture = "scan", "mixture"
+
+
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")]
+
+
+def check_device(name: str | None) -> str:
+    """The device to compute on; bad usage if this machine does not have it."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise typer.BadParameter(
+            f"{name!r} is not a device of this machine; leave it out or say cpu", param_hint="--device"
+        ) from error
+    return name
+
+
+@contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Imports that need an extra: says which one to install where a module is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is missing; install it: pip install 'difffuse_hf[{name}]'.") from error
+
+
+def complain(sentence: str) -> None:
+    """Print an error as every command does: one sentence on stderr."""
+    print(f"difffuse: {sentence}", file=sys.stderr)

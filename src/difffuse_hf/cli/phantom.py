@@ -1,0 +1,43 @@
+"""`difffuse phantom`: synthetic subjects in the folders of a real data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .options import Layout, needs_extra
+
+
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the subjects into.")],
+    layout: Annotated[Layout, typer.Option(help="The data set whose folders are imitated.")] = Layout.brats2021,
+    subjects: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same subjects.")] = 0,
+    anatomies: Annotated[
+        Path | None,
+        typer.Option(help="Folder of label maps in FreeSurfer numbering.", show_default="the built-in ICBM152 maps"),
+    ] = None,
+    incidence: Annotated[
+        Path | None,
+        typer.Option(
+            help="For ist3: NIfTI map in MNI space of how often lesions lie where.", show_default="even in a territory"
+        ),
+    ] = None,
+):
+    """Write synthetic subjects with exactly known lesions, in the folders of a real data set.
+
+    Running the same command again continues where it was stopped.
+    """
+    from rich.progress import track
+
+    from ..phantoms.brain_phantom import BrainPhantom
+
+    if incidence is not None and layout is not Layout.ist3:
+        raise typer.BadParameter("is for --layout ist3", param_hint="--incidence")
+    with needs_extra("preprocess"):
+        cohort = BrainPhantom(layout.value, anatomies, seed, incidence)
+    console = Console()
+    for _ in track(cohort.write(out, subjects), "Drawing subjects", total=subjects, console=console):
+        pass
+    console.print(f"{subjects} synthetic subjects in {out}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,221 @@
+"""Volumes to model slices and back (thesis Secs. 3.5 and 6.5): one recipe for data sets, models and detection.
+
+A volume arrives on its own voxel grid with its affine. Model slices are axial, from the feet to the head, seen in
+radiological convention (row 0 anterior, column 0 the patient's right), resampled in the plane to `pixel_spacing_mm`
+and padded or cropped to `image_size`. Nothing is interpolated between slices. The geometry that comes back with the
+slices undoes all of it. `DifFuseProcessor` saves the recipe beside a model's weights.
+"""
+
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from nibabel import affines, orientations
+
+from ..errors import InputError
+from ..io.case import check_intensities
+
+BRATS_SLICES = 155  # axial slices of a BraTS volume, the length that `slice_margin` refers to
+MAX_BORDER_SHARE = 0.5  # brain on the sides of the axial slices: skull-stripped scans have hardly any
+MAX_BRAIN_OUTSIDE = 0.02  # share of the brain that may fall outside the model's field of view
+LESION_PROBABILITY = 0.5  # of the classifier, below which a slice is left as it is
+
+
+@dataclass(frozen=True)
+class SliceGeometry:
+    """How the slices of one volume lie on its voxel grid; made by `SliceRecipe.cut`.
+
+    `rows` and `columns` are (start, step): row i of a model slice is centred on the native coordinate
+    start + step * i along the anterior-posterior axis, columns likewise from right to left, in voxels.
+    """
+
+    shape: tuple[int, ...]  # native (X, Y, Z)
+    to_lps: np.ndarray  # nibabel orientation transform from the native axes to left, posterior, superior
+    from_lps: np.ndarray
+    rows: tuple[float, float]
+    columns: tuple[float, float]
+    image_size: tuple[int, ...]  # (H, W)
+    intensity_scale: np.ndarray  # (C,), model intensity = native intensity * scale
+
+    @property
+    def lps_shape(self) -> tuple[int, int, int]:
+        left, posterior, superior = (self.shape[int(axis)] for axis in np.argsort(self.to_lps[:, 0]))
+        return left, posterior, superior
+
+    def to_slices(self, volumes: np.ndarray) -> torch.Tensor:
+        """Native volumes (K, X, Y, Z) to slices (S, K, H, W): area average when shrinking, linear when enlarging."""
+        columns, rows, _ = self.lps_shape
+        rows = _resampling_matrix(self.image_size[0], rows, *self.rows)
+        columns = _resampling_matrix(self.image_size[1], columns, *self.columns)
+        return rows @ _orient(volumes, self.to_lps) @ columns.T
+
+    def to_volume(self, slices: torch.Tensor) -> np.ndarray:
+        """Slices (S, K, H, W) to native volumes (K, X, Y, Z), 0 outside the model's field of view."""
+        columns, rows, _ = self.lps_shape
+        rows = _resampling_matrix(rows, self.image_size[0], -self.rows[0] / self.rows[1], 1 / self.rows[1])
+        columns = _resampling_matrix(
+            columns, self.image_size[1], -self.columns[0] / self.columns[1], 1 / self.columns[1]
+        )
+        planes = rows @ slices.float().cpu() @ columns.T  # (S, K, Y', X')
+        planes = planes.permute(3, 2, 0, 1).numpy()
+        volumes = orientations.apply_orientation(planes, self.from_lps)
+        return np.ascontiguousarray(np.moveaxis(volumes, -1, 0))
+
+
+@dataclass(frozen=True)
+class SliceRecipe:
+    """How skull-stripped volumes become model slices; the defaults are the thesis's for BraTS (Sec. 6.5).
+
+    Args:
+        modalities (`tuple[str, ...]`): channel order; BraTS file suffixes.
+        image_size (`tuple[int, int]`): (H, W) of a slice; BraTS: 240 x 240 zero-padded to 256 x 256 (thesis).
+        pixel_spacing_mm (`float`): side of a pixel. An axis that fits into `image_size` is padded evenly; one that
+            does not is cropped around the brain.
+        reference_intensity (`float`): each modality of a volume is scaled so that the median of its brain voxels has
+            this value, then clipped to [0, 1]. A choice of ours: scaling alone keeps the background at exactly 0.
+        slice_margin (`int`): slices dropped at each end of a 155-slice volume (thesis: 25), in proportion for others.
+        min_foreground (`float`): a slice is used if at least this fraction of it is brain.
+    """
+
+    modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")
+    image_size: tuple[int, ...] = (256, 256)
+    pixel_spacing_mm: float = 1.0
+    reference_intensity: float = 0.35
+    slice_margin: int = 25
+    min_foreground: float = 0.02
+
+    def __post_init__(self):
+        if len(self.image_size) != 2 or min(self.image_size) < 1 or self.pixel_spacing_mm <= 0:
+            raise ValueError(
+                f"`image_size` is (height, width) in pixels and `pixel_spacing_mm` is positive, "
+                f"got {self.image_size} and {self.pixel_spacing_mm}."
+            )
+        if not 0 < self.reference_intensity < 1:
+            raise ValueError(f"`reference_intensity` lies between 0 and 1, got {self.reference_intensity}.")
+
+    def cut(self, volumes: np.ndarray, affine: np.ndarray) -> tuple[torch.Tensor, SliceGeometry]:
+        """All axial slices of a scan, and the way back.
+
+        Args:
+            volumes (`np.ndarray` of shape `(C, X, Y, Z)`): one volume per modality on the native grid, skull-stripped,
+                0 outside the brain.
+            affine (`np.ndarray` of shape `(4, 4)`): voxel to RAS+ millimetres. Oblique grids are read by their nearest
+                axes.
+
+        Returns:
+            `torch.Tensor` of shape `(S, C, H, W)`: float32 in [0, 1], background exactly 0, S from the feet up.
+            `SliceGeometry`: for `cut_labels`, and its `to_volume` is the way back.
+
+        Raises:
+            InputError: the volumes are not skull-stripped, non-negative, finite scans of these modalities.
+        """
+        volumes = np.asarray(volumes, dtype=np.float32)
+        if volumes.ndim != 4 or len(volumes) != len(self.modalities):
+            raise InputError(
+                f"The model takes {len(self.modalities)} three-dimensional volumes ({', '.join(self.modalities)}), "
+                f"got an array of shape {volumes.shape}."
+            )
+        for modality, volume in zip(self.modalities, volumes):
+            check_intensities(volume, f"Modality {modality}")
+        volumes = np.maximum(volumes, 0)
+        scale = np.array(
+            [self.reference_intensity / np.median(volume[volume > 0]) for volume in volumes], dtype=np.float32
+        )
+        geometry = self._geometry((volumes > 0).any(axis=0), affine, scale)
+        volumes = np.minimum(volumes * scale[:, None, None, None], 1)
+        return geometry.to_slices(volumes).clamp_(0, 1), geometry
+
+    def usable(self, slices: torch.Tensor) -> torch.Tensor:
+        """Indices of the slices (S, C, H, W) that the model is meant for: inside the margin and with enough brain."""
+        foreground = (slices > 0).any(dim=1).float().mean(dim=(1, 2))  # (S,)
+        margin = round(self.slice_margin * len(slices) / BRATS_SLICES)
+        index = torch.arange(len(slices))
+        inside = (index >= margin) & (index < len(slices) - margin)
+        return index[inside & (foreground >= self.min_foreground) & (foreground > 0)]
+
+    def processor_config(self) -> dict[str, Any]:
+        """What `DifFuseProcessor.save_pretrained` writes into `preprocessor_config.json`, before any calibration."""
+        return {
+            "image_processor_type": "DifFuseProcessor",
+            **asdict(self),
+            "false_positive_thresholds": {},
+            "lesion_probability_threshold": LESION_PROBABILITY,
+        }
+
+    def _geometry(self, brain, affine, intensity_scale):
+        """Place the model's field of view on a volume whose brain is the boolean array (X, Y, Z)."""
+        native = orientations.io_orientation(affine)
+        spacing_mm = affines.voxel_sizes(affine)
+        if np.isnan(native).any() or not np.isfinite(spacing_mm).all() or spacing_mm.min() <= 0:
+            raise InputError("The affine of the scan is singular: its header does not say how large a voxel is.")
+        lps = orientations.axcodes2ornt("LPS")
+        to_lps = orientations.ornt_transform(native, lps)
+        shape = brain.shape
+        brain = orientations.apply_orientation(brain, to_lps)  # (columns, rows, slices)
+        spacing_mm = spacing_mm[np.argsort(to_lps[:, 0])]
+        if np.concatenate([brain[[0, -1]].ravel(), brain[:, [0, -1]].ravel()]).mean() > MAX_BORDER_SHARE:
+            raise InputError(
+                "The scan is not skull-stripped (its slices are not surrounded by zeros); "
+                "remove everything but the brain first, for example with HD-BET or SynthStrip."
+            )
+        height, width = self.image_size
+        columns = self._field_of_view(brain.any(axis=(1, 2)), width, spacing_mm[0])
+        rows = self._field_of_view(brain.any(axis=(0, 2)), height, spacing_mm[1])
+        seen = brain[_inside(columns, width, brain.shape[0])][:, _inside(rows, height, brain.shape[1])]
+        if seen.sum() < (1 - MAX_BRAIN_OUTSIDE) * brain.sum():
+            raise InputError(
+                f"The brain does not fit into the model's field of view of {height * self.pixel_spacing_mm:g} x "
+                f"{width * self.pixel_spacing_mm:g} mm; check the voxel size in the header "
+                f"({spacing_mm[0]:g} x {spacing_mm[1]:g} mm in the plane)."
+            )
+        return SliceGeometry(
+            shape=shape,
+            to_lps=to_lps,
+            from_lps=orientations.ornt_transform(lps, native),
+            rows=rows,
+            columns=columns,
+            image_size=self.image_size,
+            intensity_scale=intensity_scale,
+        )
+
+    def _field_of_view(self, occupied, num_pixels, spacing_mm):
+        """(start, step) along one axis, in voxels; `occupied` says which voxels of the axis hold brain."""
+        step = self.pixel_spacing_mm / spacing_mm
+        centre = (len(occupied) - 1) / 2
+        if ceil(len(occupied) / step) > num_pixels:
+            centre = np.flatnonzero(occupied)[[0, -1]].mean()
+        edge = round(centre - step * num_pixels / 2 + 0.5) - 0.5  # pixel edges on voxel edges: same sharpness for all
+        return float(edge + step / 2), float(step)
+
+
+def cut_labels(labels: np.ndarray, geometry: SliceGeometry) -> torch.Tensor:
+    """A label volume (X, Y, Z), lesion > 0, as slices (S, H, W) of uint8: 1 where lesion fills half the pixel."""
+    lesion = geometry.to_slices((np.asarray(labels) > 0)[None].astype(np.float32))
+    return (lesion[:, 0] >= 0.5).to(torch.uint8)
+
+
+def _orient(volumes, transform):
+    """(K, X, Y, Z) on the native axes to (S, K, H, W) seen in radiological convention."""
+    oriented = orientations.apply_orientation(np.moveaxis(volumes, 0, -1), transform)
+    return torch.from_numpy(np.ascontiguousarray(oriented.transpose(2, 3, 1, 0), dtype=np.float32))
+
+
+def _inside(field_of_view, num_pixels, num_voxels):
+    """Which voxels of an axis lie inside the field of view."""
+    start, step = field_of_view
+    position = (np.arange(num_voxels) - start) / step
+    return (position > -0.5) & (position < num_pixels - 0.5)
+
+
+def _resampling_matrix(num_outputs: int, num_inputs: int, start: float, step: float) -> torch.Tensor:
+    """Weights (num_outputs, num_inputs) that read a line of samples at start, start + step, ...
+
+    An output of width step averages the inputs it covers (step > 1), or interpolates linearly (step <= 1): both are
+    the overlap of a unit box with one of width max(step, 1). The line is 0 beyond its ends.
+    """
+    width = max(step, 1.0)
+    centres = start + step * torch.arange(num_outputs, dtype=torch.float64)
+    distance = (centres[:, None] - torch.arange(num_inputs, dtype=torch.float64)).abs()
+    return (((width + 1) / 2 - distance).clamp(0, 1) / width).float()

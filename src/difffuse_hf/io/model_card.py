@@ -1,0 +1,105 @@
+"""The model card of a saved pipeline: what the model is, what it was trained on and what it scores."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from .files import write_whole
+from .hub import check_model_folder
+
+_CARD = """---
+{metadata}
+---
+
+# {name}
+
+{description}
+
+**A research tool, not a medical device.** Do not use it for diagnosis or treatment.
+
+## Use
+
+```python
+from difffuse_hf import DifFusePipeline
+
+pipe = DifFusePipeline.from_pretrained("{repo_id}")
+output = pipe(image)  # (B, C, H, W) in [0, 1]: counterfactuals, anomaly_maps, masks, saliency
+```
+
+or `difffuse detect SCAN --model {repo_id} --output out`.
+
+## Training data
+
+{training_data}
+
+## Scores
+
+{scores}
+
+## Credits
+
+{credits}
+"""
+
+
+def model_card(
+    name: str,
+    description: str,
+    training_data: str,
+    scores: Mapping[str, float | str],
+    credits: Sequence[str] = (),
+    repo_id: str = "user/name",
+    license: str = "apache-2.0",
+    tags: Sequence[str] = (),
+) -> str:
+    """The text of a model card in Markdown with the Hub's metadata on top; the scores come from the caller.
+
+    Args:
+        name, description (`str`): title, and what the model does in a sentence or two.
+        training_data (`str`): what it saw, real or synthetic, and how the data was split.
+        scores (`Mapping[str, float | str]`): measure (with its data set) to value; numbers get three digits.
+        credits (`Sequence[str]`): data, labels and methods the model rests on, besides the thesis.
+        repo_id (`str`): name on the Hub, or the folder, shown in the example.
+        license (`str`): the Hub's name of the licence of the weights.
+        tags (`Sequence[str]`): further tags.
+    """
+    metadata = ModelCardData(
+        license=license,
+        library_name="diffusers",
+        pipeline_tag="image-to-image",
+        tags=["difffuse", "medical-imaging", "anomaly-detection", *tags],
+    )
+    rows = [f"| {key} | {value if isinstance(value, str) else f'{value:.3f}'} |" for key, value in scores.items()]
+    thesis = (
+        "The method is that of A. Fontanella, *Region-based Deep Learning Methods to Enhance Subtle Lesion Detection*"
+    )
+    return _CARD.format(
+        metadata=metadata.to_yaml(),
+        name=name,
+        description=description,
+        repo_id=repo_id,
+        training_data=training_data,
+        scores="\n".join(["| measure | value |", "|---|---|", *rows]) if rows else "Not evaluated yet.",
+        credits="\n".join(f"- {line}" for line in [f"{thesis} (Edinburgh, 2024).", *credits]),
+    )
+
+
+def write_model_card(folder: str | Path, card: str) -> Path:
+    """Put a card into a saved pipeline's folder as its `README.md`."""
+    check_model_folder(folder)
+    path = Path(folder) / "README.md"
+    write_whole(path, lambda file: file.write_text(card, encoding="utf-8"))
+    return path
+
+
+def card_line(folder: str | Path) -> str:
+    """The first sentence of running text in a model's README.md, or an empty string."""
+    card = Path(folder) / "README.md"
+    if not card.is_file():
+        return ""
+    text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(encoding="utf-8"), flags=re.DOTALL)
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+    prose = [part for part in paragraphs if part and not part.startswith(("#", "|", "<", "!", "```", "-", ">"))]
+    return re.split(r"(?<=[.!?])\s", prose[0])[0].replace("**", "") if prose else ""

@@ -1,0 +1,24 @@
+"""Grad-CAM (Selvaraju et al. 2017): the last feature maps, weighed by the mean gradient of the class score."""
+
+import torch
+
+from .common import Images, Maps, Query, Target
+from .feature_maps import activation_map, last_maps_and_gradient
+
+
+def grad_cam(classifier, image: Images, target: Target = None, *, saliency: Maps = None) -> torch.Tensor:
+    """Grad-CAM.
+
+        ReLU(Σ_k w_k A_k),   w_k = mean over positions of ∂ logit_target / ∂A_k
+
+    Args:
+        classifier: with `feature_modifier`, `num_stages` and `to_scan`; in eval mode.
+
+    Raises:
+        ValueError: if the classifier has no convolutional feature maps.
+
+    The other arguments and the result are those of `gradient`; the maps are resized bilinearly.
+    """
+    query = Query.of(classifier, image, target, saliency)
+    maps, slopes = last_maps_and_gradient(query)  # [N,D,h,w] both
+    return activation_map(query, maps, slopes.mean((2, 3), keepdim=True))
