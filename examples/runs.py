@@ -412,6 +412,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--launch", default="python", help='of the networks; "accelerate launch" uses several GPUs')
     parser.add_argument("--dry-run", action="store_true", help="print the command lines and run none")
     args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs is 1 or more, got {args.jobs}")
     out, anatomies = str(args.out.resolve()), str(args.anatomies.resolve())
     cases = args.cases and str(args.cases.resolve())
     steps = RUNS[args.run](args.size, out, anatomies, cases)

@@ -103,6 +103,27 @@ def test_two_jobs_run_side_by_side_what_does_not_wait_for_each_other(tmp_path):
     assert log(tmp_path) == ["after"]
 
 
+def test_no_step_outlives_a_runner_that_fails(tmp_path):
+    patient = """
+        import pathlib, signal, sys
+        def stop(*_):
+            pathlib.Path(sys.argv[1], "stopped").touch()
+            sys.exit(1)
+        signal.signal(signal.SIGINT, stop)
+        pathlib.Path(sys.argv[1], "ready").touch()
+        signal.pause()
+    """
+    after = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1], 'ready').exists(): time.sleep(0.01)"
+    steps = [
+        step("patient", textwrap.dedent(patient), tmp_path, to="nothing"),
+        step("short", after, tmp_path, to="short"),
+        Step("missing", ("no such program", "short"), "missing"),
+    ]
+    with pytest.raises(FileNotFoundError, match="no such program"):
+        run_steps(steps, tmp_path / "steps.json", PROGRAMS, jobs=2)
+    assert (tmp_path / "stopped").exists()
+
+
 def test_a_step_runs_where_and_with_what_it_is_told(tmp_path):
     code = "import os, pathlib; pathlib.Path('seen').write_text(os.environ['COLOUR'])"
     run_steps([step("a", code, to="a")], tmp_path / "s.json", PROGRAMS, folder=tmp_path, environment={"COLOUR": "red"})

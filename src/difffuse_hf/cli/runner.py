@@ -76,8 +76,8 @@ def run_steps(
 ) -> None:
     """Run what is not finished yet, at most `jobs` steps at a time, the first that is ready first.
 
-    A step that fails starts no other; those that run already may end, and count. An interrupt (or SIGTERM) is passed
-    on to the whole process group of every running step, a second one kills them.
+    A step that fails starts no other; those that run already may end, and count. An interrupt (or SIGTERM, or a
+    terminal that is closed) is passed on to the process group of every running step, a second one kills them.
 
     Args:
         records: JSON file of what is finished, in a folder that is made where it is missing.
@@ -94,10 +94,10 @@ def run_steps(
     running: dict[str, subprocess.Popen] = {}
     failed: dict[str, int] = {}
     signals_sent = 0
-    with _interrupts() as received:
+    with _interrupts() as received, _ended_with(running):
         while running or (waiting and not failed and not received):
             ready = [step for step in waiting if finished.names.issuperset(before[step.name])]
-            for step in [] if failed or received else ready[: jobs - len(running)]:
+            for step in [] if failed or received else ready[: max(jobs, 1) - len(running)]:
                 waiting.remove(step)
                 running[step.name] = _start(command_line(step, programs or {}), step.name, folder, environment or {})
             for number in (signal.SIGINT, signal.SIGKILL)[signals_sent : len(received)]:
@@ -120,6 +120,17 @@ def _start(words: list[str], name: str, folder: Path | None, environment: Mappin
     print(f"{name}: {shlex.join(words)}", flush=True)
     settings = {"cwd": folder, "env": {**os.environ, **environment}, "stdin": subprocess.DEVNULL}
     return subprocess.Popen(words, start_new_session=True, **settings)
+
+
+@contextmanager
+def _ended_with(running: Mapping[str, subprocess.Popen]):
+    """No step outlives the runner, whatever ends it: a program that is not there, a full disk."""
+    try:
+        yield
+    finally:
+        _send(signal.SIGINT, running)
+        for process in running.values():
+            process.wait()
 
 
 def _take_ended(running: dict[str, subprocess.Popen]) -> dict[str, int]:
@@ -145,9 +156,10 @@ class _Finished:
 
 @contextmanager
 def _interrupts():
-    """A list to which each SIGINT and SIGTERM is added, instead of ending this process."""
+    """A list to which each SIGINT, SIGTERM and SIGHUP is added, instead of ending this process."""
     received: list[int] = []
-    kinds = (signal.SIGINT, signal.SIGTERM)
+    hang_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]  # ignored under nohup
+    kinds = [signal.SIGINT, signal.SIGTERM, *hang_up]
     before = [signal.signal(kind, lambda number, _: received.append(number)) for kind in kinds]
     try:
         yield received

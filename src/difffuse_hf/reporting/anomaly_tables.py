@@ -6,6 +6,8 @@ from pathlib import Path
 from ..data.cards import is_synthetic
 from ..evaluation.anomaly import SIZES
 from ..evaluation.anomaly_runs import AnomalySettings, ScoredMethods
+from ..evaluation.sweep import Curves
+from .charts import draw_dice_curves
 from .figures import methods_figure
 from .tables import Column, Table, about_data, measures_table, write_tables
 from .thesis import ANOMALY_COHORTS
@@ -26,6 +28,8 @@ PICTURE = [
     Column("kid", "KID", digits=4, best="smallest"),
     Column("seconds_per_slice", "s per slice", digits=2, best="smallest"),
 ]
+SWEPT = {"noise_level": "noise level K", "percentile": "percentile τ of the mask", "num_samples": "samples"}
+DICE = [Column("dice", "Dice", digits=3), Column("best_dice", "best-possible Dice", digits=3)]
 
 
 def write_anomaly_tables(
@@ -58,4 +62,16 @@ def write_anomaly_tables(
     write_tables(tables, data, folder, "anomaly")
     title = f"Counterfactuals and what changed{', synthetic data' if synthetic else ''}"
     methods_figure(scored.tiles, title, folder / "anomaly.png")
+    return tables
+
+
+def write_sweep_tables(curves: Curves, where: str, num_slices: int, folder: Path) -> list[Table]:
+    """Write `sweep.json`, `.md`, `.tex` and `.png`, and give back a table for each setting (Figs. 6.6 and 6.7)."""
+    tables = []
+    for name, curve in curves.items():
+        rows = {f"{value:g}": runs for value, runs in curve.items()}
+        caption = f"{num_slices} slices with a lesion, split {where}."
+        tables.append(measures_table(rows, DICE, caption, row_heading=SWEPT[name]))
+    write_tables(tables, {"curves": curves, "split": where}, folder, "sweep")
+    draw_dice_curves({SWEPT[name]: curve for name, curve in curves.items()}, where, folder / "sweep.png")
     return tables

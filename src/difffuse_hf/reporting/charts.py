@@ -1,6 +1,6 @@
 """Charts of results: confusion matrices, and lines with their standard errors. Pictures of slices are in `figures`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,26 @@ def draw_lines(lines: dict[str, dict], labels: tuple[str, str], title: str, path
     axes.set_ylim(max(bottom, -2), min(top, 102))
     if axes.lines:
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+    save(figure, path)
+
+
+def draw_dice_curves(curves: Mapping[str, Mapping[float, Sequence]], where: str, path: str | Path) -> None:
+    """Write a PNG with a panel for each curve: mean Dice over the seeds, and its ceiling.
+
+    Args:
+        curves: {what varies: {its value: [{"dice": ..., "best_dice": ...} of each seed]}}.
+        where (`str`): the slices that they were measured on.
+    """
+    figure = new_figure(4.2 * len(curves), 3.2)
+    for number, (name, curve) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(1, len(curves), number)
+        for measure, style in (("dice", "o-"), ("best_dice", "s--")):
+            means = [sum(run[measure] for run in runs) / len(runs) for runs in curve.values()]
+            axes.plot(list(curve), means, style, label=measure.replace("_", "-possible ").replace("dice", "Dice"))
+        axes.set_xlabel(name)
+        axes.set_ylabel(f"Dice ({where})")
+        axes.set_ylim(0, 1)
+        axes.legend(frameon=False, fontsize=8)
     save(figure, path)
 
 
