@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Versions known to work together; CONSTRAINTS= (empty) takes the newest ones, for example to use a GPU.
+# Versions known to work together, a torch and a torchvision of one build among them. CONSTRAINTS= (empty) takes the
+# newest ones; PIP_FLAGS passes options to pip, such as --index-url with PyTorch's index of CPU builds.
 CONSTRAINTS ?= constraints.txt
+PIP_FLAGS ?=
+INSTALL = "$(BIN)/python" -m pip install $(PIP_FLAGS) $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)")
 # A real scan for the demo, used where it is present (BraTS layout); SCAN=/path/to/case chooses another.
 SCAN ?= $(wildcard ../shared/data/brats_sample/BraTS2021_96692)
 OUTPUT ?= out/demo
@@ -16,7 +19,8 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
-	"$(BIN)/python" -m pytest -q
+	"$(BIN)/pyright"
+	"$(BIN)/python" -m pytest -q -n auto
 
 lint: $(VENV)/installed-dev
 	"$(BIN)/ruff" check --fix .
@@ -24,11 +28,12 @@ lint: $(VENV)/installed-dev
 
 $(VENV)/installed: setup.py constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e .
+	$(INSTALL) -e .
+	"$(BIN)/python" -c "import torchvision"  # fails where the pair does not match
 	touch "$@"
 
 $(VENV)/installed-dev: $(VENV)/installed
-	"$(BIN)/python" -m pip install $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e ".[train,preprocess,dev]"
+	$(INSTALL) -e ".[train,preprocess,dev]"
 	touch "$@"
 
 clean:

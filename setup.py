@@ -26,7 +26,14 @@ EXTRAS = {
     ],
     "app": ["gradio>=5.0"],
     "dicom": ["pydicom>=3.0", "highdicom>=0.23"],
-    "dev": ["pytest>=8.0", "ruff>=0.6"],
+    "dev": [
+        "pytest>=8.0",
+        "pytest-randomly>=3.15",
+        "pytest-xdist>=3.5",
+        "ruff>=0.6",
+        "pyright[nodejs]>=1.1.400",
+        "pre-commit>=3.7",
+    ],
 }
 
 setup(
