@@ -60,6 +60,14 @@ def test_squares_and_sums_are_the_maps_of_other_methods(noise):
     assert anomaly_map(image, counterfactual, over_channels="sum").unique().item() == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize(
+    ("argument", "allowed"), [("difference", "absolute, squared"), ("over_channels", "mean, sum")]
+)
+def test_unknown_words_are_refused(noise, argument, allowed):
+    with pytest.raises(ValueError, match=f"`{argument}` must be one of {allowed}, got 'abs'"):
+        anomaly_map(noise, noise, **{argument: "abs"})
+
+
 def test_otsus_threshold_is_that_of_scikit_image(noise):
     filters = pytest.importorskip("skimage.filters")
     maps = torch.cat([noise, noise**4, (noise > 0.8) + 0.1 * noise])

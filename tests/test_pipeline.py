@@ -1,14 +1,19 @@
 """Facts about the whole method on tiny real networks."""
 
+import json
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 
+import difffuse_hf
 from difffuse_hf import DifFusePipeline, DifFuseScheduler, gradient
 from difffuse_hf.errors import InputError
+from difffuse_hf.pipelines.auto import PIPELINES, load_pipeline, model_folder
 from difffuse_hf.pipelines.presets import PRESETS, Preset
 
 
@@ -343,3 +348,94 @@ def test_the_gpu_gives_what_the_cpu_gives(pipeline, image, mask, preset):
     expected = pipeline(image, generator=seeded(), **call).counterfactuals
     actual = pipeline.to("cuda")(image, generator=seeded(), **call).counterfactuals.cpu()
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-2)
+
+
+PUSHES = """
+import sys
+from difffuse_hf import DifFuseScheduler
+from difffuse_hf.errors import InputError
+from difffuse_hf.pipelines.auto import load_pipeline
+
+pipe = load_pipeline(sys.argv[1])
+for what, name in ((pipe, "pipeline"), (DifFuseScheduler(), "scheduler")):
+    what.push_to_hub(f"tester/{name}")
+    what.push_to_hub(f"tester/{name}-public", public=True)
+    try:
+        what.push_to_hub(f"tester/{name}-public")
+    except InputError as error:
+        assert "is public" in str(error), error
+    else:
+        raise AssertionError("pushed to a public repository without a word")
+pipe.save_pretrained(sys.argv[2], push_to_hub=True, repo_id="tester/saved")
+assert type(load_pipeline("tester/pipeline")) is type(pipe)
+"""
+
+
+@pytest.mark.slow
+def test_pipelines_and_schedulers_go_to_private_repositories_unless_public_is_said(pipeline, hub, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model")
+    client = [sys.executable, "-c", PUSHES, str(tmp_path / "model"), str(tmp_path / "saved")]
+    done = subprocess.run(client, env=hub.environment(tmp_path / "home"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert hub.private == {"tester/pipeline", "tester/scheduler", "tester/saved"}
+    assert {"tester/pipeline-public", "tester/scheduler-public"} <= set(hub.repos)
+
+
+def test_a_pipeline_is_loaded_by_its_folder_or_as_the_demo_and_nothing_else_is(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path)
+    assert type(loaded) is DifFusePipeline and loaded.config.noise_level == 12 and not loaded.unet.training
+    assert (model_folder("demo") / "model_index.json").is_file()
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": "DDPMPipeline"}))
+    with pytest.raises(InputError, match="must be one of DifFusePipeline, .*, got 'DDPMPipeline'"):
+        load_pipeline(tmp_path)
+
+
+def test_every_public_pipeline_can_be_loaded():
+    public = {name for name in difffuse_hf.__all__ if name.endswith("Pipeline")}
+    assert {kind.__name__ for kind in PIPELINES} == public
+
+
+def test_a_tuple_holds_the_six_entries_in_order(pipeline, image, mask):
+    call = {"mask": mask, "num_samples": 2, "num_inference_steps": 2}
+    named = pipeline(image, generator=seeded(), **call)
+    entries = pipeline(image, generator=seeded(), return_dict=False, **call)
+    assert type(entries) is tuple and len(entries) == 6 and entries[3] is entries[5] is None
+    for name, entry in zip(("counterfactuals", "anomaly_maps", "masks"), entries):
+        assert torch.equal(named[name], entry)
+    assert torch.equal(named.uncertainty, entries[4])
+
+
+def test_a_call_leaves_the_pipeline_as_it_was(whole_pipeline, image):
+    whole_pipeline.set_progress_bar_config(disable=True, desc="mine")
+    whole_pipeline.scheduler.set_timesteps(7)
+    before = dict(whole_pipeline.config), whole_pipeline.scheduler.levels, whole_pipeline._progress_bar_config
+    whole_pipeline(image, preset="reference_code", num_inference_steps=2)
+    after = dict(whole_pipeline.config), whole_pipeline.scheduler.levels, whole_pipeline._progress_bar_config
+    assert after == before
+
+
+@pytest.mark.parametrize("stock", [DDPMScheduler, DDIMScheduler])
+def test_a_stock_scheduler_is_refused_with_the_way_to_make_ours_of_it(pipeline, image, mask, stock):
+    pipeline.scheduler = stock()
+    with pytest.raises(InputError, match="DifFuseScheduler.from_config"):
+        pipeline(image, mask=mask)
+
+
+@pytest.mark.parametrize("field", ["background", "mask_variant"])
+def test_a_preset_with_an_unknown_word_is_refused(field):
+    with pytest.raises(InputError, match=f"`{field}` must be one of .*, got 'white'"):
+        Preset(**{field: "white"})
+
+
+def test_unknown_arguments_and_inputs_that_are_no_tensors_are_refused(pipeline, image, mask):
+    with pytest.raises(TypeError, match="There is no argument `batchsize`; .* unet_batch_size"):
+        pipeline(image, mask=mask, batchsize=3)
+    with pytest.raises(InputError, match="`image` must be a tensor or an array .* got list"):
+        pipeline(list(image), mask=mask)
+    with pytest.raises(InputError, match="`mask` must be a tensor or an array .* got list"):
+        pipeline(image, mask=list(mask))
+    pipeline.register_to_config(percentile_over="brain")
+    with pytest.raises(InputError, match="`percentile_over` must be one of image, foreground, got 'brain'"):
+        pipeline(image, mask=mask)

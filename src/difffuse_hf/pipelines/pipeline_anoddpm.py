@@ -9,7 +9,7 @@ from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from ..schedulers.simplex import simplex_noise
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import Generators, SamplingKeywords, SamplingOptions, Slices
+from .sampling import Generators, Images, SamplingKeywords, SamplingOptions
 
 
 class AnoDDPMPipeline(CounterfactualPipeline):
@@ -49,7 +49,7 @@ class AnoDDPMPipeline(CounterfactualPipeline):
         return noise.repeat(shared_by, 1, 1, 1)
 
     @torch.no_grad()
-    def __call__(self, image: Slices, **sampling: Unpack[SamplingKeywords]) -> CounterfactualOutput | tuple:
+    def __call__(self, image: Images, **sampling: Unpack[SamplingKeywords]) -> CounterfactualOutput | tuple:
         """Make a healthy counterfactual of each slice and the map (x_0 − x̂_0)², with both in [-1, 1].
 
         The published threshold on the map is 0.5.

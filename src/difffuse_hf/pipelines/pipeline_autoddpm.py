@@ -20,7 +20,7 @@ from .anomaly_map import anomaly_map, closing, dilation, opening
 from .perceptual import structural_distance
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions, Slices
+from .sampling import Images, SamplingKeywords, SamplingOptions
 
 
 class AutoDDPMPipeline(CounterfactualPipeline):
@@ -51,7 +51,7 @@ class AutoDDPMPipeline(CounterfactualPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, image: Slices, inpaint_level: int | None = None, num_inpaint_steps: int | None = None,
+        self, image: Images, inpaint_level: int | None = None, num_inpaint_steps: int | None = None,
         mask_threshold: float | None = None, perceptual: Callable = structural_distance,
         **sampling: Unpack[SamplingKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip
@@ -98,7 +98,7 @@ class AutoDDPMPipeline(CounterfactualPipeline):
     @torch.no_grad()
     def calibrate(
         self,
-        images: Slices,
+        images: Images,
         false_positive_rate: float = 0.05,
         noise_level: int | None = None,
         num_inference_steps: int | None = None,
@@ -106,7 +106,7 @@ class AutoDDPMPipeline(CounterfactualPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         batch_size: int = 16,
     ) -> float:
-        """Choose the smallest `mask_threshold` that no more than a share of healthy pixels exceed, and keep it.
+        """Choose the `mask_threshold` that just no more than a share of healthy pixels exceed, and keep it.
 
         Counted are pixels above 0 in some channel, over all slices together and before the mask is dilated.
 
@@ -141,9 +141,11 @@ class AutoDDPMPipeline(CounterfactualPipeline):
             raise InputError("The healthy slices are black: there is nothing to choose a threshold on.")
         rank = max(1, math.ceil((1 - false_positive_rate) * len(healthy)))
         limit = healthy.kthvalue(rank).values
-        # The limit is the value of a pixel, and with another batch size, machine or number of threads that pixel comes
-        # out a rounding error higher or lower: on the threshold it would be counted at one time and not at another.
-        threshold = float(torch.nextafter(limit, limit + 1))
+        # The limit is the value of a pixel, which comes out a few rounding errors higher or lower with another batch
+        # size or number of threads: it would be counted at one time and not at another. So the threshold lies in the
+        # middle between it and the next value above.
+        above = healthy[healthy > limit]
+        threshold = float((limit + above.min()) / 2 if len(above) else torch.nextafter(limit, limit + 1))
         self.register_to_config(mask_threshold=threshold)
         return threshold
 

@@ -26,7 +26,7 @@ from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler, Predictor
 from .anomaly_map import anomaly_map
 from .pipeline_output import CounterfactualOutput
-from .sampling import Draw, Generators, OnStep, Sampling, SamplingOptions, Slices, leave
+from .sampling import Draw, Generators, Images, OnStep, Sampling, SamplingOptions, leave
 
 
 def declared(init: Callable) -> Callable:
@@ -100,7 +100,7 @@ class CounterfactualPipeline(DiffusionPipeline):
         config = self.unet.config
         return "U-Net", config["in_channels"], 2 ** (len(config["block_out_channels"]) - 1)
 
-    def check_image(self, image: Slices) -> torch.Tensor:
+    def check_image(self, image: Images) -> torch.Tensor:
         """The slices as float32, or an `InputError` that says what is wrong with them."""
         image = as_tensor("image", image)
         network, channels, multiple = self.what_images_must_fit()
@@ -134,7 +134,7 @@ class CounterfactualPipeline(DiffusionPipeline):
             raise InputError(f"`generator` holds {len(generator)} generators for {batch_size} images; give one each.")
         return generator
 
-    def begin(self, image: Slices, options: SamplingOptions) -> Sampling:
+    def begin(self, image: Images, options: SamplingOptions) -> Sampling:
         """The checked input of one call, and how noise is predicted and drawn in it."""
         if not isinstance(self.scheduler, DifFuseScheduler):
             raise InputError(
@@ -272,7 +272,7 @@ class CounterfactualPipeline(DiffusionPipeline):
         return output.in_form(options.output_type, options.return_dict)
 
 
-def as_tensor(name: str, values: Slices) -> torch.Tensor:
+def as_tensor(name: str, values: Images) -> torch.Tensor:
     """An argument of a call as a tensor, or an `InputError` if it is neither a tensor nor an array."""
     if not isinstance(values, (torch.Tensor, np.ndarray)):
         raise InputError(

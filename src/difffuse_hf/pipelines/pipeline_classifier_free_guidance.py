@@ -12,7 +12,7 @@ from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions, Slices
+from .sampling import Images, SamplingKeywords, SamplingOptions
 
 
 class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
@@ -45,7 +45,7 @@ class ClassifierFreeGuidancePipeline(CounterfactualPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, image: Slices, labels: Sequence[int] | torch.Tensor | None = None, guidance_scale: float | None = None,
+        self, image: Images, labels: Sequence[int] | torch.Tensor | None = None, guidance_scale: float | None = None,
         **sampling: Unpack[SamplingKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the map δ, the mean over channels of |x_0 − x̂_0|.

@@ -11,7 +11,7 @@ from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .anomaly_map import otsu_threshold
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions, Slices
+from .sampling import Images, SamplingKeywords, SamplingOptions
 
 
 class ClassifierGuidancePipeline(CounterfactualPipeline):
@@ -42,7 +42,7 @@ class ClassifierGuidancePipeline(CounterfactualPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, image: Slices, guidance_scale: float | None = None, otsu: bool = False,
+        self, image: Images, guidance_scale: float | None = None, otsu: bool = False,
         **sampling: Unpack[SamplingKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the map Σ over channels of |x_0 − x̂_0|.

@@ -21,7 +21,7 @@ from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
 from .presets import Preset, choose_settings
-from .sampling import Generators, RunKeywords, Sampling, SamplingOptions, Slices
+from .sampling import Generators, Images, RunKeywords, Sampling, SamplingOptions
 
 
 class DifFusePipeline(MaskedPipeline):
@@ -54,7 +54,7 @@ class DifFusePipeline(MaskedPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, image: Slices, saliency: Slices | None = None, mask: Slices | None = None,
+        self, image: Images, saliency: Images | None = None, mask: Images | None = None,
         noise_level: int | None = None, num_inference_steps: int | None = None, percentile: float | None = None,
         num_samples: int | None = None, generator: Generators = None, preset: str | Preset | None = None,
         output_type: str = "pt", return_dict: bool = True, callback_on_step_end: Callable | None = None,

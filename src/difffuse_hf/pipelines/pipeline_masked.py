@@ -8,7 +8,7 @@ from ..models.modeling_slice_classifier import SliceClassifier
 from ..saliency.mask import saliency_to_mask
 from ..saliency.methods import WITH_AUTOENCODER, saliency_method
 from .pipeline_base import CounterfactualPipeline, as_tensor
-from .sampling import Slices
+from .sampling import Images
 
 PERCENTILE_OVER = ("image", "foreground")
 
@@ -44,8 +44,8 @@ class MaskedPipeline(CounterfactualPipeline):
     def choose_mask(
         self,
         image: torch.Tensor,
-        saliency: Slices | None = None,
-        mask: Slices | None = None,
+        saliency: Images | None = None,
+        mask: Images | None = None,
         percentile: float | None = None,
         mask_variant: str = "thesis",
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -77,7 +77,7 @@ class MaskedPipeline(CounterfactualPipeline):
         return saliency_to_mask(saliency, share, variant=mask_variant, foreground=foreground), saliency
 
 
-def check_map(name: str, values: Slices, image: torch.Tensor) -> torch.Tensor:
+def check_map(name: str, values: Images, image: torch.Tensor) -> torch.Tensor:
     """A map that a caller brings, as float32 beside `image`, or an `InputError`."""
     values = as_tensor(name, values).float()
     expected = (len(image), 1, *image.shape[2:])

@@ -17,7 +17,7 @@ from ..saliency.mask import saliency_to_mask
 from .anomaly_map import residual_map
 from .pipeline_base import CounterfactualPipeline, declared
 from .pipeline_output import CounterfactualOutput
-from .sampling import Generators, SamplingOptions, Slices
+from .sampling import Generators, Images, SamplingOptions
 
 HEALTHY = 0  # class index
 OF_THE_MAP = ("reference", "num_classes", "batch_size")  # options of the saliency map, not of a single counterfactual
@@ -60,7 +60,7 @@ class ReconstructionPipeline(CounterfactualPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, image: Slices, generator: Generators = None, output_type: str = "pt", return_dict: bool = True,
+        self, image: Images, generator: Generators = None, output_type: str = "pt", return_dict: bool = True,
         batch_size: int = 32, erosion_size: int | None = None, median_size: int | None = None,
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map between the two.

@@ -15,7 +15,7 @@ from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions, Slices
+from .sampling import Images, SamplingKeywords, SamplingOptions
 
 
 class RePaintPipeline(MaskedPipeline):
@@ -46,7 +46,7 @@ class RePaintPipeline(MaskedPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, image: Slices, saliency: Slices | None = None, mask: Slices | None = None,
+        self, image: Images, saliency: Images | None = None, mask: Images | None = None,
         jump_length: int | None = None, num_resamples: int | None = None, percentile: float | None = None,
         **sampling: Unpack[SamplingKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip

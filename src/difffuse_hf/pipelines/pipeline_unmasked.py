@@ -9,7 +9,7 @@ from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import SamplingKeywords, SamplingOptions, Slices
+from .sampling import Images, SamplingKeywords, SamplingOptions
 
 FORWARD = ("inversion", "noise")
 REVERSE = ("ddpm", "ddim")
@@ -45,7 +45,7 @@ class UnmaskedPipeline(CounterfactualPipeline):
 
     @torch.no_grad()
     def __call__(
-        self, image: Slices, forward: str | None = None, reverse: str | None = None,
+        self, image: Images, forward: str | None = None, reverse: str | None = None,
         **sampling: Unpack[SamplingKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map δ, opened and closed.

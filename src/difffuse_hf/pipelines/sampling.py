@@ -13,7 +13,7 @@ from ..schedulers.scheduling_difffuse import Predictor
 
 OUTPUT_TYPES = ("pt", "np")
 
-Slices = torch.Tensor | np.ndarray  # or maps: (B, C, H, W)
+Images = torch.Tensor | np.ndarray  # or maps: (B, C, H, W)
 Generators = torch.Generator | list[torch.Generator] | None
 Tensors = dict[str, torch.Tensor]
 Draw = Callable[[torch.Tensor, int], torch.Tensor]  # (sample, level) -> noise like the sample
