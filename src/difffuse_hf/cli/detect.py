@@ -78,7 +78,7 @@ def detect(
     from ..reporting.report import write_report
 
     pipeline, line = load_model(model, device, None if dtype is DtypeName.auto else getattr(torch, dtype.value))
-    if false_positives is not None:
+    if false_positives is not None and pipeline.processor is not None:  # load_model takes no model without one
         threshold = pipeline.processor.threshold_for(false_positives)
     chosen = {"num_samples": samples, "noise_level": noise_level, "percentile": percentile}
     summaries, failures = detect_cases(

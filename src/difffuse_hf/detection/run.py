@@ -51,6 +51,8 @@ def detect_case(
         InputError: the scan, the model or the output folder cannot be used.
     """
     start = time.perf_counter()
+    if pipeline.processor is None:
+        raise InputError("The model has no processor, so its modalities and slice size are not known.")
     case = read_case(source, pipeline.processor.modalities)
     if case.name in taken:
         raise InputError(f"{source} has the same name as an earlier input; run it by itself with another --output.")

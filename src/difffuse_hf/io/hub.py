@@ -15,8 +15,8 @@ from huggingface_hub.errors import HTTPError as HubHTTPError  # pyright: ignore[
 
 from ..errors import InputError, first_line
 
+HUB_ERRORS = (OSError, HubHTTPError)  # of its client, where the Hub cannot be reached or refuses
 MODEL_FILES = ["*.json", "*.safetensors", "*.md"]  # no pickles
-_REFUSALS = (OSError, HubHTTPError, HFValidationError)  # all that the Hub's client raises
 
 Saved = TypeVar("Saved")
 
@@ -24,8 +24,8 @@ Saved = TypeVar("Saved")
 def refuse_public(repo_id: str, *, repo_type: str = "model", token: str | bool | None = None) -> None:
     """Raise an `InputError` if a repository exists and everybody may read it, or if no repository can have the name.
 
-    `push_folder` asks this before it uploads; a long computation that ends in a push may ask it at its start. Whatever
-    the Hub's client raises where the Hub cannot be reached is left to the caller.
+    `push_folder` asks this before it uploads; a long computation that ends in a push may ask it at its start. Where
+    the Hub cannot be reached, one of `HUB_ERRORS` is left to the caller.
     """
     try:
         private = HfApi(token=token).repo_info(repo_id, repo_type=repo_type, timeout=10).private
@@ -83,7 +83,7 @@ def push_folder(
             **patterns,
         )
         return str(commit.commit_url)
-    except _REFUSALS as error:
+    except (*HUB_ERRORS, HFValidationError) as error:
         raise InputError(
             f"{folder} is complete, but the Hub did not take it as {repo_id}: {first_line(error)}"
         ) from error
@@ -187,7 +187,7 @@ def explain_download_errors(name: str) -> Iterator[None]:
     """Turn what a failed download raises into one sentence."""
     try:
         yield
-    except _REFUSALS as error:
+    except (*HUB_ERRORS, HFValidationError) as error:
         raise InputError(
             f"There is no folder {name}, and the Hub did not give a model of that name: {first_line(error)}"
         ) from error
