@@ -16,8 +16,9 @@ import torch
 from difffuse_hf import ResNetAutoencoder, load_classifier
 from difffuse_hf.data.scans import load_scans
 from difffuse_hf.errors import InputError, run_script
-from difffuse_hf.evaluation.latent_paths import draw_paths, join_paths, latent_paths, summarise_paths
+from difffuse_hf.evaluation.latent_paths import paths_of_split, summarise_paths
 from difffuse_hf.io.files import write_whole
+from difffuse_hf.reporting.charts import draw_latent_paths
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,31 +44,16 @@ def main(argv: list[str] | None = None) -> None:
     count = min(args.limit, len(rows))
     rows = rows.select([i * len(rows) // count for i in range(count)])
 
-    parts = []
-    for start in range(0, count, args.batch_size):
-        batch = rows[start : start + args.batch_size]
-        maps = None if args.saliency is None else batch["saliency"].to(args.device)
-        parts.append(
-            latent_paths(
-                classifier,
-                autoencoder,
-                batch["pixel_values"].to(args.device),
-                saliency=maps,
-                num_steps=args.num_steps,
-                step_size=args.step_size,
-                l1_weight=args.l1_weight,
-            )
-        )
-    paths = {name: join_paths([part[name] for part in parts]) for name in parts[0]}
+    search = {name: getattr(args, name) for name in ("num_steps", "step_size", "l1_weight")}
+    paths = paths_of_split(classifier, autoencoder, rows, args.batch_size, args.device, **search)
     summary = summarise_paths(paths)
 
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    settings = {name: getattr(args, name) for name in ("num_steps", "step_size", "l1_weight", "split")}
-    text = json.dumps({"settings": settings, "paths": summary}, indent=2) + "\n"
+    text = json.dumps({"settings": {**search, "split": args.split}, "paths": summary}, indent=2) + "\n"
     write_whole(output / "latent_paths.json", lambda path: path.write_text(text))
     title = f"{count} images, β = {args.step_size:g}, α = {args.l1_weight:g}"
-    draw_paths(summary, output / "latent_paths.png", title)
+    draw_latent_paths(summary, output / "latent_paths.png", title)
 
     print("| search | start | end | distance | reached | fell back |\n|---|---:|---:|---:|---:|---:|")
     for name, row in summary.items():

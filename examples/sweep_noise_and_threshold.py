@@ -10,21 +10,16 @@ that are there already are kept, so that an interrupted sweep is continued by re
 
 import argparse
 import json
-from itertools import product
 from pathlib import Path
 
 from difffuse_hf import DifFusePipeline
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import InputError, run_script
-from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, run_method
-from difffuse_hf.evaluation.segmentation import best_dice
-from difffuse_hf.io.files import write_whole
+from difffuse_hf.evaluation.anomaly import as_slices
+from difffuse_hf.evaluation.sweep import sweep
 from difffuse_hf.pipelines.auto import load_pipeline
-from difffuse_hf.reporting.charts import new_figure, save
-from difffuse_hf.reporting.tables import Column, measures_table, write_tables
-
-CURVES = {"noise_level": "noise level K", "percentile": "percentile τ of the mask", "num_samples": "samples"}
+from difffuse_hf.reporting.anomaly_tables import write_sweep_tables
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,57 +39,16 @@ def main(argv: list[str] | None = None) -> None:
     pipeline = load_pipeline(args.model, args.device)
     if not isinstance(pipeline, DifFusePipeline):
         raise InputError(f"{args.model} is a {type(pipeline).__name__}; the sweep is of a DifFusePipeline.")
+    sick = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit).with_lesion()
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    sick = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit).with_lesion()
-    values = {"noise_level": args.noise_levels, "percentile": args.percentiles, "num_samples": args.num_samples}
-    curves = measure(pipeline, sick, {name: of for name, of in values.items() if of}, output / "points.json", args)
-
-    where = "validation, synthetic data" if is_synthetic(args.dataset) else "validation"
-    caption = f"{len(sick.images)} slices with a lesion, split {where}."
-    columns = [Column("dice", "Dice", digits=3), Column("best_dice", "best-possible Dice", digits=3)]
-    tables = [
-        measures_table({f"{v:g}": runs for v, runs in curve.items()}, columns, caption, row_heading=CURVES[name])
-        for name, curve in curves.items()
-    ]
-    write_tables(tables, {"curves": curves, "split": where}, output, "sweep")
-    draw(curves, where, output / "sweep.png")
-    print("\n".join(table.markdown() for table in tables))
-
-
-def measure(pipeline: DifFusePipeline, sick: Slices, values: dict, file: Path, args) -> dict:
-    """{setting: {value: [scores of each seed]}}; points of the same origin in `file` are not measured again."""
+    settings = {"noise_level": args.noise_levels, "percentile": args.percentiles, "num_samples": args.num_samples}
     origin = {name: getattr(args, name) for name in ("model", "dataset", "options", "limit")}
-    done = json.loads(file.read_text()) if file.exists() else {}
-    if done.pop("origin", None) != origin:
-        done = {}
-    for (name, value), seed in product(((n, v) for n, of in values.items() for v in of), range(args.seeds)):
-        key = f"{name} {value:g} {seed}"
-        if key not in done:
-            options = {**args.options, name: value, "batch_size": args.batch_size}
-            maps, _ = run_method(pipeline, sick.images, seed, label=f"{CURVES[name]} = {value:g}", **options)
-            done[key] = {"dice": choose_threshold(maps, sick).dice, "best_dice": best_dice(maps, sick.masks)}
-            text = json.dumps({"origin": origin, **done}, indent=2)
-            write_whole(file, lambda path, text=text: path.write_text(text))
-    return {
-        name: {value: [done[f"{name} {value:g} {seed}"] for seed in range(args.seeds)] for value in of}
-        for name, of in values.items()
-    }
-
-
-def draw(curves: dict, where: str, path: Path) -> None:
-    """A panel for each curve: mean Dice over the seeds, and its ceiling; `where` they were measured."""
-    figure = new_figure(4.2 * len(curves), 3.2)
-    for number, (name, curve) in enumerate(curves.items(), start=1):
-        axes = figure.add_subplot(1, len(curves), number)
-        for measure, style in (("dice", "o-"), ("best_dice", "s--")):
-            means = [sum(run[measure] for run in runs) / len(runs) for runs in curve.values()]
-            axes.plot(list(curve), means, style, label=measure.replace("_", "-possible ").replace("dice", "Dice"))
-        axes.set_xlabel(CURVES[name])
-        axes.set_ylabel(f"Dice ({where})")
-        axes.set_ylim(0, 1)
-        axes.legend(frameon=False, fontsize=8)
-    save(figure, path)
+    how = (args.seeds, args.batch_size, args.options)
+    curves = sweep(pipeline, sick, settings, output / "points.json", origin, *how)
+    where = "validation, synthetic data" if is_synthetic(args.dataset) else "validation"
+    tables = write_sweep_tables(curves, where, len(sick.images), output)
+    print("\n".join(table.markdown() for table in tables))
 
 
 if __name__ == "__main__":

@@ -11,20 +11,16 @@ from difffuse_hf import SliceClassifier, SliceClassifierConfig
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.classification import (
     by_class,
-    class_names,
     compare,
     confusion_matrix,
     confusion_measures,
-    decide,
     evaluate,
-    lesion_sites,
     measure,
     patient_weights,
-    predict,
     roc_auc,
-    subgroup_table,
-    subgroups,
 )
+from difffuse_hf.evaluation.predictions import decide, predict, predicted_classes
+from difffuse_hf.evaluation.subgroups import lesion_sites, subgroup_table, subgroups
 from difffuse_hf.reporting.charts import draw_confusions, draw_lines
 
 SIDES = ["none", "left", "right", "both"]
@@ -283,14 +279,14 @@ def test_methods_on_other_scans_are_not_compared():
 )
 def test_a_table_that_cannot_be_scored_says_why(change, message):
     with pytest.raises(ValueError, match=message):
-        class_names(table([0, 1], [0, 1]).assign(**change))
+        predicted_classes(table([0, 1], [0, 1]).assign(**change))
 
 
 def test_missing_columns_are_named():
     with pytest.raises(ValueError, match="lacks the column patient"):
-        class_names(table([0, 1], [0, 1]).drop(columns="patient"))
+        predicted_classes(table([0, 1], [0, 1]).drop(columns="patient"))
     with pytest.raises(ValueError, match="at least two classes"):
-        class_names(table([0, 1], [0, 1]).drop(columns="prob_lesion"))
+        predicted_classes(table([0, 1], [0, 1]).drop(columns="prob_lesion"))
 
 
 def scans(num_scans=5, names=("healthy", "lesion"), slices=3, factor=1.0, **columns):
@@ -378,7 +374,7 @@ def test_a_model_that_did_not_name_its_classes_takes_the_names_of_the_data(class
             backbone="resnet10t", backbone_kwargs=classifier.config.backbone_kwargs, num_channels=1, num_labels=4
         )
     )
-    assert class_names(predict(nameless, scans(names=SIDES))) == SIDES
+    assert predicted_classes(predict(nameless, scans(names=SIDES))) == SIDES
 
 
 def test_logits_that_are_not_finite_name_the_scan(classifier):

@@ -14,7 +14,8 @@ import torch
 from difffuse_hf import SliceClassifier, SliceClassifierConfig
 from difffuse_hf.data.scans import SaliencyStore, load_scans
 from difffuse_hf.errors import InputError
-from difffuse_hf.evaluation.classification import decide, predict
+from difffuse_hf.evaluation.predictions import ClassifierRun, decide, predict, predict_runs
+from difffuse_hf.reporting.classification_tables import common_classes, reader_tables
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate_classification.py"
 SIDES = ["none", "left", "right", "both"]
@@ -139,37 +140,39 @@ def test_the_tables_say_that_the_data_are_synthetic_and_whose_figure_is_whose(ro
 
 
 def test_predictions_are_used_again_until_the_model_changes(root, tmp_path):
-    model, data = write_classifier(tmp_path / "model", 5), root / "data"
-    flags = ("--method", "A", model, data, "--output_dir", tmp_path / "out")
-    path = tmp_path / "out" / "predictions_A_0.parquet"
-    run(*flags)
+    run = ClassifierRun(str(write_classifier(tmp_path / "model", 5)), str(root / "data"))
+    path = tmp_path / "predictions_A_0.parquet"
+    predict_runs({"A": [run]}, tmp_path)
     written = path.stat().st_mtime_ns
-    run(*flags)
+    predict_runs({"A": [run]}, tmp_path)
     assert path.stat().st_mtime_ns == written
-    run(*flags, "--overwrite")
+    predict_runs({"A": [run]}, tmp_path, overwrite=True)
     again = path.stat().st_mtime_ns
     assert again > written
     later = path.stat().st_mtime + 10
-    os.utime(write_classifier(model, 6) / "model.safetensors", (later, later))
-    run(*flags)
+    os.utime(write_classifier(tmp_path / "model", 6) / "model.safetensors", (later, later))
+    (other,) = predict_runs({"A": [run]}, tmp_path)["A"]
     assert path.stat().st_mtime_ns > again
-    other = pandas.read_parquet(path)
-    run("--method", "A", root / "model0", data, "--output_dir", tmp_path / "out")  # older, but another one
-    assert not pandas.read_parquet(path)["prob_none"].equals(other["prob_none"])
+    (older,) = predict_runs({"A": [run._replace(model=str(root / "model0"))]}, tmp_path)["A"]  # but another one
+    assert not older["prob_none"].equals(other["prob_none"])
 
 
 def test_what_cannot_be_scored_is_one_sentence(root, tmp_path):
-    data, output = root / "data", ("--output_dir", tmp_path)
+    run = ClassifierRun(str(root / "model0"), str(root / "data"))
     with pytest.raises(InputError, match="No classifier could be loaded"):
-        run("--method", "A", tmp_path / "nothing", data, *output)
+        predict_runs({"A": [run._replace(model=str(tmp_path / "nothing"))]}, tmp_path)
     with pytest.raises(InputError, match="do not all give different file names"):
-        run("--method", "A b", root / "model0", data, "--method", "A/b", root / "model0", data, *output)
+        predict_runs({"A b": [run], "A/b": [run]}, tmp_path)
+    table = pandas.read_parquet(root / "out" / "predictions_baseline_0.parquet")
     (tmp_path / "readers.csv").write_text("key,R1,R2\nx,left,left\n")
-    with pytest.raises(InputError, match="No `key` of .* is that of a scan in the split 'test'"):
-        run("--method", "A", root / "model0", data, *output, "--readers", tmp_path / "readers.csv")
+    with pytest.raises(InputError, match="No `key` of .*readers.csv is that of a scan in the split 'test'"):
+        reader_tables(tmp_path / "readers.csv", {"A": [table]}, "split 'test'")
     (tmp_path / "readers.csv").write_text("key,A,R2\ns1,left,left\n")
     with pytest.raises(InputError, match="a reader called 'A'"):
-        run("--method", "A", root / "model0", data, *output, "--readers", tmp_path / "readers.csv")
+        reader_tables(tmp_path / "readers.csv", {"A": [table]}, "split 'test'")
+    other = table.rename(columns={"prob_both": "prob_any"})
+    with pytest.raises(InputError, match="tell different classes apart .none, left, right, any against none"):
+        common_classes([table, other])
 
 
 def test_wrong_usage_says_what_an_option_takes(tmp_path, capsys):

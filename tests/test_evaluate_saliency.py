@@ -22,8 +22,11 @@ from difffuse_hf import (  # noqa: E402
 from difffuse_hf.data.scans import SaliencyStore, load_scans  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.evaluation.localisation import localise  # noqa: E402
+from difffuse_hf.evaluation.saliency_runs import SaliencyRun, SaliencySettings, score_run  # noqa: E402
 from difffuse_hf.models.auto import load_classifier  # noqa: E402
+from difffuse_hf.reporting.saliency_tables import lesion_tables  # noqa: E402
 from difffuse_hf.saliency.gradient import gradient  # noqa: E402
+from difffuse_hf.saliency.methods import METHODS  # noqa: E402
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate_saliency.py"
 SIDES = ["none", "left", "right", "both"]
@@ -91,6 +94,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def everything(made):
+    """Two seeds with few methods: every file of the script."""
     root, _ = made
     runs = [
         ("--run", *(root / f"{name}-{seed}" for name in ("classifier", "autoencoder")), root / "data")
@@ -98,23 +102,43 @@ def everything(made):
     ]
     acat = [("--acat", root / f"acat-{seed}", root / "maps") for seed in (0, 1)]
     run(*(flag for flags in (*runs, *acat) for flag in flags), "--output_dir", root / "out",
+        "--methods", "gradient", "grad_cam",
         "--atlas", root / "halves.nii.gz", "--randomise", 2, "--randomise_steps", 3, "--noise_std", 0.1)  # fmt: skip
     return json.loads((root / "out" / "saliency.json").read_text()), (root / "out" / "saliency.md").read_text()
 
 
-def test_every_method_has_a_row_beside_chance_and_the_thesiss_figures(everything):
+def test_every_method_has_measures_and_acat_those_of_its_own_round(made):
+    root, _ = made
+    seed = SaliencyRun(*(str(root / name) for name in ("classifier-0", "autoencoder-0", "data", "acat-0", "maps")))
+    scored = score_run(seed, SaliencySettings(limit=1, options=FAST), num_kept=1)
+    assert list(scored.measures) == [*METHODS, "acat_own_classifier"]
+    assert all(np.isfinite(scans[0]["energy"]) for scans in scored.measures.values())
+    assert [scan.key for scan in scored.scans] == ["scan1"] and set(scored.maps[0]) == set(scored.measures)
+
+
+def test_rows_stand_beside_chance_and_the_thesiss_figures(everything):
     _, text = everything
     first = text.split("\n\n")[1].splitlines()
     assert "pointing game, thesis (real data)" in first[0]
     names = [line.split("|")[1].strip() for line in first[2:]]
-    assert names == [
-        "class_agnostic_saliency", "latent_shift", "gradient", "smooth_grad", "guided_backprop",
-        "integrated_gradients", "grad_cam", "grad_cam_plus_plus", "score_cam", "rise", "acat_own_classifier",
-        "chance, image", "chance, head",
-    ]  # fmt: skip
-    assert "61.29" in first[4] and "68.55" in first[12] and "synthetic data" in text and "over 2 seeds" in text
+    assert names == ["gradient", "grad_cam", "acat_own_classifier", "chance, image", "chance, head"]
+    assert "61.29" in first[2] and "68.55" in first[4] and "synthetic data" in text and "over 2 seeds" in text
     chance = 100 * (16 + 9) / 2 / np.prod(SIZE)
-    assert f"| {chance:.2f} ± 0.00 |" in first[13]
+    assert f"| {chance:.2f} ± 0.00 |" in first[5]
+
+
+def test_each_kind_of_lesion_has_a_table_of_its_own_where_there_is_one():
+    whole = {"pointing": 1.0, "pointing_slices": 0.5, "energy": 0.25, "auprc": 0.5}
+    chance = {"chance": 0.1, "chance_slices": 0.2, "chance_head": 0.3}
+    large, small = ({"infarct_size": size, **whole, **chance} for size in (4, 1))
+    (table,) = lesion_tables([{"rise": [large, large]}], "here")
+    assert [row[0] for row in table.rows] == ["rise", "chance, image", "chance, head"]
+    assert table.rows[0][1:] == ["100.00", "–", "50.00", "25.00", "0.500", "2"]  # the thesis has no RISE
+    assert table.rows[1][1:] == ["10.00", "–", "20.00", "10.00", "0.100", "2"]
+    assert table.rows[2][1:] == ["30.00", "–", "–", "30.00", "0.300", "2"]
+    two = lesion_tables([{"rise": [large, small]}, {"rise": [small, small]}], "here")
+    assert [table.rows[0][-1] for table in two] == ["2", "2"] and len(two) == 2  # 1 and 2 small ones: 1.5 is 2
+    assert two[0].caption.startswith("Maps against the drawn lesion: here. Mean ± standard error over 2 seeds")
 
 
 def test_healthy_scans_are_left_out_and_a_scan_without_a_mask_is_judged_by_its_territory(everything):

@@ -14,6 +14,7 @@ from tiny_trainings import TINY
 from difffuse_hf import DenoisingAutoencoder, DifFusePipeline, DifFuseProcessor, ReconstructionPipeline
 from difffuse_hf.cli import main as cli
 from difffuse_hf.errors import InputError
+from difffuse_hf.evaluation.anomaly_runs import assembled_methods
 from difffuse_hf.pipelines.auto import load_pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -44,10 +45,12 @@ def results(tmp_path_factory):
     options = ("--saliency_options", '{"num_steps": 2}', "--dtype", "float16", "--false_positives", 0.1, 0.01)
     run("examples/assemble_pipeline.py", "--dataset", root / "slices", *parts, *settings, *options,
         "--output_dir", root / "model")  # fmt: skip
-    model, flat = (root / "model", root / "slices"), '{"percentile": 0, "num_samples": 1}'
+    model = (root / "model", root / "slices")
+    short = '{"preset": "exact", "num_inference_steps": 2}'
+    flat = '{"preset": "exact", "num_inference_steps": 2, "percentile": 0}'
     (root / "again").symlink_to(root / "slices")
-    run("examples/evaluate_anomaly.py", "--method", "Dif-fuse", *model, "--method", "Dif-fuse", *model, "--method",
-        "no mask", *model, flat, "--classifier", root / "classifier",
+    run("examples/evaluate_anomaly.py", "--method", "Dif-fuse", *model, short, "--method", "Dif-fuse", *model, short,
+        "--method", "no mask", *model, flat, "--classifier", root / "classifier",
         "--out_of_domain", root / "slices", root / "again", "--out_of_domain_cohort", "wmh",
         "--limit", 2, "--output_dir", root / "evaluation", "--cohort", "brats", "--device", "cpu")  # fmt: skip
     return root
@@ -82,18 +85,6 @@ def test_the_table_has_a_row_per_method_and_takes_its_thresholds_from_validation
     assert len(data["out_of_domain"]) == 2 and "Lesions found in again (real data)" in table
     with Image.open(results / "evaluation" / "anomaly.png") as picture:
         assert picture.width > picture.height / 2
-
-
-def test_finished_methods_are_not_scored_again_but_others_and_new_settings_are(results, capsys):
-    script = "examples/evaluate_anomaly.py"
-    model, folder = (results / "model", results / "slices"), results / "evaluation again"
-    flags = ("--limit", 1, "--output_dir", folder, "--device", "cpu")
-    run(script, "--method", "Dif-fuse", *model, *flags)
-    first = (folder / "runs" / "Dif-fuse_0.json").stat().st_mtime_ns
-    run(script, "--method", "Dif-fuse", *model, *flags)
-    assert (folder / "runs" / "Dif-fuse_0.json").stat().st_mtime_ns == first
-    run(script, "--method", "Dif-fuse", *model, *flags, "--seed", 1)
-    assert (folder / "runs" / "Dif-fuse_0.json").stat().st_mtime_ns > first
 
 
 def test_the_sweep_draws_curves_of_the_validation_split_and_goes_on_where_it_stopped(results):
@@ -159,7 +150,10 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
         chosen = next(one["setting"] for one in method["tuning"] if one["dice"] == best)
         config = load_pipeline(method["model"]).config
         assert {name: config[name] for name in chosen} == chosen
+    rows = assembled_methods(str(folder), str(root / "slices"))
+    assert [name for name, _ in rows] == list(methods)
+    (folder / "methods.json").write_text(json.dumps([methods["f-AnoGAN"], methods["DenoisingAE"]]))
     run("examples/evaluate_anomaly.py", "--all", folder, root / "slices", "--limit", 1, "--device", "cpu",
         "--output_dir", root / "all methods")  # fmt: skip
     data = json.loads((root / "all methods" / "anomaly.json").read_text())
-    assert list(data["results"]) == list(methods)
+    assert list(data["results"]) == ["f-AnoGAN", "DenoisingAE"]

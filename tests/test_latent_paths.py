@@ -10,7 +10,13 @@ import torch
 from test_gradients import LinearScan, OneLayer, random
 from test_latent_shift import Identity, Logit
 
-from difffuse_hf import ResNetAutoencoder, SliceClassifier, SliceClassifierConfig
+from difffuse_hf import (
+    LesionClassifier,
+    LesionClassifierConfig,
+    ResNetAutoencoder,
+    SliceClassifier,
+    SliceClassifierConfig,
+)
 from difffuse_hf.evaluation.latent_paths import (
     NO_DISTANCE,
     ONE_STEP,
@@ -91,18 +97,24 @@ def test_a_path_needs_a_step(steep):
         latent_paths(steep, Logit(), random(1, 2, 6, 6), num_steps=0)
 
 
-@pytest.mark.parametrize("stack", [(), (3,)], ids=["slices", "scans"])
-def test_the_script_writes_the_figure_and_its_numbers(tmp_path, stack, capsys):
+def test_paths_of_scans_are_of_one_code_a_slice():
+    torch.manual_seed(0)
+    config = LesionClassifierConfig(hidden_sizes=[4] * 7, num_pools=2)
+    autoencoder = ResNetAutoencoder(in_channels=1, channels=(4, 4, 4)).eval()
+    paths = latent_paths(LesionClassifier(config).eval(), autoencoder, random(2, 3, 1, 16, 16), num_steps=2)
+    assert all(path.probability.shape == path.distance.shape == (3, 2) for path in paths.values())
+
+
+def test_the_script_writes_the_figure_and_its_numbers(tmp_path, capsys):
     torch.manual_seed(0)
     config = SliceClassifierConfig(backbone="resnet10t", backbone_kwargs={"channels": [8, 8, 8, 8]}, num_labels=2)
     SliceClassifier(config).save_pretrained(tmp_path / "classifier")
     autoencoder = ResNetAutoencoder(in_channels=1, channels=(4, 4, 4), strides=(2, 2, 1))
     autoencoder.save_pretrained(tmp_path / "autoencoder")
-    shape = (*stack, 1, 16, 16)
-    array = datasets.Array4D if stack else datasets.Array3D
+    shape = (1, 16, 16)
     features = datasets.Features(
         {
-            "image": array(shape, "float32"),
+            "image": datasets.Array3D(shape, "float32"),
             "label": datasets.ClassLabel(names=["healthy", "lesion"]),
             "subject": datasets.Value("string"),
         }

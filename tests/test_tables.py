@@ -6,17 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from difffuse_hf.reporting.tables import (
-    THESIS,
-    Column,
-    Table,
-    interval_text,
-    mean_and_error,
-    measures_table,
-    percentile_interval,
-    write_tables,
-    write_whole,
-)
+from difffuse_hf.evaluation.statistics import mean_and_error, percentile_interval
+from difffuse_hf.io.files import write_whole
+from difffuse_hf.reporting.tables import Column, Table, interval_text, measures_table, write_tables
+from difffuse_hf.reporting.thesis import THESIS
 
 ACCURACY = Column("accuracy", "accuracy, %", scale=100)
 

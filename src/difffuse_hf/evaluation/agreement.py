@@ -13,7 +13,7 @@ import numpy as np
 import pandas
 
 from ..errors import InputError
-from ..reporting.tables import percentile_interval
+from .statistics import percentile_interval
 
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
 

@@ -39,10 +39,11 @@ def kid(
             f"{subset_size or 'at least 2'} of each; lower `subset_size` or bring more slices."
         )
     whole = subset_size is None and len(real) == len(generated)  # every subset would be the same one
-    settings = {"subsets": 1 if whole else subsets, "subset_size": subset_size or smallest}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*will save all extracted features")
-        distance = KernelInceptionDistance(feature=_AsModule(extractor), **settings)
+        distance = KernelInceptionDistance(
+            feature=_AsModule(extractor), subsets=1 if whole else subsets, subset_size=subset_size or smallest
+        )
     with torch.no_grad():
         for images, is_real in ((real, True), (generated, False)):
             for batch in images.split(batch_size):

@@ -6,34 +6,32 @@ and Eq. 5.4. Each is judged by the probability of the class it moves towards and
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..reporting.charts import new_figure, save
 from ..saliency.common import by_slice, check_inputs, choose_target, class_logits, decode_like, pick
 from ..saliency.counterfactual import latent_counterfactual
 
 ONE_STEP, NO_DISTANCE, OURS = "one-step latent shift", "gradient steps without the L1 term", "Eq. 5.4"
-COLOURS = {ONE_STEP: "#d55e00", NO_DISTANCE: "#56b4e9", OURS: "#000000"}  # Okabe and Ito's palette
 
 
 @dataclass(frozen=True)
 class LatentPath:
     """`probability` (num_steps + 1, B) of the target class, and `distance` (num_steps + 1, B), mean |z − E(x)|."""
 
-    probability: torch.Tensor
-    distance: torch.Tensor
+    probability: Tensor
+    distance: Tensor
 
 
 def latent_paths(
     classifier,
     autoencoder,
-    image: torch.Tensor,
-    target: torch.Tensor | None = None,
+    image: Tensor,
+    target: Tensor | None = None,
     *,
-    saliency: torch.Tensor | None = None,
+    saliency: Tensor | None = None,
     num_steps: int = 20,
     step_size: float = 1.0,
     l1_weight: float = 100.0,
@@ -73,12 +71,29 @@ def latent_paths(
     }
 
 
+def paths_of_split(
+    classifier, autoencoder, rows, batch_size: int = 16, device: str = "cpu", **search
+) -> dict[str, LatentPath]:
+    """`latent_paths` of all rows of a data set, a batch at a time.
+
+    Args:
+        rows (`datasets.Dataset`): in torch format with `pixel_values`, and `saliency` for a classifier that needs it.
+        search: `num_steps`, `step_size` and `l1_weight`.
+    """
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        maps = batch["saliency"].to(device) if "saliency" in batch else None
+        parts.append(latent_paths(classifier, autoencoder, batch["pixel_values"].to(device), saliency=maps, **search))
+    return {name: join_paths([part[name] for part in parts]) for name in parts[0]}
+
+
 def join_paths(parts: list[LatentPath]) -> LatentPath:
     """The paths of several batches as those of one."""
     return LatentPath(*(torch.cat([getattr(part, of) for part in parts], 1) for of in ("probability", "distance")))
 
 
-def other_class(classifier, image: torch.Tensor, saliency: torch.Tensor | None = None) -> torch.Tensor:
+def other_class(classifier, image: Tensor, saliency: Tensor | None = None) -> Tensor:
     """Class (B,) that a prediction would turn into: 0 (no lesion) from any other, from 0 the likeliest other one."""
     with torch.no_grad():
         logits = class_logits(classifier, image, saliency)
@@ -104,28 +119,6 @@ def summarise_paths(paths: dict[str, LatentPath]) -> dict:
             row[measure] = {"quartile_1": low.tolist(), "median": middle.tolist(), "quartile_3": high.tolist()}
         summary[name] = row
     return summary
-
-
-def draw_paths(summary: dict, path: Path | str, title: str = "") -> None:
-    """Write the summary as a picture: probability by step, distance by step, and one against the other."""
-    figure = new_figure(11, 3.6)
-    by_step, distance_by_step, against = figure.subplots(1, 3)
-    for name, row in summary.items():
-        colour = COLOURS.get(name)
-        for axes, measure in ((by_step, "probability"), (distance_by_step, "distance")):
-            median = row[measure]["median"]
-            steps = range(len(median))
-            axes.plot(steps, median, color=colour, label=name)
-            axes.fill_between(
-                steps, row[measure]["quartile_1"], row[measure]["quartile_3"], color=colour, alpha=0.15, linewidth=0
-            )
-        against.plot(row["distance"]["median"], row["probability"]["median"], color=colour, marker=".", markersize=4)
-    by_step.set(xlabel="step", ylabel="probability of the target class", ylim=(-0.02, 1.02))
-    distance_by_step.set(xlabel="step", ylabel="mean |z − E(x)|")
-    against.set(xlabel="mean |z − E(x)|", ylabel="probability of the target class", ylim=(-0.02, 1.02))
-    by_step.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    save(figure, path)
 
 
 @torch.no_grad()

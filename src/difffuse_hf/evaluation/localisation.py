@@ -10,18 +10,6 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import ndimage
 
-# Per cent of scans, as printed in the thesis for IST-3. Ours never depend on them.
-THESIS_POINTING_GAME = {
-    "class_agnostic_saliency": 65.05,
-    "gradient": 61.29,
-    "latent_shift": 58.39,
-    "integrated_gradients": 37.52,
-    "grad_cam": 11.67,
-    "grad_cam_plus_plus": 11.78,
-    "score_cam": 9.90,
-    "acat_own_classifier": 68.55,
-}
-
 
 def pointing_game(saliency, mask, tolerance: float = 0.0) -> float:
     """Does the map's maximum lie in the lesion (Zhang et al. 2018)? 1 or 0.
@@ -39,9 +27,7 @@ def pointing_game(saliency, mask, tolerance: float = 0.0) -> float:
     """
     saliency, mask = _check(saliency, mask)
     if tolerance > 0:
-        mask = np.stack(
-            [ndimage.distance_transform_edt(~plane) <= tolerance if plane.any() else plane for plane in mask]
-        )
+        mask = np.stack([np.asarray(ndimage.distance_transform_edt(~p)) <= tolerance if p.any() else p for p in mask])
     return float(mask[saliency == saliency.max()].mean())
 
 

@@ -164,7 +164,7 @@ class _Variances(FeatureModifier):
     """Sums of the values and of their squares, channel by channel, stage by stage."""
 
     def __init__(self, num_stages: int):
-        self.sums = [0.0] * num_stages  # each becomes (3, D): count, sum, sum of squares
+        self.sums: list = [0.0] * num_stages  # each becomes (3, D): count, sum, sum of squares
         self.latest: torch.Tensor | None = None
 
     def activation(self, _module, inputs):
@@ -217,4 +217,4 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> float:
     constant = np.ptp(first) == 0, np.ptp(second) == 0
     if any(constant):
         return 1.0 if all(constant) else np.nan
-    return float(spearmanr(first, second, axis=None).statistic)
+    return float(spearmanr(first.ravel(), second.ravel())[0])  # pyright: ignore[reportArgumentType]

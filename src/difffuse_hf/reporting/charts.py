@@ -1,12 +1,13 @@
 """Charts of results: confusion matrices, and lines with their standard errors. Pictures of slices are in `figures`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..evaluation.latent_paths import NO_DISTANCE, ONE_STEP, OURS
 from ..io.files import write_whole
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's palette
@@ -50,9 +51,10 @@ def draw_lines(lines: dict[str, dict], labels: tuple[str, str], title: str, path
     for i, (method, line) in enumerate(lines.items()):
         points = [(place[x], 100 * m, 100 * (e or 0.0)) for x, (m, e) in sorted(line.items()) if np.isfinite(m)]
         if points:
-            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            style: dict = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
             style["linestyle"] = ("-", "--", ":")[i // len(COLOURS) % 3]  # when the colours come round again
-            axes.errorbar(*zip(*points), label=method, capsize=2, linewidth=1.3, markersize=4, **style)
+            grade, mean, error = zip(*points)
+            axes.errorbar(grade, mean, error, label=method, capsize=2, linewidth=1.3, markersize=4, **style)
     axes.set_xticks(list(place.values()), list(map(str, place)), fontsize=8)
     axes.tick_params(labelsize=8)
     axes.set_xlabel(labels[0], fontsize=8)
@@ -63,6 +65,49 @@ def draw_lines(lines: dict[str, dict], labels: tuple[str, str], title: str, path
     axes.set_ylim(max(bottom, -2), min(top, 102))
     if axes.lines:
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+    save(figure, path)
+
+
+def draw_dice_curves(curves: Mapping[str, Mapping[float, Sequence]], where: str, path: str | Path) -> None:
+    """Write a PNG with a panel for each curve: mean Dice over the seeds, and its ceiling.
+
+    Args:
+        curves: {what varies: {its value: [{"dice": ..., "best_dice": ...} of each seed]}}.
+        where (`str`): the slices that they were measured on.
+    """
+    figure = new_figure(4.2 * len(curves), 3.2)
+    for number, (name, curve) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(1, len(curves), number)
+        for measure, style in (("dice", "o-"), ("best_dice", "s--")):
+            means = [sum(run[measure] for run in runs) / len(runs) for runs in curve.values()]
+            axes.plot(list(curve), means, style, label=measure.replace("_", "-possible ").replace("dice", "Dice"))
+        axes.set_xlabel(name)
+        axes.set_ylabel(f"Dice ({where})")
+        axes.set_ylim(0, 1)
+        axes.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def draw_latent_paths(summary: dict, path: str | Path, title: str = "") -> None:
+    """Write a PNG of what `summarise_paths` gives: probability by step, distance by step, one against the other."""
+    colours = {ONE_STEP: COLOURS[1], NO_DISTANCE: COLOURS[5], OURS: COLOURS[6]}
+    figure = new_figure(11, 3.6)
+    by_step, distance_by_step, against = figure.subplots(1, 3)
+    for name, row in summary.items():
+        colour = colours.get(name)
+        for axes, measure in ((by_step, "probability"), (distance_by_step, "distance")):
+            median = row[measure]["median"]
+            steps = range(len(median))
+            axes.plot(steps, median, color=colour, label=name)
+            axes.fill_between(
+                steps, row[measure]["quartile_1"], row[measure]["quartile_3"], color=colour, alpha=0.15, linewidth=0
+            )
+        against.plot(row["distance"]["median"], row["probability"]["median"], color=colour, marker=".", markersize=4)
+    by_step.set(xlabel="step", ylabel="probability of the target class", ylim=(-0.02, 1.02))
+    distance_by_step.set(xlabel="step", ylabel="mean |z − E(x)|")
+    against.set(xlabel="mean |z − E(x)|", ylabel="probability of the target class", ylim=(-0.02, 1.02))
+    by_step.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
     save(figure, path)
 
 

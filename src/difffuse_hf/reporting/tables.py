@@ -1,7 +1,7 @@
 """Tables of results: measures over seeds as mean and standard error, in JSON, Markdown and LaTeX (chapters 4 to 6).
 
 A measure that is undefined is NaN among the results, null in JSON and an en dash in a table; it never becomes a
-figure. The thesis's own figures stand in a column of their own that says so. Standard library and numpy only.
+figure. The thesis's own figures stand in a column of their own that says so.
 """
 
 import json
@@ -12,73 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..evaluation.statistics import mean_over_seeds
 from ..io.files import write_whole
+from .thesis import THESIS, THESIS_HEADING
 
 UNDEFINED = "–"
-THESIS_HEADING = "thesis (real data)"
-# Fractions, as printed in A. Fontanella's thesis: table, measure, row. Ours never depend on them.
-THESIS = {
-    "Table 4.2": {"accuracy": {"ViT": 0.58, "Swin": 0.60, "ResNet-18": 0.64, "ResNet-50": 0.66, "MTL": 0.72}},
-    "Table 5.1, IST-3": {
-        "accuracy": {
-            "baseline": 0.7139,
-            "SMIC": 0.7085,
-            "SalClassNet": 0.6943,
-            "HSM": 0.7138,
-            "SpAtt": 0.7096,
-            "SeAtt": 0.7123,
-            "ViT": 0.5787,
-            "ACAT": 0.7255,
-        }
-    },
-    "Table 5.1, MosMed": {
-        "accuracy": {
-            "baseline": 0.6771,
-            "SMIC": 0.6927,
-            "SalClassNet": 0.6250,
-            "HSM": 0.6771,
-            "SpAtt": 0.6667,
-            "SeAtt": 0.6771,
-            "ViT": 0.6667,
-            "ACAT": 0.7084,
-        }
-    },
-    "Table 6.1, BraTS": {
-        "dice": {
-            "f-AnoGAN": 0.545,
-            "CG": 0.650,
-            "CFG": 0.631,
-            "AnoDDPM": 0.494,
-            "AutoDDPM": 0.655,
-            "DenoisingAE": 0.681,
-            "Dif-fuse": 0.699,
-            "ACAT": 0.591,
-            "DDPM": 0.581,
-            "DDIM-DDPM": 0.616,
-            "DDIM": 0.498,
-            "DDPM-DDIM": 0.677,
-            "RePaint": 0.649,
-        }
-    },
-    "Table 6.1, WMH": {
-        "dice": {
-            "f-AnoGAN": 0.172,
-            "CG": 0.468,
-            "CFG": 0.422,
-            "AnoDDPM": 0.151,
-            "AutoDDPM": 0.503,
-            "DenoisingAE": 0.439,
-            "Dif-fuse": 0.569,
-            "ACAT": 0.530,
-            "DDPM": 0.475,
-            "DDIM-DDPM": 0.498,
-            "DDIM": 0.495,
-            "DDPM-DDIM": 0.487,
-            "RePaint": 0.532,
-        }
-    },
-}
-COHORTS = {"ist3": ("Table 5.1, IST-3", "Table 4.2"), "mosmed": ("Table 5.1, MosMed",)}  # the first that has the row
 
 
 @dataclass(frozen=True)
@@ -145,49 +83,6 @@ class Table:
         )
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None, int]:
-    """Mean, standard error s/√n with s² over n - 1, and the number n of the values that are defined.
-
-    The mean of no value is NaN; of fewer than two values there is no error (None), which is not an error of 0.
-    """
-    values = np.asarray([value for value in values if value is not None], float)
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
-        return math.nan, None, 0
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-    return float(values.mean()), error, len(values)
-
-
-def percentile_interval(samples: Sequence[float], value: float, confidence: float = 0.95) -> dict[str, float]:
-    """`low` and `high` of a bootstrap; samples that are NaN are left out, and NaN has no interval but NaN."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` is a fraction between 0 and 1, got {confidence}; 0.95 is usual.")
-    samples = np.asarray(samples, float)
-    samples = samples[np.isfinite(samples)]
-    if len(samples) == 0 or not math.isfinite(value):
-        return {"low": math.nan, "high": math.nan}
-    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {"low": float(low), "high": float(high)}
-
-
-def summarise(
-    results: Mapping[str, Sequence[Mapping[str, float]]], measures: Sequence[str] | None = None
-) -> dict[str, dict[str, dict]]:
-    """`{row: {measure: {"mean", "standard_error", "seeds", "values"}}}` of `{row: [measures of a seed, ...]}`.
-
-    Args:
-        measures: which ones; by default all that any seed of a row has.
-    """
-    summary = {}
-    for row, seeds in results.items():
-        summary[row] = {}
-        for measure in dict.fromkeys(name for seed in seeds for name in seed) if measures is None else measures:
-            values = [seed.get(measure, math.nan) for seed in seeds]
-            mean, error, count = mean_and_error(values)
-            summary[row][measure] = {"mean": mean, "standard_error": error, "seeds": count, "values": values}
-    return summary
-
-
 def measures_table(
     results: Mapping[str, Sequence[Mapping[str, float]]],
     columns: Sequence[Column],
@@ -218,36 +113,32 @@ def measures_table(
         raise ValueError(f"`thesis` names {unknown[0]!r}; the thesis's figures are those of {', '.join(THESIS)}.")
     if not results:
         raise ValueError("`results` has no row; give the measures of at least one method.")
-    summary = summarise(results, [column.measure for column in columns])
+    summary = mean_over_seeds(results, [column.measure for column in columns])
     head, cells, bold = [row_heading], [[row] for row in results], set()
     for column in columns:
-        means = [summary[row][column.measure]["mean"] * column.scale for row in results]
-        for i, row in enumerate(results):
-            cells[i].append(_mean_cell(summary[row][column.measure], column, results[row]))
-        finite = [mean for mean in means if math.isfinite(mean)]
-        if column.best and len(finite) > 1:
-            best = max(finite) if column.best == "largest" else min(finite)
-            same = [f"{mean:.{column.digits}f}" == f"{best:.{column.digits}f}" for mean in means]
-            bold |= set() if all(same) else {(i, len(head)) for i, equal in enumerate(same) if equal}
+        found = [summary[row][column.measure] for row in results]
+        for row, one, seeds in zip(cells, found, results.values()):
+            row.append(_mean_cell(one, column, seeds))
+        bold |= {(i, len(head)) for i in _best_rows([one["mean"] * column.scale for one in found], column)}
         head.append(column.heading)
         sources = [key for key in thesis if column.measure in THESIS[key]]
         if sources:
-            for i, row in enumerate(results):
-                cells[i].append(_thesis_cell(row, column, sources))
+            for row in cells:
+                row.append(_thesis_cell(row[0], column, sources))
             head.append(f"{column.heading}, {THESIS_HEADING}")
-    counts = sorted({len(seeds) for seeds in results.values()})
-    if counts[-1] == 1:
-        ending = "One seed, so no standard error; in brackets an interval, where there is one."
-    elif len(counts) == 1:
-        ending = f"Mean ± standard error over {counts[0]} seeds."
-    else:
-        ending = (
-            f"Mean ± standard error over {counts[0]} to {counts[-1]} seeds; an interval in brackets is of one seed."
-        )
-    return Table(f"{caption} {ending}", head, cells, bold, label)
+    return Table(f"{caption} {_about_seeds([len(seeds) for seeds in results.values()])}", head, cells, bold, label)
 
 
-def interval_text(value: float, low: float, high: float, scale: float = 100.0, digits: int = 1) -> str:
+def about_data(split: str, synthetic: bool, limit: int | None = None) -> str:
+    """Which scans or slices a table is about: "split 'test', at most 8 slices of a class, synthetic data"."""
+    parts = [f"split '{split}'"]
+    parts += [f"at most {limit} slices of a class"] if limit else []
+    return ", ".join([*parts, "synthetic data"] if synthetic else parts)
+
+
+def interval_text(
+    value: float | None, low: float | None, high: float | None, scale: float = 100.0, digits: int = 1
+) -> str:
     """ "71.2 (65.0 to 77.1)"; without an interval the value alone, and an en dash for an undefined value."""
     if value is None or not math.isfinite(value):
         return UNDEFINED
@@ -272,7 +163,28 @@ def write_tables(tables: Sequence[Table], data: Mapping, folder: str | Path, ste
         write_whole(path, lambda temporary, content=content: temporary.write_text(content, encoding="utf-8"))
 
 
-def _mean_cell(result, column, seeds):
+def _best_rows(means: Sequence[float], column: Column) -> set[int]:
+    """Rows that print what the best one prints; none where all do, or fewer than two are defined."""
+    finite = [mean for mean in means if math.isfinite(mean)]
+    if column.best is None or len(finite) < 2:
+        return set()
+    best = max(finite) if column.best == "largest" else min(finite)
+    same = [i for i, mean in enumerate(means) if f"{mean:.{column.digits}f}" == f"{best:.{column.digits}f}"]
+    return set() if len(same) == len(means) else set(same)
+
+
+def _about_seeds(counts: Sequence[int]) -> str:
+    """The sentence about the number of seeds of each row."""
+    few, many = min(counts), max(counts)
+    if many == 1:
+        return "One seed, so no standard error; in brackets an interval, where there is one."
+    if few == many:
+        return f"Mean ± standard error over {many} seeds."
+    return f"Mean ± standard error over {few} to {many} seeds; an interval in brackets is of one seed."
+
+
+def _mean_cell(result: Mapping, column: Column, seeds: Sequence[Mapping[str, float]]) -> str:
+    """One measure of one row as text; `result` is that of `mean_over_seeds`."""
     if result["seeds"] == 0:
         return UNDEFINED
     if len(seeds) == 1:

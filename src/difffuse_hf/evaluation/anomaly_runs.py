@@ -1,0 +1,197 @@
+"""Seeds of many methods on slices with drawn lesions (thesis Table 6.1): scored once, kept in files, and taken again.
+
+Every threshold is the best on the run's validation split; the test split, and data sets that a model has never seen,
+choose nothing.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..data.slices import load_slices
+from ..errors import InputError
+from ..io.files import write_whole
+from ..models.auto import load_classifier
+from ..pipelines.auto import load_pipeline
+from .anomaly import (
+    Slices,
+    Threshold,
+    as_slices,
+    choose_threshold,
+    run_method,
+    score_counterfactuals,
+    score_healthy,
+    score_maps,
+    size_edges,
+)
+from .image_quality import classifier_features, inception_features, kid
+
+SHOWN = 4  # slices that are kept for the figure
+
+
+class AnomalyRun(NamedTuple):
+    """One seed of a method: model folder, data set folder, and options of the pipeline's call as JSON."""
+
+    model: str
+    dataset: str
+    options: str = "{}"
+
+
+@dataclass(frozen=True)
+class AnomalySettings:
+    """How all runs are scored."""
+
+    out_of_domain: Sequence[str] = ()  # data sets whose test splits are scored as well, thresholds as before
+    classifier: str | None = None  # judges the counterfactuals; its features make the kernel distance
+    inception: bool = False  # take Inception's features instead
+    limit: int | None = None  # slices of each class and split
+    seed: int = 0  # of the sampling; a run's number is added
+    batch_size: int = 16
+    device: str = "cpu"
+
+    def features(self) -> str:
+        """What KID is computed over, in words."""
+        if self.inception:
+            return "Inception's features"
+        return f"features of {self.classifier}, not Inception's" if self.classifier else "nothing (no --classifier)"
+
+
+class ScoredMethods(NamedTuple):
+    """Of each method the measures of its seeds, the same for every other data set, and the slices of its first seed
+    for the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`)."""
+
+    results: dict[str, list[dict]]
+    out_of_domain: dict[str, dict[str, list[dict]]]
+    tiles: dict[str, dict[str, np.ndarray]]
+
+
+def assembled_methods(folder: str, dataset: str) -> list[tuple[str, AnomalyRun]]:
+    """Names and runs of the methods in a folder of assemble_competitors.py."""
+    path = Path(folder) / "methods.json"
+    if not path.exists():
+        raise InputError(f"{folder} holds no methods.json; make it with examples/assemble_competitors.py.")
+    methods = json.loads(path.read_text())
+    return [(one["name"], AnomalyRun(one["model"], dataset, json.dumps(one["options"]))) for one in methods]
+
+
+def score_runs(
+    methods: Mapping[str, Sequence[AnomalyRun]], folder: Path, settings: AnomalySettings, overwrite: bool = False
+) -> ScoredMethods:
+    """Score every run, or take what `folder` has of it from before (`<method>_<number>.json` and `.npz`).
+
+    Raises:
+        InputError: the options of a run are no JSON, or a model or data set cannot be used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scored = ScoredMethods({}, {dataset: {} for dataset in settings.out_of_domain}, {})
+    for name, runs in methods.items():
+        stem = re.sub(r"[^\w.-]+", "_", name)
+        paths = [folder / f"{stem}_{number}.json" for number in range(len(runs))]
+        done = []
+        for number, (run, path) in enumerate(zip(runs, paths)):
+            found = None if overwrite else read_result(path, run, settings)
+            done.append(found or score_run(name, number, run, path, settings))
+        scored.results[name] = [one["test"] for one in done]
+        for dataset, elsewhere in scored.out_of_domain.items():
+            elsewhere[name] = [one["out_of_domain"][dataset] for one in done]
+        scored.tiles[name] = dict(np.load(paths[0].with_suffix(".npz")))
+    return scored
+
+
+def read_result(path: Path, run: AnomalyRun, settings: AnomalySettings) -> dict | None:
+    """A result from before, if it is of the same model, data and settings and newer than the model."""
+    if not path.exists() or not path.with_suffix(".npz").exists():
+        return None
+    done = json.loads(path.read_text())
+    index = Path(run.model) / "model_index.json"
+    newer = index.exists() and path.stat().st_mtime > index.stat().st_mtime
+    return done if newer and done["origin"] == _origin(run, settings) else None
+
+
+def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: AnomalySettings) -> dict:
+    """Threshold from the validation split, measures of the test split and of the other data sets; kept in `path`."""
+    try:
+        options = json.loads(run.options)
+    except json.JSONDecodeError as error:
+        raise InputError(f"The options of {name}, {run.options}, are no JSON ({error}).") from error
+    pipeline = load_pipeline(run.model, settings.device)
+    judge = None
+    if settings.classifier:
+        judge = load_classifier(settings.classifier).eval().to(settings.device)  # pyright: ignore[reportArgumentType]
+    sampling = {"seed": settings.seed + number, "batch_size": settings.batch_size, **options}
+
+    def make(images: torch.Tensor, what: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return run_method(pipeline, images, label=f"{name}, {what}", **sampling)
+
+    validation, test = (
+        as_slices(load_slices(run.dataset, split), split, settings.limit) for split in ("validation", "test")
+    )
+    sick = validation.with_lesion()
+    maps, _ = make(sick.images, "validation")
+    threshold, edges = choose_threshold(maps, sick), size_edges(sick)
+    result = {"origin": _origin(run, settings), "threshold": threshold.value, "validation_dice": threshold.dice}
+    result["test"], shown = score_slices(make, test, threshold, edges, judge, settings.inception)
+    result["out_of_domain"] = {}
+    for dataset in settings.out_of_domain:
+        foreign = as_slices(load_slices(dataset, "test"), "test", settings.limit).with_lesion()
+        measures, _ = score_slices(make, foreign, threshold, edges, judge, settings.inception)
+        result["out_of_domain"][dataset] = measures
+    write_whole(path.with_suffix(".npz"), lambda file: _save_arrays(file, shown))
+    write_whole(path, lambda file: file.write_text(json.dumps(result, indent=2)))
+    return result
+
+
+def score_slices(
+    make: Callable[[torch.Tensor, str], tuple[torch.Tensor, torch.Tensor]],
+    slices: Slices,
+    threshold: Threshold,
+    edges: Sequence[float],
+    judge=None,
+    inception: bool = False,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """All measures on one set of slices, and a few of its slices with what the method made of them.
+
+    Args:
+        make: `make(images, text of a progress bar)` gives anomaly maps and counterfactuals, see `run_method`.
+        edges: areas that part small, medium and large lesions, see `size_edges`.
+        judge (`PreTrainedModel`, *optional*): classifier that says whether counterfactuals pass as healthy.
+        inception (`bool`): KID over Inception's features; over those of the judge otherwise.
+    """
+    sick, healthy = slices.with_lesion(), slices.select(slices.labels == 0)
+    start = time.perf_counter()
+    maps, made = make(sick.images, slices.split)
+    measures = {"threshold": threshold.value, "seconds_per_slice": (time.perf_counter() - start) / len(sick.images)}
+    measures |= score_maps(maps, sick, threshold, edges)
+    measures |= score_counterfactuals(made, sick, judge)
+    if len(healthy.images):
+        kept_maps, kept = make(healthy.images, "healthy")
+        measures |= score_healthy(kept_maps, kept, healthy, threshold)
+        if inception or judge is not None:
+            extractor = inception_features() if inception else classifier_features(judge)
+            measures["kid"] = kid(healthy.images, made, extractor)[0]
+    few = torch.linspace(0, len(maps) - 1, min(SHOWN, len(maps))).long()
+    return measures, {
+        "image": sick.images[few, :1].numpy(),
+        "lesion": sick.masks[few].numpy(),
+        "counterfactual": made[few, :1].numpy(),
+        "map": maps[few].numpy(),
+        "threshold": np.array(threshold.value),
+    }
+
+
+def _origin(run: AnomalyRun, settings: AnomalySettings) -> dict:
+    """What a result depends on."""
+    known = {name: getattr(settings, name) for name in ("classifier", "inception", "limit", "seed")}
+    return {**run._asdict(), "out_of_domain": list(settings.out_of_domain), **known}
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]

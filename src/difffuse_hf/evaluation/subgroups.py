@@ -1,0 +1,118 @@
+"""Whom does a classifier judge well? Its measures by time of the scan, lesion and background findings (Ch. 4)."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pandas
+
+from .classification import evaluate, flat, num_patients, roc_auc
+from .predictions import class_probabilities, predicted_classes
+
+CONDITIONS = ("old_infarct", "leukoaraiosis", "atrophy", "hyperdense_vessel")
+GRADES = {"infarct_size": "infarct size", "severity": "severity"}  # of the lesion: IST-3, MosMed
+Subgroup = tuple[str, str, np.ndarray]  # group, value, which scans: bool, (N,)
+
+
+def lesion_sites(territory: str) -> list[tuple[str, str]]:
+    """Territory and side of every lesion named: `MCA superior left;ACA` gives (MCA superior, left) and (ACA, "")."""
+    sites = []
+    for entry in filter(None, (part.strip() for part in str(territory).split(";"))):
+        words = entry.split()
+        side = words[-1].lower() if words[-1].lower() in ("left", "right") else ""
+        sites.append((" ".join(words[:-1] if side else words), side))
+    return sites
+
+
+def subgroups(predictions: pandas.DataFrame) -> list[Subgroup]:
+    """Triples (group, value, which scans) in the order of the tables: time, lesion, background findings.
+
+    Groups for which there is no metadata are left out, and a scan whose metadata are missing is in no group of them.
+    The groups `lesions` (from `territory`), `side`, `territory`, `infarct size` ("small" is 1-2) and `severity` are
+    defined by the lesion itself: but for 0 lesions, and CT-0, they hold no healthy scan, so specificity is not defined
+    in them and sensitivity is the measure. A scan with two lesions is in the groups of both.
+    """
+    found = itertools.chain(
+        _by_time(predictions), _by_site(predictions), _by_grade(predictions), _by_condition(predictions)
+    )
+    masks = ((group, value, np.asarray(inside, bool)) for group, value, inside in found)
+    return [(group, value, inside) for group, value, inside in masks if inside.any()]
+
+
+def _by_time(predictions: pandas.DataFrame) -> Iterator[Subgroup]:
+    if "time" in predictions:
+        for value in ("baseline", "follow-up"):
+            yield "time", value, predictions["time"].eq(value).to_numpy()
+
+
+def _by_site(predictions: pandas.DataFrame) -> Iterator[Subgroup]:
+    """By the number of lesions, their side (of the label, or else of the territories), and their territory."""
+    names = predicted_classes(predictions)
+    labels = predictions["label"].to_numpy()
+    lesion = labels > 0
+    sites: list[list[tuple[str, str]]] = [[] for _ in labels]
+    if "territory" in predictions:
+        sites = [lesion_sites(text) if isinstance(text, str) else [] for text in predictions["territory"]]
+        count = np.array([len(found) for found in sites])
+        yield "lesions", "0", ~lesion
+        yield "lesions", "1", lesion & (count == 1)
+        yield "lesions", "2 or more", lesion & (count > 1)
+    named = {"left": {"left"}, "right": {"right"}, "both": {"left", "right"}}
+    sides = [named.get(names[label]) or {side for _, side in found if side} for label, found in zip(labels, sites)]
+    for value, wanted in named.items():
+        yield "side", value, lesion & np.array([side == wanted for side in sides], bool)
+    territories = [{name for name, _ in found if name} for found in sites]
+    for value in sorted(set().union(*territories)):
+        yield "territory", value, lesion & np.array([value in known for known in territories], bool)
+
+
+def _by_grade(predictions: pandas.DataFrame) -> Iterator[Subgroup]:
+    lesion = predictions["label"].to_numpy() > 0
+    if "infarct_size" in predictions:
+        size = _numbers(pandas.to_numeric(predictions["infarct_size"]))
+        for grade in (1, 2, 3, 4):
+            yield "infarct size", str(grade), lesion & (size == grade)
+        yield "infarct size", "small (1-2)", lesion & ((size == 1) | (size == 2))
+    if "severity" in predictions:
+        for value in sorted(predictions["severity"].dropna().unique()):
+            yield "severity", str(value), predictions["severity"].eq(value).to_numpy()
+
+
+def _by_condition(predictions: pandas.DataFrame) -> Iterator[Subgroup]:
+    for condition in CONDITIONS:
+        if condition in predictions:
+            known = _numbers(predictions[condition])
+            yield condition.replace("_", " "), "present", known == 1
+            yield condition.replace("_", " "), "absent", known == 0
+
+
+def _numbers(column) -> np.ndarray:
+    """A column as floats (N,), NaN where a value is missing."""
+    return pandas.Series(column).astype("Float64").to_numpy(float, na_value=np.nan)
+
+
+def subgroup_table(
+    predictions: pandas.DataFrame, num_bootstrap: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> pandas.DataFrame:
+    """Accuracy, and sensitivity and specificity for "lesion present", in every subgroup; "all" is the first row.
+
+    Columns: `group`, `value`, `scans`, `patients`, `lesions` (scans with one), and of `accuracy`, `lesion_sensitivity`
+    and `lesion_specificity` the value, `_low` and `_high`, NaN where it is undefined: see `subgroups`. And `auc`,
+    lesion against none: of a group that the lesion defines, such as small infarcts, against all scans without one.
+    """
+    healthy = pandas.DataFrame(predictions[predictions["label"] == 0])
+    everything: Subgroup = ("all", "", np.ones(len(predictions), bool))
+    rows = []
+    for group, value, inside in [everything, *subgroups(predictions)]:
+        chosen = pandas.DataFrame(predictions[inside])
+        lesions = int((chosen["label"].to_numpy() > 0).sum())
+        row = {"group": group, "value": value, "scans": len(chosen), "patients": num_patients(chosen)}
+        row["lesions"] = lesions
+        results = flat(evaluate(chosen, num_bootstrap, seed, confidence))
+        for name in ("accuracy", "lesion_sensitivity", "lesion_specificity"):
+            row |= {f"{name}{end}": results[f"{name}{end}"] for end in ("", "_low", "_high")}
+        compared = pandas.concat([chosen, healthy]) if lesions == len(chosen) else chosen
+        suspicion = 1 - class_probabilities(compared)[:, 0]
+        row["auc"] = float(roc_auc(suspicion, np.asarray(compared["label"]) > 0)[0])
+        rows.append(row)
+    return pandas.DataFrame(rows)

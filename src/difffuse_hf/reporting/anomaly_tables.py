@@ -1,0 +1,77 @@
+"""Table 6.1 and its figure: what methods find, and what becomes of the slices (thesis Ch. 6)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.cards import is_synthetic
+from ..evaluation.anomaly import SIZES
+from ..evaluation.anomaly_runs import AnomalySettings, ScoredMethods
+from ..evaluation.sweep import Curves
+from .charts import draw_dice_curves
+from .figures import methods_figure
+from .tables import Column, Table, about_data, measures_table, write_tables
+from .thesis import ANOMALY_COHORTS
+
+OVERLAP = [
+    Column("dice", "Dice", digits=3),
+    Column("iou", "IoU", digits=3),
+    Column("best_dice", "best-possible Dice", digits=3),
+    Column("auprc", "AUPRC", digits=3),
+    *(Column(f"dice_{size}", f"Dice, {size} lesions", digits=3) for size in SIZES),
+    Column("volume_dice", "Dice by volume", digits=3),
+]
+PICTURE = [
+    Column("change_outside", "change outside the lesion", digits=4, best="smallest"),
+    Column("healthy_change", "change of healthy slices", digits=4, best="smallest"),
+    Column("false_positives", "healthy brain flagged, %", 100, best="smallest"),
+    Column("flip_rate", "pass as healthy, %", 100, digits=1),
+    Column("kid", "KID", digits=4, best="smallest"),
+    Column("seconds_per_slice", "s per slice", digits=2, best="smallest"),
+]
+SWEPT = {"noise_level": "noise level K", "percentile": "percentile τ of the mask", "num_samples": "samples"}
+DICE = [Column("dice", "Dice", digits=3), Column("best_dice", "best-possible Dice", digits=3)]
+
+
+def write_anomaly_tables(
+    scored: ScoredMethods,
+    settings: AnomalySettings,
+    folder: Path,
+    datasets: Sequence[str],
+    cohort: str | None = None,
+    out_of_domain_cohort: str | None = None,
+) -> list[Table]:
+    """Write `anomaly.json`, `.md`, `.tex` and `.png`, and give back the tables, the lesions that are found first.
+
+    Args:
+        datasets: folders of the data sets that the methods were scored on.
+        cohort, out_of_domain_cohort: keys of `ANOMALY_COHORTS`, for the thesis's figures beside ours.
+    """
+    synthetic = any(map(is_synthetic, datasets))
+    where = about_data("test", synthetic, settings.limit)
+    caption = f"Counterfactuals, {where}; KID over {settings.features()}."
+    tables = [
+        measures_table(scored.results, OVERLAP, f"Lesions found, {where}.", ANOMALY_COHORTS.get(cohort or "", ())),
+        measures_table(scored.results, PICTURE, caption),
+    ]
+    for dataset, results in scored.out_of_domain.items():
+        kind = "synthetic data" if is_synthetic(dataset) else "real data"
+        caption = f"Lesions found in {Path(dataset).name} ({kind}), seen by no model, thresholds as before."
+        tables.append(measures_table(results, OVERLAP, caption, ANOMALY_COHORTS.get(out_of_domain_cohort or "", ())))
+    data = {"limit": settings.limit, "synthetic": synthetic}
+    data |= {"results": scored.results, "out_of_domain": scored.out_of_domain}
+    write_tables(tables, data, folder, "anomaly")
+    title = f"Counterfactuals and what changed{', synthetic data' if synthetic else ''}"
+    methods_figure(scored.tiles, title, folder / "anomaly.png")
+    return tables
+
+
+def write_sweep_tables(curves: Curves, where: str, num_slices: int, folder: Path) -> list[Table]:
+    """Write `sweep.json`, `.md`, `.tex` and `.png`, and give back a table for each setting (Figs. 6.6 and 6.7)."""
+    tables = []
+    for name, curve in curves.items():
+        rows = {f"{value:g}": runs for value, runs in curve.items()}
+        caption = f"{num_slices} slices with a lesion, split {where}."
+        tables.append(measures_table(rows, DICE, caption, row_heading=SWEPT[name]))
+    write_tables(tables, {"curves": curves, "split": where}, folder, "sweep")
+    draw_dice_curves({SWEPT[name]: curve for name, curve in curves.items()}, where, folder / "sweep.png")
+    return tables

@@ -1,0 +1,109 @@
+"""Facts about scored runs: what is kept, when it is scored again, and what a run that cannot be scored says."""
+
+import json
+import os
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("sklearn", reason="needs the extra `train`")
+
+from difffuse_hf import DenoisingAutoencoder, ReconstructionPipeline  # noqa: E402
+from difffuse_hf.errors import InputError  # noqa: E402
+from difffuse_hf.evaluation.anomaly_runs import (  # noqa: E402
+    AnomalyRun,
+    AnomalySettings,
+    assembled_methods,
+    score_runs,
+)
+
+SETTINGS = AnomalySettings(limit=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Four slices a split, every second with a lesion, and a pipeline that reconstructs them in one pass."""
+    root = tmp_path_factory.mktemp("runs")
+    masks = np.zeros((4, 16, 16), np.uint8)
+    masks[1::2, 5:9, 5:9] = 1
+    features = datasets.Features(
+        {
+            "image": datasets.Array3D((2, 16, 16), "float32"),
+            "mask": datasets.Array2D((16, 16), "uint8"),
+            "label": datasets.ClassLabel(names=["healthy", "lesion"]),
+            "subject": datasets.Value("string"),
+        }
+    )
+    splits = {}
+    for seed, split in enumerate(("validation", "test")):
+        images = np.random.default_rng(seed).random((4, 2, 16, 16), np.float32) / 2 + masks[:, None] / 2
+        columns = {"image": images, "mask": masks, "label": [0, 1, 0, 1], "subject": list("aabb")}
+        splits[split] = datasets.Dataset.from_dict(columns, features)
+    datasets.DatasetDict(splits).save_to_disk(str(root / "slices"))
+    torch.manual_seed(0)
+    ReconstructionPipeline(DenoisingAutoencoder(2, [4, 8])).save_pretrained(root / "model")
+    return AnomalyRun(str(root / "model"), str(root / "slices"))
+
+
+def written(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_what_is_finished_is_taken_again_and_new_settings_models_and_options_are_scored(run, tmp_path):
+    methods = {"a / b": [run, run], "other": [run]}
+    first = score_runs(methods, tmp_path, SETTINGS)
+    names = ["a_b_0.json", "a_b_0.npz", "a_b_1.json", "a_b_1.npz", "other_0.json", "other_0.npz"]
+    before = written(tmp_path)
+    assert sorted(before) == names
+    again = score_runs(methods, tmp_path, SETTINGS)
+    assert written(tmp_path) == before
+    np.testing.assert_equal(again.results, first.results)  # NaN where no lesion is of a size
+    one = {"other": [run]}
+    for runs, settings, overwrite in (
+        (one, AnomalySettings(limit=1), False),
+        ({"other": [run._replace(options='{"batch_size": 1}')]}, AnomalySettings(limit=1), False),
+        (one, SETTINGS, False),
+        (one, SETTINGS, True),
+    ):
+        score_runs(runs, tmp_path, settings, overwrite)
+        assert written(tmp_path)["other_0.json"] > before["other_0.json"]
+        before = written(tmp_path)
+    later = (tmp_path / "other_0.json").stat().st_mtime + 10
+    os.utime(f"{run.model}/model_index.json", (later, later))
+    score_runs(one, tmp_path, SETTINGS)
+    assert written(tmp_path)["other_0.json"] > before["other_0.json"]
+
+
+def test_a_result_holds_the_measures_and_the_slices_of_the_figure(run, tmp_path):
+    scored = score_runs({"m": [run]}, tmp_path, AnomalySettings(out_of_domain=[run.dataset]))
+    (measures,) = scored.results["m"]
+    (foreign,) = scored.out_of_domain[run.dataset]["m"]
+    assert 0 <= measures["iou"] <= measures["dice"] <= measures["best_dice"] + 1e-6
+    assert foreign["dice"] == measures["dice"] and "healthy_change" not in foreign  # slices with a lesion alone
+    assert scored.tiles["m"]["image"].shape == scored.tiles["m"]["map"].shape == (2, 1, 16, 16)
+    origin = json.loads((tmp_path / "m_0.json").read_text())["origin"]
+    settings = {"out_of_domain": [run.dataset], "classifier": None, "inception": False, "limit": None, "seed": 0}
+    assert origin == {**run._asdict(), **settings}
+
+
+def test_options_that_are_no_json_are_one_sentence(run, tmp_path):
+    with pytest.raises(InputError, match="The options of m, {noise, are no JSON"):
+        score_runs({"m": [run._replace(options="{noise")]}, tmp_path, SETTINGS)
+
+
+def test_methods_are_read_from_a_folder_of_assembled_ones(tmp_path):
+    with pytest.raises(InputError, match="holds no methods.json; make it with"):
+        assembled_methods(str(tmp_path), "data")
+    listed = [{"name": "DDPM", "model": "out/DDPM", "options": {"noise_level": 10}, "tuning": []}]
+    (tmp_path / "methods.json").write_text(json.dumps(listed))
+    assert assembled_methods(str(tmp_path), "data") == [
+        ("DDPM", AnomalyRun("out/DDPM", "data", '{"noise_level": 10}'))
+    ]
+
+
+def test_kid_is_named_by_its_features():
+    assert AnomalySettings().features() == "nothing (no --classifier)"
+    assert AnomalySettings(classifier="out/c").features() == "features of out/c, not Inception's"
+    assert AnomalySettings(classifier="out/c", inception=True).features() == "Inception's features"
