@@ -14,7 +14,8 @@ from pathlib import Path
 
 from difffuse_hf.cli.main import main as difffuse
 from difffuse_hf.cli.options import Layout
-from difffuse_hf.cli.prepare import Split, prepare_script
+from difffuse_hf.cli.prepare import Split
+from difffuse_hf.cli.scripts import prepare_script
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ The same as `difffuse prepare mosmed`, whose `--help` lists the options.
 
 import sys
 
-from difffuse_hf.cli.prepare import prepare_script
+from difffuse_hf.cli.scripts import prepare_script
 
 
 def main(argv: list[str] | None = None) -> int:

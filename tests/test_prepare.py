@@ -17,7 +17,7 @@ datasets = pytest.importorskip("datasets", reason="needs the extra `train`")
 from test_brats2021 import SETTINGS, write_case  # noqa: E402
 
 from difffuse_hf.cli.main import main as difffuse  # noqa: E402
-from difffuse_hf.cli.prepare import prepare_script  # noqa: E402
+from difffuse_hf.cli.scripts import prepare_script  # noqa: E402
 from difffuse_hf.data.brats2021 import BraTS2021  # noqa: E402
 from difffuse_hf.data.builder import classifier_config  # noqa: E402
 from difffuse_hf.data.prepare import make_builder, prepare  # noqa: E402

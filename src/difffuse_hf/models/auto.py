@@ -6,6 +6,7 @@ transformers' configurations, and those import torch.
 """
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
@@ -34,7 +35,7 @@ def _register(config, processor):
 
 
 for _classifier in CLASSIFIERS:
-    _config = _classifier.config_class
+    _config: Any = _classifier.config_class
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForImageClassification.register(_config, _classifier, exist_ok=True)
     _register(_config, ACATProcessor)

@@ -6,6 +6,7 @@ A subclass makes a `FeatureModifier` for the batch at hand (`guide`), and that i
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -81,12 +82,13 @@ class GuidedClassifier(ScanClassifier):
         """
         if isinstance(baseline, (str, Path)):
             return cls.from_baseline(AutoModelForImageClassification.from_pretrained(baseline), **options)
-        own = {field.name for config in cls.config_class.__mro__ for field in _own_fields(config)} - {"base"}
+        configuration: Any = cls.config_class
+        own = {field.name for config in configuration.__mro__ for field in _own_fields(config)} - {"base"}
         unknown = sorted(set(options) - own)
         if unknown:
             raise InputError(f"{cls.__name__} has no option {unknown[0]}; its options are {', '.join(sorted(own))}.")
         try:
-            config = cls.config_class(base=baseline.config.to_dict(), **options)
+            config = configuration(base=baseline.config.to_dict(), **options)
         except StrictDataclassError as error:
             raise InputError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
         model = cls(config)
@@ -119,7 +121,7 @@ class GuidedClassifier(ScanClassifier):
         """The base network's answer after the model's own modifier, and the attention that it made."""
         self._check_saliency(pixel_values, saliency)
         scan = as_scan(pixel_values)
-        saliency = as_scan(saliency).to(scan.dtype) if self.needs_saliency else None
+        saliency = as_scan(saliency).to(scan.dtype) if self.needs_saliency and saliency is not None else None
         cut = None if saliency is None else self.base.to_images(saliency)
         guide = self.guide(self.base.to_images(scan), cut)
         chain = ModifierChain(guide, feature_modifier)

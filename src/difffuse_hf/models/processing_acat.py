@@ -8,14 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
+from transformers import BaseImageProcessor, BatchFeature
 
 from ..errors import InputError, require_choice
 from ..io.hub import private_by_default
 from ..preprocessing.volume import sample_slices
-from .configuration_acat import ACATConfig
-from .configuration_lesion_classifier import LesionClassifierConfig
-from .configuration_slice_classifier import SliceClassifierConfig
 from .processing_difffuse import TENSORS
 
 
@@ -128,7 +125,3 @@ def mirror(images: torch.Tensor, flip: bool | torch.Tensor) -> torch.Tensor:
     """Images (B, ..., W) with left and right exchanged where `flip` is true, for all or for each of the batch."""
     flip = torch.as_tensor(flip, device=images.device)
     return torch.where(flip.view(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)
-
-
-for _config in (ACATConfig, LesionClassifierConfig, SliceClassifierConfig):
-    AutoImageProcessor.register(_config, image_processor_classes={"torchvision": ACATProcessor, "pil": ACATProcessor})
