@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any Hugging Face import
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the cores among themselves, and with processes they start
 
 import pytest
 import torch
