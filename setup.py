@@ -64,6 +64,7 @@ setup(
         "jinja2>=3.1",
         "typer>=0.12",
         "rich>=13.0",
+        "wrapt>=1.16",  # tells the package when transformers' Auto classes are imported
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["difffuse=difffuse_hf.cli.main:main"]},

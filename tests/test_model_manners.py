@@ -1,5 +1,7 @@
 """What users of transformers and diffusers expect: Auto classes, `return_dict`, saving, private repositories."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 from tiny_models import tiny_classifier
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from difffuse_hf import (
     ACATClassifier,
@@ -20,33 +23,54 @@ from difffuse_hf import (
 from difffuse_hf.errors import InputError
 from difffuse_hf.models.auto import CLASSIFIERS
 
+FIRST_IMPORTS = {
+    "this package": "import difffuse_hf\n"
+    "assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules), 'a plain import has to stay light'",
+    "a pipeline": "from difffuse_hf import DifFusePipeline",
+    "a classifier": "from difffuse_hf import ACATClassifier",
+    "diffusers": "from diffusers import UNet2DModel",  # brings some of the Auto classes' modules along
+    "transformers": "from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification",
+}
 AUTO = """
-import sys
 import difffuse_hf
-
-assert not {"torch", "transformers", "diffusers"} & set(sys.modules), "a plain import has to stay light"
-import difffuse_hf.models
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 processor, *classifiers = sys.argv[1:]
 for folder in classifiers:
-    model = AutoModelForImageClassification.from_pretrained(folder)
-    assert type(model).__name__ == folder.rpartition("/")[2]
-    assert type(AutoConfig.from_pretrained(folder)) is type(model.config)
-    assert type(AutoImageProcessor.from_pretrained(folder)).__name__ == "ACATProcessor"
-assert type(AutoImageProcessor.from_pretrained(processor)).__name__ == "DifFuseProcessor"
+    config, model = AutoConfig.from_pretrained(folder), AutoModelForImageClassification.from_pretrained(folder)
+    name = folder.rpartition("/")[2]
+    made = AutoModelForImageClassification.from_config(config)
+    assert type(model) is type(made) is getattr(difffuse_hf, name), (model, made)
+    assert type(config) is type(model.config) is type(model).config_class
+    assert type(AutoImageProcessor.from_pretrained(folder)) is difffuse_hf.ACATProcessor
+assert type(AutoImageProcessor.from_pretrained(processor)) is difffuse_hf.DifFuseProcessor
 """
 
 
-def test_auto_classes_find_every_classifier_after_one_import(tmp_path):
-    folders = [tmp_path / classifier.__name__ for classifier in CLASSIFIERS]
-    for classifier, folder in zip(CLASSIFIERS, folders):
-        tiny_classifier(classifier).save_pretrained(folder)
-        ACATProcessor().save_pretrained(folder)
-    DifFuseProcessor().save_pretrained(tmp_path / "processor")
-    command = [sys.executable, "-c", AUTO, tmp_path / "processor", *folders]
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folders of a processor and of every classifier."""
+    root = tmp_path_factory.mktemp("saved")
+    DifFuseProcessor().save_pretrained(root / "processor")
+    for classifier in CLASSIFIERS:
+        tiny_classifier(classifier).save_pretrained(root / classifier.__name__)
+        ACATProcessor().save_pretrained(root / classifier.__name__)
+    return [root / "processor", *(root / classifier.__name__ for classifier in CLASSIFIERS)]
+
+
+@pytest.mark.parametrize("first", FIRST_IMPORTS)
+def test_auto_classes_find_every_classifier_whatever_is_imported_first(first, saved):
+    command = [sys.executable, "-c", f"import sys\n{FIRST_IMPORTS[first]}\n{AUTO}", *saved]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_registered_class_can_be_called_copied_and_pickled_like_the_class_it_stands_for():
+    registered = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[ACATClassifier.config_class]
+    model = registered(tiny_classifier(ACATClassifier).config)
+    assert type(model) is ACATClassifier and registered.base_model_prefix == "base"
+    for again in (copy.deepcopy(registered), pickle.loads(pickle.dumps(registered))):
+        assert again.load() is ACATClassifier and again.__name__ == "ACATClassifier"
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)

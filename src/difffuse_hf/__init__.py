@@ -6,6 +6,8 @@ A research tool, not a medical device. Public names are imported when first used
 import importlib
 from typing import TYPE_CHECKING
 
+from wrapt import register_post_import_hook
+
 from .errors import explain_unmatched_torchvision
 
 if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the same at run time, from _PUBLIC
@@ -22,20 +24,27 @@ if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the sa
     from .io.case import Case, read_case
     from .models.auto import load_classifier
     from .models.configuration_acat import ACATConfig
+    from .models.configuration_competitors import (
+        HSMConfig,
+        SalClassNetConfig,
+        SeAttConfig,
+        SMICConfig,
+        SpAttConfig,
+    )
     from .models.configuration_lesion_classifier import LesionClassifierConfig
     from .models.configuration_slice_classifier import SliceClassifierConfig
     from .models.modeling_acat import ACATClassifier
     from .models.modeling_autoencoder import ResNetAutoencoder
     from .models.modeling_denoising_ae import DenoisingAutoencoder
     from .models.modeling_fanogan import FAnoGAN
-    from .models.modeling_hsm import HSMClassifier, HSMConfig
+    from .models.modeling_hsm import HSMClassifier
     from .models.modeling_lesion_classifier import LesionClassifier
     from .models.modeling_noisy_classifier import NoisyClassifier
-    from .models.modeling_salclassnet import SalClassNetClassifier, SalClassNetConfig
-    from .models.modeling_seatt import SeAttClassifier, SeAttConfig
+    from .models.modeling_salclassnet import SalClassNetClassifier
+    from .models.modeling_seatt import SeAttClassifier
     from .models.modeling_slice_classifier import SliceClassifier
-    from .models.modeling_smic import SMICClassifier, SMICConfig
-    from .models.modeling_spatt import SpAttClassifier, SpAttConfig
+    from .models.modeling_smic import SMICClassifier
+    from .models.modeling_spatt import SpAttClassifier
     from .models.processing_acat import ACATProcessor
     from .models.processing_difffuse import DifFuseProcessor
     from .models.unet import make_healthy_unet
@@ -82,11 +91,12 @@ _PUBLIC = {
     "models.modeling_slice_classifier": ["SliceClassifier"],
     "models.configuration_acat": ["ACATConfig"],
     "models.modeling_acat": ["ACATClassifier"],
-    "models.modeling_smic": ["SMICClassifier", "SMICConfig"],
-    "models.modeling_salclassnet": ["SalClassNetClassifier", "SalClassNetConfig"],
-    "models.modeling_hsm": ["HSMClassifier", "HSMConfig"],
-    "models.modeling_spatt": ["SpAttClassifier", "SpAttConfig"],
-    "models.modeling_seatt": ["SeAttClassifier", "SeAttConfig"],
+    "models.configuration_competitors": ["SMICConfig", "SalClassNetConfig", "HSMConfig", "SpAttConfig", "SeAttConfig"],
+    "models.modeling_smic": ["SMICClassifier"],
+    "models.modeling_salclassnet": ["SalClassNetClassifier"],
+    "models.modeling_hsm": ["HSMClassifier"],
+    "models.modeling_spatt": ["SpAttClassifier"],
+    "models.modeling_seatt": ["SeAttClassifier"],
     "models.auto": ["load_classifier"],
     "models.modeling_autoencoder": ["ResNetAutoencoder"],
     "models.modeling_denoising_ae": ["DenoisingAutoencoder"],
@@ -142,16 +152,16 @@ __all__ = [
     "SliceClassifier",
     "ACATConfig",
     "ACATClassifier",
-    "SMICClassifier",
     "SMICConfig",
-    "SalClassNetClassifier",
     "SalClassNetConfig",
-    "HSMClassifier",
     "HSMConfig",
-    "SpAttClassifier",
     "SpAttConfig",
-    "SeAttClassifier",
     "SeAttConfig",
+    "SMICClassifier",
+    "SalClassNetClassifier",
+    "HSMClassifier",
+    "SpAttClassifier",
+    "SeAttClassifier",
     "load_classifier",
     "ResNetAutoencoder",
     "DenoisingAutoencoder",
@@ -203,3 +213,12 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# transformers' Auto classes learn of ours when they are imported; the names keep torch out until then.
+for _auto, _register in {
+    "configuration_auto": "register_configurations",
+    "modeling_auto": "register_classifiers",
+    "image_processing_auto": "register_processors",
+}.items():
+    register_post_import_hook(f"{__name__}.models.registration:{_register}", f"transformers.models.auto.{_auto}")

@@ -3,9 +3,12 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-HALF_BRAIN, RESNET = "difffuse_lesion_classifier", "difffuse_slice_classifier"
+from .configuration_lesion_classifier import LesionClassifierConfig
+from .configuration_slice_classifier import SliceClassifierConfig
+
+BASES = {config.model_type: config for config in (LesionClassifierConfig, SliceClassifierConfig)}
 
 
 @strict
@@ -20,15 +23,14 @@ class GuidedConfig(PreTrainedConfig):
     base: Any = None
 
     def __post_init__(self, **kwargs):
-        if isinstance(self.base, dict):
-            values = dict(self.base)
-            self.base = AutoConfig.for_model(values.pop("model_type"), **values)
-        elif self.base is None:
-            self.base = AutoConfig.for_model(HALF_BRAIN)
-        if self.base.model_type not in (HALF_BRAIN, RESNET):
-            raise ValueError(
-                f"`base` is a half-brain or a slice classifier, got one of type {self.base.model_type!r}."
-            )
+        if self.base is None:
+            self.base = LesionClassifierConfig()
+        as_dict = isinstance(self.base, dict)
+        model_type = self.base.get("model_type") if as_dict else self.base.model_type
+        if model_type not in BASES:
+            raise ValueError(f"`base` is a half-brain or a slice classifier, got one of type {model_type!r}.")
+        if as_dict:
+            self.base = BASES[model_type](**{name: value for name, value in self.base.items() if name != "model_type"})
         if self.id2label is None:
             kwargs.pop("num_labels", None)
             self.id2label, self.label2id = dict(self.base.id2label), dict(self.base.label2id)
@@ -42,5 +44,5 @@ class GuidedConfig(PreTrainedConfig):
     def stages_or(self, stages, half_brain: tuple[int, ...], resnet: tuple[int, ...]) -> list[int]:
         """`stages`, or else those of the thesis for the base in use."""
         if stages is None:
-            stages = half_brain if self.base.model_type == HALF_BRAIN else resnet
+            stages = half_brain if self.base.model_type == LesionClassifierConfig.model_type else resnet
         return list(stages)

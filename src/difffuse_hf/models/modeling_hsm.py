@@ -1,16 +1,8 @@
 """HSM (Flores 2020, hallucinated saliency maps): the branch sees the image and learns its map from the labels."""
 
-from huggingface_hub.dataclasses import strict
-
+from .configuration_competitors import HSMConfig
 from .modeling_guided import GuidedClassifier, require_stages
-from .modeling_smic import ProductModifier, SMICConfig, conv_branch
-
-
-@strict
-class HSMConfig(SMICConfig):
-    """[`SMICConfig`]; the branch is deeper and sees the image."""
-
-    model_type = "difffuse_hsm"
+from .modeling_smic import ProductModifier, conv_branch
 
 
 class HSMClassifier(GuidedClassifier):

@@ -4,18 +4,10 @@ import copy
 from typing import Any
 
 import torch
-from huggingface_hub.dataclasses import strict
 
 from .backbone import FeatureModifier
-from .configuration_guided import GuidedConfig
+from .configuration_competitors import SalClassNetConfig
 from .modeling_guided import GuidedClassifier
-
-
-@strict
-class SalClassNetConfig(GuidedConfig):
-    """[`GuidedConfig`]; `base.num_channels` counts the image's channels, the network has one more."""
-
-    model_type = "difffuse_salclassnet"
 
 
 class SalClassNetClassifier(GuidedClassifier):

@@ -1,28 +1,12 @@
 """SeAtt: self-attention of SAGAN in the base network; no saliency (thesis Sec. 5.6.3)."""
 
-from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import initialization as init
 
 from .attention import SelfAttention
 from .backbone import FeatureModifier
-from .configuration_guided import GuidedConfig
+from .configuration_competitors import SeAttConfig
 from .modeling_guided import GuidedClassifier, require_stages
-
-
-@strict
-class SeAttConfig(GuidedConfig):
-    """Args:
-    attention_stages (`list[int]`, *optional*): after convolutions 3 and 5 of the half-brain CNN, or blocks 3 and 4
-        of a ResNet.
-    """
-
-    model_type = "difffuse_seatt"
-    attention_stages: list[int] | tuple[int, ...] | None = None
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self.attention_stages = self.stages_or(self.attention_stages, (3, 5), (3, 4))
 
 
 class SelfAttentionModifier(FeatureModifier):

@@ -1,24 +1,11 @@
 """SMIC (Flores 2019): a saliency branch of two convolutions whose map multiplies the features of an early block."""
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
 
 from .backbone import LEAKY_SLOPE, FeatureModifier, resize_maps
-from .configuration_guided import GuidedConfig
+from .configuration_competitors import SMICConfig
 from .modeling_guided import GuidedClassifier, require_stages
-
-
-@strict
-class SMICConfig(GuidedConfig):
-    """Args:
-    product_stage (`int`): after which stage the product is taken; the first.
-    saliency_channels (`int`): width of the branch. Our choice.
-    """
-
-    model_type = "difffuse_smic"
-    product_stage: int = 1
-    saliency_channels: int = 16
 
 
 class ProductModifier(FeatureModifier):
