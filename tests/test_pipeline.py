@@ -138,7 +138,7 @@ def replayed(pipeline, image, draws, mask, noise_level, num_inference_steps):
 def test_late_blending_is_ddim_ddpm_with_the_image_put_back_at_the_end(pipeline, image, mask):
     ones = torch.ones_like(mask)
     everywhere = pipeline(image, mask=ones, generator=seeded()).counterfactuals
-    late = pipeline(image, mask=mask, generator=seeded(), preset=Preset(background="late")).counterfactuals
+    late = pipeline(image, mask=mask, generator=seeded(), background="late").counterfactuals
     torch.testing.assert_close(late, mask * everywhere + (1 - mask) * image, rtol=0, atol=1e-6)
     assert (late - pipeline(image, mask=mask, generator=seeded()).counterfactuals).abs().max() > 1e-4
 

@@ -205,5 +205,20 @@ def test_links_of_the_documents_lead_somewhere(document):
     assert broken == []
 
 
+def test_the_walks_and_the_index_of_equations_name_what_is_there():
+    """`folder/file.py: name, Class.method` in docs/architecture.md; a file without its folder is looked for."""
+    text = " ".join((REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8").split())
+    missing = []
+    for path, names in re.findall(r"`([\w/]+\.py)(?:: ([\w., ]+?)(?:\([^`]*\))?)?`", text):
+        files = [root / path for root in (PACKAGE, REPOSITORY) if (root / path).exists()] or [*PACKAGE.rglob(path)]
+        code = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        wanted = [name.split(".")[-1] for name in names.split(", ") if name]
+        missing += [path] if not files else []
+        missing += [
+            f"{path}: {name}" for name in wanted if not re.search(rf"^\s*((def|class) )?{name}\b( =|\(|:)", code, re.M)
+        ]
+    assert missing == []
+
+
 def test_the_readme_is_short():
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130

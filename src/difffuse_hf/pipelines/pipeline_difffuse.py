@@ -76,6 +76,8 @@ class DifFusePipeline(MaskedPipeline):
             preset (`str` or `Preset`, *optional*): a name in `PRESETS`, or settings of one's own.
             display_steps (`int`, *optional*): steps of the chain that makes the counterfactual to look at, see
                 `Preset`; 0 makes no such chain.
+            background (`str`, *optional*): what stays outside the mask, see `Preset`; `"late"` puts the image back at
+                the end only.
             generator, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs, running: see
                 `SamplingOptions`.
 
