@@ -63,6 +63,8 @@ class StubHub:
         }
         for name, value in settings.items():
             monkeypatch.setattr(constants, name, value)
+        # transformers keeps a client of its own, with the address of the Hub that it was made with
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
         close_session()  # it was opened with the old environment
 
 
