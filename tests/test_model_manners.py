@@ -26,9 +26,7 @@ from difffuse_hf.models.auto import CLASSIFIERS
 FIRST_IMPORTS = {
     "this package": "import difffuse_hf\n"
     "assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules), 'a plain import has to stay light'",
-    "a pipeline": "from difffuse_hf import DifFusePipeline",
-    "a classifier": "from difffuse_hf import ACATClassifier",
-    "diffusers": "from diffusers import UNet2DModel",  # brings some of the Auto classes' modules along
+    "a pipeline": "from difffuse_hf import DifFusePipeline",  # and diffusers, which brings the Auto classes along
     "transformers": "from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification",
 }
 AUTO = """

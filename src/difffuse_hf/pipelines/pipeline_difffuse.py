@@ -59,7 +59,7 @@ class DifFusePipeline(MaskedPipeline):
         num_samples: int | None = None, generator: Generators = None, preset: str | Preset | None = None,
         output_type: str = "pt", return_dict: bool = True, callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",), display_steps: int | None = None,
-        **running: Unpack[RunKeywords],
+        background: str | None = None, **running: Unpack[RunKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map between the two.
 
@@ -103,6 +103,7 @@ class DifFusePipeline(MaskedPipeline):
             num_inference_steps=num_inference_steps,
             num_samples=num_samples,
             display_steps=display_steps,
+            background=background,
         )
         first: int = self.setting("noise_level", noise_level)  # K
         run = self.begin(image, options)
