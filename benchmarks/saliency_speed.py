@@ -9,7 +9,7 @@ step nor its rule has a part in the time, only in how far rounding is amplified:
 z_i − E(x)_i, wherever the classifier hardly depends on z_i, parts two correct programs by up to 1e-3 in single
 precision, while a proximal step is continuous in z. On a machine that does other work too, read the ratio in CPU time
 of one thread. What a C library's allocator gives back to the system between two steps, the next step has to ask for
-again: with glibc, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ and MALLOC_TOP_PAD_ (README, "Speed") keep it.
+again: with glibc, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ and MALLOC_TOP_PAD_ (docs/speed.md) keep it.
 
     baseline             parameter gradients by `backward()`, the network run again for the stopping test, the decoder
                          run again for a frame, every number fetched to the host at every step

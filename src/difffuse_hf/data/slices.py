@@ -1,4 +1,4 @@
-"""Slices for training: where they are read from, and the random changes made to a batch of them.
+"""Slices for training: where they are read from, whatever form they lie in.
 
 A set of slices has the columns `image` (C, H, W) float32 in [0, 1] and `label` (0 healthy, 1 lesion), and stays on
 disk as memory-mapped Arrow whatever its size.

@@ -244,13 +244,15 @@ class Trainer:
         if ema is not None:
             ema.store(model.parameters())
             ema.copy_to(model.parameters())
-        with torch.no_grad():
-            yield model
-        if ema is not None:
-            ema.restore(model.parameters())
-        model.train()
-        if self.several:
-            synchronise_batch_norm(model)
+        try:
+            with torch.no_grad():
+                yield model
+        finally:
+            if ema is not None:
+                ema.restore(model.parameters())
+            model.train()
+            if self.several:
+                synchronise_batch_norm(model)
 
     def _save(self) -> None:
         if self.save is not None and self.accelerator.is_main_process:
