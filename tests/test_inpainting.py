@@ -70,7 +70,7 @@ def test_a_move_is_that_of_the_stock_scheduler(repaint, image, mask):
     sample = torch.randn(2, 2, 16, 16, generator=seeded(1))
     clean, noise = 2 * image - 1, torch.randn(2, 2, 16, 16, generator=seeded(2))
 
-    def draw(sample, level):
+    def draw(sample, level, generators, shared_by):
         return noise
 
     run = Sampling(image, SamplingOptions(), None, repaint.predict_noise, draw, leave)

@@ -14,8 +14,9 @@ from tiny_scans import AFFINE, MODALITIES, lesion, tiny_volumes
 
 from difffuse_hf import Case, DetectionResult, DifFuseProcessor
 from difffuse_hf.detection.result import ModelSlices
+from difffuse_hf.detection.shown import choose_slices
 from difffuse_hf.reporting import report
-from difffuse_hf.reporting.figures import choose_slices, crop_to_foreground, tile_png
+from difffuse_hf.reporting.figures import crop_to_foreground, tile_png
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def result():
             indices=torch.arange(len(slices)),
             image=slices,
             counterfactual=slices * (1 - 0.5 * mask),
+            pictures=slices * (1 - 0.5 * mask),
             mask=mask,
             anomaly=stacked,
             saliency=stacked / 0.3,

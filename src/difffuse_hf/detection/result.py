@@ -20,7 +20,8 @@ class ModelSlices:
 
     indices: torch.Tensor  # (S',), of the axial slices of the scan
     image: torch.Tensor  # (S', C, H, W)
-    counterfactual: torch.Tensor  # (S', C, H, W)
+    counterfactual: torch.Tensor  # (S', C, H, W), the mean of the samples that the map is taken against
+    pictures: torch.Tensor  # (S', C, H, W), the counterfactuals to look at; those above where none was made
     mask: torch.Tensor  # (S', 1, H, W), where tissue was repainted
     anomaly: torch.Tensor  # (S', 1, H, W)
     saliency: torch.Tensor | None = None  # (S', 1, H, W)

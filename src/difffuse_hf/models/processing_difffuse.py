@@ -31,6 +31,8 @@ class DifFuseProcessor(BaseImageProcessor):
         anomaly_threshold (`float`, *optional*): calibrated on validation data; a voxel above it is lesion.
         false_positive_thresholds (`dict[str, float]`, *optional*): share of healthy brain to the anomaly threshold
             that no larger share reaches, on healthy validation slices, `{"0.01": 0.08}`.
+        calibrations (`dict[str, dict]`, *optional*): what was chosen on validation data for each preset, by its name,
+            with a threshold of its own; see `difffuse_hf.pipelines.calibration.Calibration`.
         lesion_probability_threshold (`float`): slices that the classifier finds less suspicious are left as they are.
     """
 
@@ -47,6 +49,7 @@ class DifFuseProcessor(BaseImageProcessor):
         anomaly_threshold: float | None = None,
         false_positive_thresholds: dict[str, float] | None = None,
         lesion_probability_threshold: float = LESION_PROBABILITY,
+        calibrations: dict[str, dict[str, Any]] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -59,6 +62,7 @@ class DifFuseProcessor(BaseImageProcessor):
         self.anomaly_threshold = anomaly_threshold
         self.false_positive_thresholds = dict(false_positive_thresholds or {})
         self.lesion_probability_threshold = lesion_probability_threshold
+        self.calibrations = dict(calibrations or {})
         self.recipe  # noqa: B018  checks the values
 
     @property

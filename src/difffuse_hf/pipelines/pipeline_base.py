@@ -150,7 +150,7 @@ class CounterfactualPipeline(DiffusionPipeline):
             options,
             generators,
             predict=partial(self.predict_noise, batch_size=options.unet_batch_size),
-            draw=partial(self.draw_noise, generators=generators, shared_by=len(image) if options.shared_noise else 1),
+            source=self.draw_noise,
             on_step=leave if options.callback_on_step_end is None else partial(self._call_back, options),
         )
 

@@ -2,7 +2,7 @@
 
 Notation (<name> -> <name in the thesis>)
     sample -> x_t, from level K down to level 0; noise_pred -> ε_θ(x_t, t); mask -> m; noise_level -> K
-    trajectory -> the x_t of the inversion (Eq. 6.9), kept
+    trajectory -> the x_t of the inversion (Eq. 6.9), kept; outside -> x_t outside the mask
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,14 @@ from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
+from .calibration import Calibration
+from .map_recipe import MapRecipe, map_of_samples, widened
+from .outside import outside_of
 from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
 from .presets import Preset, choose_settings
-from .sampling import Generators, Images, RunKeywords, Sampling, SamplingOptions
+from .sampling import Generators, Images, RunKeywords, Sampling, SamplingOptions, leave
 
 
 class DifFusePipeline(MaskedPipeline):
@@ -59,11 +62,12 @@ class DifFusePipeline(MaskedPipeline):
         num_samples: int | None = None, generator: Generators = None, preset: str | Preset | None = None,
         output_type: str = "pt", return_dict: bool = True, callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",), display_steps: int | None = None,
-        background: str | None = None, **running: Unpack[RunKeywords],
+        background: str | None = None, recipe: MapRecipe | None = None, **running: Unpack[RunKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map between the two.
 
-        Arguments left at None take the model's own setting (`pipe.config`), then the preset's.
+        Arguments left at None take what the model was calibrated to for the preset (see `Calibration`), else its own
+        setting (`pipe.config`), else the preset's.
 
         Args:
             image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1].
@@ -78,6 +82,8 @@ class DifFusePipeline(MaskedPipeline):
                 `Preset`; 0 makes no such chain.
             background (`str`, *optional*): what stays outside the mask, see `Preset`; `"late"` puts the image back at
                 the end only.
+            recipe (`MapRecipe`, *optional*): how the anomaly map is made; the calibrated one by default, and without a
+                calibration the thesis's map of the model's `anomaly_channels` and `morphology_size`.
             generator, output_type, return_dict, callback_on_step_end, callback_on_step_end_tensor_inputs, running: see
                 `SamplingOptions`.
 
@@ -98,48 +104,126 @@ class DifFusePipeline(MaskedPipeline):
                 **running,
             }
         )
+        chosen = self.calibration(preset)
         settings = choose_settings(
-            preset or self.config["preset"],
+            chosen.settings,
             num_inference_steps=num_inference_steps,
             num_samples=num_samples,
             display_steps=display_steps,
             background=background,
         )
-        first: int = self.setting("noise_level", noise_level)  # K
+        first = chosen.noise_level if noise_level is None else noise_level  # K
+        percentile = chosen.percentile if percentile is None else percentile
+        recipe = recipe or chosen.recipe
         run = self.begin(image, options)
 
-        # 2. Where to repaint: the mask as given, or the most salient pixels
+        # 2. Where to repaint: the mask as given, or the most salient pixels, or what a first look makes of them
+        given = mask is not None
         mask, saliency = self.choose_mask(run.image, saliency, mask, percentile, settings.mask_variant)
+        if settings.scout_samples and not given:
+            mask = self.fit_mask(run, mask, settings, first, percentile, recipe)
 
         # 3. Invert once, through every level that a chain will come back to; then repaint
         chains = [self._chain(settings, first)]
         if settings.display_steps:
-            steps = min(settings.display_steps, first)
-            chains.append(self._chain(replace(settings, num_inference_steps=steps, num_samples=1), first))
+            chains.append(self._chain(settings.display(first), first))
         up = sorted({level for chain in chains for level in chain.up})
         with self.bar(len(up) - 1 + sum(len(chain.down) - 1 for chain in chains)) as bar:
-            trajectory = self._invert(run, chains[0], up, bar)
-            results = [self._repaint(run, chain, trajectory, mask, bar) for chain in chains]
+            trajectory = self._invert(run, chains[0], up, bar.update)
+            results = [self._repaint(run, chain, trajectory, mask, bar.update) for chain in chains]
         samples, reference = results[0]  # (B, N, C, H, W), (B, C, H, W)
-        counterfactuals = results[-1][0][:, 0]
 
         # 4. What changed: the mean of the samples finds more than any one of them
-        anomaly_maps = self.map_of(reference, samples.mean(dim=1))
+        anomaly_maps = self._map_of_samples(reference, samples, recipe, saliency)
         uncertainty = samples.std(dim=1).mean(dim=1, keepdim=True) if samples.shape[1] > 1 else None
-        threshold, agreement = getattr(self.processor, "anomaly_threshold", None), None
-        if uncertainty is not None and threshold is not None:
-            above = [self.map_of(reference, made) >= threshold for made in samples.unbind(1)]
-            agreement = torch.stack(above).float().mean(0)
+        agreement = None
+        in_sigmas = recipe is not None and recipe.sample_noise is not None  # which one sample alone has none of
+        if uncertainty is not None and chosen.threshold is not None and not in_sigmas:
+            alone = [self._map_of_samples(reference, one, recipe, saliency) for one in samples.split(1, dim=1)]
+            agreement = torch.stack([one >= chosen.threshold for one in alone]).float().mean(0)
+        of_samples = {"uncertainty": uncertainty, "agreement": agreement, "expected": samples.mean(dim=1)}
+        return self.make_output(options, results[-1][0][:, 0], anomaly_maps, mask, saliency, **of_samples)
 
-        return self.make_output(
-            options, counterfactuals, anomaly_maps, mask, saliency, uncertainty=uncertainty, agreement=agreement
+    def calibration(self, preset: str | Preset | None = None) -> Calibration:
+        """What the model was calibrated to for a preset, or the preset as it is with the model's own settings.
+
+        Args:
+            preset (`str` or `Preset`, *optional*): the model's own by default; a `Preset` is never calibrated.
+
+        Raises:
+            InputError: there is no such preset, or the calibration in the model cannot be read.
+        """
+        preset = self.config["preset"] if preset is None else preset
+        known = getattr(self.processor, "calibrations", {})
+        if isinstance(preset, str) and preset in known:
+            return Calibration.of(known[preset])
+        return Calibration(
+            choose_settings(preset),  # pyright: ignore[reportArgumentType]  a saved preset is a name
+            self.config["noise_level"],
+            self.config["percentile"],
+            threshold=getattr(self.processor, "anomaly_threshold", None),
+            false_positive_thresholds=getattr(self.processor, "false_positive_thresholds", {}),
         )
+
+    def fit_mask(
+        self,
+        run: Sampling,
+        mask: torch.Tensor,
+        settings: Preset,
+        noise_level: int,
+        percentile: float,
+        recipe: MapRecipe | None,
+    ) -> torch.Tensor:
+        """A first look with few samples fits the mask to the lesion: wider where it misses some, then tight around it.
+
+        Where the classifier does not take the first look for healthy, the most salient pixels of the counterfactual
+        join the mask and are repainted in turn, `scout_rounds` times at most. What has changed by `scout_threshold`
+        then becomes the mask, with a margin; where nothing has changed so much, the wide mask stays.
+
+        Args:
+            run (`Sampling`): the images.
+            mask (`torch.Tensor` of shape `(B, 1, H, W)`): the most salient pixels.
+            settings (`Preset`): with the `scout_...` values.
+            noise_level (`int`): K.
+            percentile (`float`): τ, of the saliency of the counterfactuals.
+            recipe (`MapRecipe`, *optional*): what counts as a change; it is taken without the samples' disagreement.
+
+        Returns:
+            `torch.Tensor` of shape `(B, 1, H, W)`: 1 where tissue is repainted, else 0.
+        """
+        chain = self._chain(replace(settings, num_samples=settings.scout_samples), noise_level)
+        run = replace(run, on_step=leave)
+
+        def look(some: Sampling, where: torch.Tensor) -> torch.Tensor:
+            return self._repaint(some, chain, self._invert(some, chain, chain.up, no_bar), where, no_bar)[0]
+
+        samples = look(run, mask)
+        for _ in range(settings.scout_rounds):
+            seen = samples.mean(1)
+            sick = self.looks_diseased(seen).nonzero()[:, 0]
+            if not len(sick):
+                break
+            salient, _ = self.choose_mask(seen[sick], percentile=percentile, mask_variant=settings.mask_variant)
+            mask = mask.index_copy(0, sick, torch.maximum(mask[sick], salient))
+            samples = samples.index_copy(0, sick, look(run.of(sick), mask[sick]))
+        if not settings.scout_threshold:
+            return mask
+        plain = None if recipe is None else replace(recipe, sample_noise=None, weighted=False)
+        found = self._map_of_samples(run.image, samples, plain) >= settings.scout_threshold
+        tight = widened(found.to(mask), settings.scout_margin_mm, self.pixel_mm)
+        return torch.where(found.flatten(1).any(1).view(-1, 1, 1, 1), tight, mask)
+
+    def _map_of_samples(self, reference, samples, recipe: MapRecipe | None, saliency=None) -> torch.Tensor:
+        """The map by a recipe, or the thesis's map without one, of the model's own channels and square."""
+        if recipe is None:
+            return self.map_of(reference, samples.mean(dim=1))
+        return map_of_samples(reference, samples, recipe, self.pixel_mm, saliency)
 
     def _chain(self, settings: Preset, noise_level: int) -> "Chain":
         """The scheduler of a chain, and the levels it goes through, up from the image and down to it."""
         scheduler = self.scheduler
-        down = scheduler.levels_from(noise_level, settings.num_inference_steps)
-        up = down[::-1]
+        down = scheduler.levels_from(noise_level, settings.num_inference_steps, settings.spacing)
+        up = [0] if settings.background == "forward" else down[::-1]
         if settings.author_chain:
             # The author's code takes the image for x_2, goes one level beyond K, and takes what it finds for x_{K-1}.
             scheduler = DifFuseScheduler.from_config(scheduler.config, clip_sample=True, variance_type="fixed_large")
@@ -147,7 +231,9 @@ class DifFusePipeline(MaskedPipeline):
             up, down = [*up[2:], beyond], down[1:]
         return Chain(settings, scheduler, up, down)
 
-    def _invert(self, run: Sampling, chain: "Chain", up: list[int], bar) -> dict[int, torch.Tensor]:
+    def _invert(
+        self, run: Sampling, chain: "Chain", up: list[int], on_step: Callable[[], object]
+    ) -> dict[int, torch.Tensor]:
         """x_0 to x_K along the levels `up` (Eq. 6.9); {level: x_level}, of all levels or of the last one only."""
         clean = 2 * run.image - 1
         trajectory = {up[0]: clean}
@@ -155,11 +241,16 @@ class DifFusePipeline(MaskedPipeline):
             if chain.settings.background != "trajectory":
                 trajectory = {}
             trajectory[level] = sample.to("cpu", torch.float16) if run.options.offload_trajectory else sample
-            bar.update()
+            on_step()
         return trajectory
 
     def _repaint(
-        self, run: Sampling, chain: "Chain", trajectory: dict[int, torch.Tensor], mask: torch.Tensor, bar
+        self,
+        run: Sampling,
+        chain: "Chain",
+        trajectory: dict[int, torch.Tensor],
+        mask: torch.Tensor,
+        on_step: Callable[[], object],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x_K to x_0 along the levels of a chain (Eq. 6.10), as many times for each image as it has samples.
 
@@ -171,37 +262,32 @@ class DifFusePipeline(MaskedPipeline):
         def per_sample(tensor):  # (B, ...) -> (B·N, ...), the samples of an image side by side
             return tensor.repeat_interleave(num_samples, dim=0)
 
-        generators = run.generators
-        if isinstance(generators, list):
-            generators = [generator for generator in generators for _ in range(num_samples)]
-        shared_by = len(image) if run.options.shared_noise else 1
-        reconstruction = trajectory[max(trajectory)].to(image)
-        sample, mask = per_sample(reconstruction), per_sample(mask)  # (B·N, C, H, W), (B·N, 1, H, W)
+        outside = outside_of(kind, run, chain.scheduler, trajectory, chain.down[0])
+        sample, mask = per_sample(outside.first), per_sample(mask)  # (B·N, C, H, W), (B·N, 1, H, W)
+        if kind == "forward":  # inside the mask each sample starts from noise of its own
+            inside = chain.scheduler.diffuse(
+                per_sample(2 * image - 1), 0, chain.down[0], run.draw(sample, chain.down[0])
+            )
+            sample = mask * inside + (1 - mask) * sample
         for step, (level, target) in enumerate(pairwise(chain.down)):
             noise_pred, variance_fraction = run.predict(sample, level)
-            noise = self.draw_noise(sample, level, generators, shared_by)
-            background = None  # the DDIM branch of Eq. 6.10
-            if kind == "trajectory":
-                background = per_sample(trajectory[target].to(sample))
-            elif kind == "reconstruction":
-                second_pred, _ = run.predict(reconstruction, level)
-                reconstruction = chain.scheduler.reverse_step(second_pred, level, target, reconstruction)
-                background = per_sample(reconstruction)
+            noise = run.draw(sample, level)
+            kept = outside.step(level, target)  # None: the DDIM branch of Eq. 6.10
+            background = None if kept is None else per_sample(kept)
             here = torch.ones_like(mask) if kind == "late" else mask
             sample = chain.scheduler.fused_step(
                 noise_pred, level, target, sample, here, noise, background, variance_fraction
             )
             tensors = run.on_step(step, level, {"sample": sample, "noise_pred": noise_pred, "mask": mask})
             sample, mask = tensors["sample"], tensors["mask"]
-            bar.update()
+            on_step()
 
         counterfactuals = to_unit_range(sample)
         if kind == "late":
             counterfactuals = mask * counterfactuals + (1 - mask) * per_sample(image)
-        if kind == "trajectory":  # free of the rounding of [0, 1] -> [-1, 1] -> [0, 1]
+        if kind in ("trajectory", "forward"):  # free of the rounding of [0, 1] -> [-1, 1] -> [0, 1]
             counterfactuals = torch.where(mask > 0, counterfactuals, per_sample(image))
-        reference = to_unit_range(reconstruction) if kind == "reconstruction" else image
-        return counterfactuals.unflatten(0, (len(image), num_samples)), reference
+        return counterfactuals.unflatten(0, (len(image), num_samples)), outside.reference
 
 
 @dataclass(frozen=True)
@@ -218,3 +304,7 @@ class Chain:
     scheduler: DifFuseScheduler
     up: list[int]
     down: list[int]
+
+
+def no_bar() -> None:
+    """What a first look counts its steps with."""

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..data.axial_slices import LESION_PROBABILITY
 from ..errors import InputError, require_choice
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier
@@ -40,6 +41,29 @@ class MaskedPipeline(CounterfactualPipeline):
         with torch.enable_grad():  # the call is under no_grad, and saliency needs gradients
             saliency = method(image.to(self.classifier.dtype))
         return saliency.detach().float()
+
+    @property
+    def pixel_mm(self) -> float:
+        """Side of a pixel of the model's slices in millimetres; 1 where the model does not say."""
+        return getattr(self.processor, "pixel_spacing_mm", 1.0)
+
+    def looks_diseased(self, image: torch.Tensor) -> torch.Tensor:
+        """Which images the classifier finds at least as suspicious as the model's threshold on the lesion probability.
+
+        Args:
+            image (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1].
+
+        Returns:
+            Boolean `torch.Tensor` of shape `(B,)`.
+
+        Raises:
+            InputError: the model has no classifier.
+        """
+        if self.classifier is None:
+            raise InputError("This model has no classifier to say whether a slice passes as healthy.")
+        logits = self.classifier(image.to(self.classifier.device, self.classifier.dtype)).logits
+        threshold = getattr(self.processor, "lesion_probability_threshold", LESION_PROBABILITY)
+        return logits.float().softmax(dim=1)[:, 1] >= threshold
 
     def choose_mask(
         self,

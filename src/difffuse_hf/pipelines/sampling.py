@@ -1,7 +1,7 @@
 """What the calls of all pipelines have in common: the arguments, and what one call carries along."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class SamplingOptions:
         generator (*optional*): one `torch.Generator`, or one per image; then an image's result does not depend on the
             batch it is in. Methods without a random step do not use it.
         output_type (`str`): `"pt"` for tensors or `"np"` for arrays, both channels first.
-        return_dict (`bool`): a `CounterfactualOutput`, or its six entries in a tuple.
+        return_dict (`bool`): a `CounterfactualOutput`, or its seven entries in a tuple.
         callback_on_step_end (*optional*): `f(pipe, step, timestep, tensors) -> tensors` after each step of the chain
             that makes the counterfactual; a returned tensor replaces the pipeline's.
         callback_on_step_end_tensor_inputs (`Sequence[str]`): the tensors it is given: `"sample"`, `"noise_pred"`, and
@@ -105,7 +105,7 @@ class Sampling:
         options (`SamplingOptions`): of the call.
         generators: as the noise is drawn with, one per image where there can be one.
         predict: `(sample, level) -> (ε_θ, v or None)`.
-        draw: `(sample, level) -> z`, like the sample.
+        source: `(sample, level, generators, shared_by) -> z`, like the sample, see `draw_noise` of the pipelines.
         on_step: `(step, level, tensors) -> tensors`, the callback after each step.
     """
 
@@ -113,5 +113,19 @@ class Sampling:
     options: SamplingOptions
     generators: Generators
     predict: Predictor
-    draw: Draw
+    source: Callable[[torch.Tensor, int, Generators, int], torch.Tensor]
     on_step: OnStep
+
+    def draw(self, sample: torch.Tensor, level: int) -> torch.Tensor:
+        """Noise z like `sample`, which holds the images once or, side by side, several samples of each."""
+        generators, count = self.generators, len(sample) // len(self.image)
+        if isinstance(generators, list):
+            generators = [generator for generator in generators for _ in range(count)]
+        return self.source(sample, level, generators, len(self.image) if self.options.shared_noise else 1)
+
+    def of(self, index: torch.Tensor) -> "Sampling":
+        """The same for some of the images."""
+        generators = self.generators
+        if isinstance(generators, list):
+            generators = [generators[i] for i in index.tolist()]
+        return replace(self, image=self.image[index], generators=generators)

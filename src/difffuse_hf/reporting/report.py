@@ -19,6 +19,7 @@ from matplotlib.colors import to_hex
 
 from .. import __version__
 from ..detection.result import DetectionResult
+from ..detection.shown import choose_slices
 from ..evaluation.image_quality import flicker
 from ..io.files import write_whole
 from .figures import (
@@ -27,7 +28,6 @@ from .figures import (
     MASK,
     REFERENCE,
     SALIENCY_COLOURS,
-    choose_slices,
     crop_to_foreground,
     grey_window,
     overview_figure,
@@ -119,7 +119,7 @@ class _Shown:
 
 def _select_slices(result: DetectionResult, num_slices: int) -> list[_Shown]:
     """At most `num_slices` slices to show."""
-    images, counterfactuals = result.slices.image.numpy(), result.slices.counterfactual.numpy()
+    images, counterfactuals = result.slices.image.numpy(), result.slices.pictures.numpy()
     if not len(images):
         return []
     window = crop_to_foreground(images)

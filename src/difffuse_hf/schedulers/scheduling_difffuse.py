@@ -116,15 +116,19 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
     def __len__(self):
         return len(self.alphas_cumprod)
 
-    def levels_from(self, noise_level: int | None = None, num_inference_steps: int | None = None) -> list[int]:
-        """The levels K … 0 spread evenly, one more than there are steps.
+    def levels_from(
+        self, noise_level: int | None = None, num_inference_steps: int | None = None, spacing: float = 1.0
+    ) -> list[int]:
+        """The levels K … 0, one more than there are steps: K (i / steps)^ρ, rounded.
 
         Args:
             noise_level (`int`, *optional*): K, the level at which the reverse process starts; T by default.
             num_inference_steps (`int`, *optional*): number of reverse steps; every level from K to 0 by default.
+            spacing (`float`): ρ; 1 spreads the levels evenly, more puts them closer together towards the image. Levels
+                that are rounded to the same number are one, and there are so many fewer steps.
 
         Raises:
-            InputError: K does not lie in 1 … T, or the steps not in 1 … K.
+            InputError: K does not lie in 1 … T, the steps not in 1 … K, or ρ is not above 0.
         """
         noise_level = len(self) if noise_level is None else noise_level
         if not 1 <= noise_level <= len(self):
@@ -134,7 +138,11 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
             raise InputError(
                 f"`num_inference_steps` must lie between 1 and `noise_level`, {noise_level}, got {steps}."
             )
-        return [round(noise_level * i / steps) for i in range(steps, -1, -1)]
+        if spacing <= 0:
+            raise InputError(f"`spacing` must be above 0, got {spacing}.")
+        if spacing == 1:
+            return [round(noise_level * i / steps) for i in range(steps, -1, -1)]
+        return sorted({round(noise_level * (i / steps) ** spacing) for i in range(steps + 1)}, reverse=True)
 
     def set_timesteps(
         self,

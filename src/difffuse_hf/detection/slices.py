@@ -1,0 +1,123 @@
+"""The slices of one scan through the networks, a batch at a time: classified, looked at, repainted."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from ..pipelines.calibration import Calibration
+from ..pipelines.pipeline_difffuse import DifFusePipeline
+
+TRAJECTORY_BYTES = 400_000_000  # most that the kept inversions of a batch of slices may take
+
+
+@dataclass
+class Made:
+    """What Dif-fuse makes of all S slices of a scan; slices that are not repainted stay as they are."""
+
+    counterfactual: torch.Tensor  # (S, C, H, W)
+    anomaly: torch.Tensor  # (S, 1, H, W), as the next two
+    mask: torch.Tensor
+    saliency: torch.Tensor
+
+
+@dataclass
+class ScanSlices:
+    """All S axial slices of a scan, and how they go through a pipeline.
+
+    Args:
+        pipeline (`DifFusePipeline`): with a classifier.
+        slices (`torch.Tensor` of shape `(S, C, H, W)`): in [0, 1].
+        plan (`Calibration`): of the preset that is used.
+        batch_size (`int`): slices at a time.
+        seed (`int`): with the slice's index, the seed of its generator.
+        progress (`bool`): show progress bars.
+        saliency (`torch.Tensor` of shape `(S, 1, H, W)`, *optional*): in place of the pipeline's own; all slices then
+            share their noise.
+    """
+
+    pipeline: DifFusePipeline
+    slices: torch.Tensor
+    plan: Calibration
+    batch_size: int
+    seed: int
+    progress: bool
+    saliency: torch.Tensor | None = None
+
+    def classify(self, usable: torch.Tensor) -> torch.Tensor:
+        """Probability of a lesion in each slice (S,), 0 for those that are not usable."""
+        probability, classifier = torch.zeros(len(self.slices)), self.pipeline.classifier
+        assert classifier is not None  # checked by detection before
+        for index in self._batches(usable, "Classifying slices"):
+            images = self.slices[index].to(self.pipeline.device, classifier.dtype)
+            probability[index] = classifier(images).logits.float().softmax(dim=1)[:, 1].cpu()
+        return probability
+
+    def look(self, suspicious: torch.Tensor) -> torch.Tensor:
+        """Saliency of the suspicious slices (S, 1, H, W), 0 in the others."""
+        saliency = torch.zeros_like(self.slices[:, :1])
+        for index in self._batches(suspicious, "Looking at slices"):
+            saliency[index] = self.pipeline.make_saliency(self.slices[index].to(self.pipeline.device)).cpu()
+        return saliency
+
+    def repaint(self, suspicious: torch.Tensor, call: dict[str, Any]) -> Made:
+        """Dif-fuse on the suspicious slices; the counterfactual is the mean of the samples."""
+        made = Made(self.slices.clone(), *(torch.zeros_like(self.slices[:, :1]) for _ in range(3)))
+        for index, output in self._through(suspicious, "Finding lesions", {"display_steps": 0, **call}):
+            made.counterfactual[index] = output.expected.float().cpu()
+            made.anomaly[index] = output.anomaly_maps.float().cpu()
+            made.mask[index] = output.masks.float().cpu()
+            if output.saliency is not None:
+                made.saliency[index] = output.saliency.float().cpu()
+        return made
+
+    def picture(self, chosen: torch.Tensor, made: Made, call: dict[str, Any]) -> torch.Tensor:
+        """The counterfactuals (S, C, H, W), those of the chosen slices by the chain that is made to be looked at."""
+        pictures = made.counterfactual.clone()
+        call = {**call, "preset": self.plan.settings.display(self.plan.noise_level), "num_samples": 1}
+        call = {"noise_level": self.plan.noise_level, **call, "num_inference_steps": None, "display_steps": 0}
+        for index, output in self._through(chosen, "Making pictures", call, masks=made.mask):
+            pictures[index] = output.counterfactuals.float().cpu()
+        return pictures
+
+    def _through(self, indices, doing: str, call: dict[str, Any], masks: torch.Tensor | None = None) -> Iterator:
+        """Batches of slices, and what the pipeline makes of them."""
+        shared = self.saliency is not None
+        with self._without_progress_bar():
+            for index in self._batches(indices, doing, self._slices_that_fit(call)):
+                given = {} if self.saliency is None else {"saliency": self.saliency[index]}
+                if masks is not None:
+                    given["mask"] = masks[index]
+                generators = [generator_of(self.seed, 0 if shared else i) for i in index.tolist()]
+                images = self.slices[index].to(self.pipeline.device)
+                yield index, self.pipeline(images, generator=generators, output_type="pt", **given, **call)
+
+    def _slices_that_fit(self, call: dict[str, Any]) -> int:
+        """How many slices' kept inversions stay below `TRAJECTORY_BYTES`, at least one."""
+        steps = call.get("num_inference_steps") or self.plan.settings.num_inference_steps
+        levels = steps or call.get("noise_level") or self.plan.noise_level
+        width = 2 if call.get("offload_trajectory") else 4  # bytes a number
+        return max(1, TRAJECTORY_BYTES // (levels * self.slices[0].numel() * width))
+
+    def _batches(self, indices: torch.Tensor, doing: str, most: int | None = None) -> Iterable[torch.Tensor]:
+        size = min(self.batch_size, most or self.batch_size)
+        return track(indices.split(size) if len(indices) else (), doing, disable=not self.progress)
+
+    @contextmanager
+    def _without_progress_bar(self) -> Iterator[None]:
+        """The pipeline's own bar, of one chain, is switched off in here; it is the caller's to choose elsewhere."""
+        before = getattr(self.pipeline, "_progress_bar_config", {})  # diffusers has no public way to ask
+        self.pipeline.set_progress_bar_config(**{**before, "disable": True})
+        try:
+            yield
+        finally:
+            self.pipeline.set_progress_bar_config(**before)
+
+
+def generator_of(seed: int, index: int) -> torch.Generator:
+    """One stream of random numbers per slice, the same on every device and for every batch size."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
