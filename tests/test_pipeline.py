@@ -398,11 +398,11 @@ def test_every_public_pipeline_can_be_loaded():
     assert {kind.__name__ for kind in PIPELINES} == public
 
 
-def test_a_tuple_holds_the_seven_entries_in_order(pipeline, image, mask):
+def test_a_tuple_holds_the_eight_entries_in_order(pipeline, image, mask):
     call = {"mask": mask, "num_samples": 2, "num_inference_steps": 2}
     named = pipeline(image, generator=seeded(), **call)
     entries = pipeline(image, generator=seeded(), return_dict=False, **call)
-    assert type(entries) is tuple and len(entries) == 7 and entries[3] is entries[5] is None
+    assert type(entries) is tuple and len(entries) == 8 and entries[3] is entries[5] is None
     for name, entry in zip(("counterfactuals", "anomaly_maps", "masks"), entries):
         assert torch.equal(named[name], entry)
     assert torch.equal(named.uncertainty, entries[4])

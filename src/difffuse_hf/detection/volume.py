@@ -57,8 +57,8 @@ def detect_volume(
             was calibrated to by default.
         false_positives (`float`, *optional*): in its place, a share of healthy brain that the model is calibrated for.
         counterfactuals (`str`): of which slices a counterfactual is made for the eye, if the preset has a chain for
-            it: `"shown"`, the `num_shown` slices worth showing, or `"all"` that are repainted. The others have the mean
-            of the samples that the map is taken against, which is smoother; so has the volume, unless it is `"all"`.
+            it: `"shown"`, the `num_shown` slices worth showing, or `"all"` that are repainted. The others have the
+            mean of the samples that the map is taken against, which is smoother; so has the volume, unless `"all"`.
         num_shown (`int`): how many slices are worth showing at most.
         call_arguments: further arguments of the pipeline's call (`percentile`, `noise_level`, ...).
 

@@ -4,6 +4,7 @@ How a volume is cut into slices, and put together again, is in `data/axial_slice
 calibrated thresholds and the manners of an image processor.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -83,14 +84,7 @@ class DifFuseProcessor(BaseImageProcessor):
         Raises:
             InputError: it was not calibrated for that share.
         """
-        for share, threshold in self.false_positive_thresholds.items():
-            if float(share) == false_positives:
-                return threshold
-        known = ", ".join(self.false_positive_thresholds) or "none"
-        raise InputError(
-            f"The model is not calibrated for a share of {false_positives:g} false positives (it is for: {known}); "
-            "calibrate it with examples/assemble_pipeline.py --false_positives."
-        )
+        return calibrated_threshold(self.false_positive_thresholds, false_positives)
 
     def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  the base takes pictures
         self, volumes: np.ndarray, affine: np.ndarray, return_tensors: str = "pt"
@@ -119,3 +113,18 @@ class DifFuseProcessor(BaseImageProcessor):
     def usable_slices(self, slices: torch.Tensor) -> torch.Tensor:
         """Indices of the slices (S, C, H, W) that the model is meant for: inside the margin and with enough brain."""
         return self.recipe.usable(slices)
+
+
+def calibrated_threshold(thresholds: Mapping[str, float], share: float) -> float:
+    """The anomaly threshold that at most this share of healthy brain reaches, of those calibrated: `{"0.01": 0.08}`.
+
+    Raises:
+        InputError: there is none for that share.
+    """
+    for known, threshold in thresholds.items():
+        if float(known) == share:
+            return threshold
+    raise InputError(
+        f"The model is not calibrated for a share of {share:g} false positives (it is for: "
+        f"{', '.join(thresholds) or 'none'}); calibrate it with examples/assemble_pipeline.py --false_positives."
+    )

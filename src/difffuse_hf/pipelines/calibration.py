@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..errors import InputError
+from ..models.processing_difffuse import calibrated_threshold
 from .map_recipe import MapRecipe
 from .presets import Preset
 
@@ -59,16 +60,5 @@ class Calibration:
             ) from error
 
     def threshold_for(self, false_positives: float) -> float:
-        """The threshold calibrated for at most this share of healthy brain.
-
-        Raises:
-            InputError: it was not calibrated for that share.
-        """
-        for share, threshold in self.false_positive_thresholds.items():
-            if float(share) == false_positives:
-                return threshold
-        known = ", ".join(self.false_positive_thresholds) or "none"
-        raise InputError(
-            f"The model is not calibrated for a share of {false_positives:g} false positives (it is for: {known}); "
-            "calibrate it with examples/assemble_pipeline.py --false_positives."
-        )
+        """The threshold calibrated for at most this share of healthy brain, see `calibrated_threshold`."""
+        return calibrated_threshold(self.false_positive_thresholds, false_positives)

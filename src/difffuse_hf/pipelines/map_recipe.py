@@ -37,7 +37,6 @@ class MapRecipe:
         opening_mm, closing_mm (`float`): sides of the squares of the opening and of the closing after it.
         edge_mm (`float`): the map is 0 so close to the edge of the brain.
         weighted (`bool`): times the saliency, where there is one.
-        smallest_mm2 (`float`): bright areas smaller than this are levelled to what surrounds them.
 
     Raises:
         InputError: channels and signs do not match, or a value is out of its range.
@@ -51,7 +50,6 @@ class MapRecipe:
     closing_mm: float = 0.0
     edge_mm: float = 0.0
     weighted: bool = False
-    smallest_mm2: float = 0.0
 
     def __post_init__(self):
         object.__setattr__(self, "channels", tuple(self.channels))  # lists, where it comes from a file
@@ -63,7 +61,7 @@ class MapRecipe:
             )
         if self.sample_noise is not None and self.sample_noise <= 0:
             raise InputError(f"`sample_noise` must be above 0, got {self.sample_noise}.")
-        for name in ("smoothing_mm", "opening_mm", "closing_mm", "edge_mm", "smallest_mm2"):
+        for name in ("smoothing_mm", "opening_mm", "closing_mm", "edge_mm"):
             if getattr(self, name) < 0:
                 raise InputError(f"`{name}` must not be negative, got {getattr(self, name)}.")
 
@@ -94,9 +92,10 @@ class MapRecipe:
         return f"{changes} than the healthy counterfactual; {unit}"
 
 
-def map_of_samples(
+def map_by_recipe(
     image: torch.Tensor,
-    samples: torch.Tensor,
+    expected: torch.Tensor,
+    deviation: torch.Tensor | None,
     recipe: MapRecipe,
     pixel_mm: float = 1.0,
     saliency: torch.Tensor | None = None,
@@ -105,7 +104,8 @@ def map_of_samples(
 
     Args:
         image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1].
-        samples (`torch.Tensor` of shape `(B, N, C, H, W)`): N healthy counterfactuals of each image, in [0, 1].
+        expected (`torch.Tensor` of shape `(B, C, H, W)`): x̄, mean of the samples, in [0, 1].
+        deviation (`torch.Tensor` of shape `(B, C, H, W)`, *optional*): σ, their standard deviation; 0 without it.
         recipe (`MapRecipe`): what counts as a change.
         pixel_mm (`float`): side of a pixel.
         saliency (`torch.Tensor` of shape `(B, 1, H, W)`, *optional*): in [0, 1], for recipes that weight with it.
@@ -113,7 +113,7 @@ def map_of_samples(
     Returns:
         `torch.Tensor` of shape `(B, 1, H, W)`, ≥ 0, in standard deviations or in the unit of the image.
     """
-    change = signed_change(image, samples, recipe).mean(1, keepdim=True)  # (B, 1, H, W)
+    change = signed_change(image, expected, deviation, recipe).mean(1, keepdim=True)  # (B, 1, H, W)
     if recipe.edge_mm:
         change = change * away_from_edge(image, recipe.edge_mm, pixel_mm)
     if recipe.smoothing_mm:
@@ -121,20 +121,20 @@ def map_of_samples(
         change = F.avg_pool2d(change, size, stride=1, padding=size // 2, count_include_pad=False)
     change = opening(change, odd_pixels(recipe.opening_mm, pixel_mm))
     change = closing(change, odd_pixels(recipe.closing_mm, pixel_mm))
-    if recipe.weighted and saliency is not None:
-        change = change * saliency
-    return without_specks(change, recipe.smallest_mm2 / pixel_mm**2) if recipe.smallest_mm2 else change
+    return change * saliency if recipe.weighted and saliency is not None else change
 
 
-def signed_change(image: torch.Tensor, samples: torch.Tensor, recipe: MapRecipe) -> torch.Tensor:
+def signed_change(
+    image: torch.Tensor, expected: torch.Tensor, deviation: torch.Tensor | None, recipe: MapRecipe
+) -> torch.Tensor:
     """s · (x_0 − x̄), negative values 0, over √(σ² + ε²) if there is an ε; of the recipe's channels, (B, K, H, W)."""
     channels = list(recipe.channels)
-    change = (image - samples.mean(1))[:, channels]
+    change = (image - expected)[:, channels]
     signs = torch.tensor(recipe.signs, device=change.device).view(1, -1, 1, 1)
     change = torch.where(signs == 0, change.abs(), (signs * change).clamp_min(0))
     if recipe.sample_noise is None:
         return change
-    variance = samples[:, :, channels].var(1) if samples.shape[1] > 1 else torch.zeros_like(change)
+    variance = torch.zeros_like(change) if deviation is None else deviation[:, channels] ** 2
     return change / (variance + recipe.sample_noise**2).sqrt()
 
 
@@ -148,14 +148,6 @@ def away_from_edge(image: torch.Tensor, distance_mm: float, pixel_mm: float) -> 
     radius = round(distance_mm / pixel_mm)
     outside = F.pad(1 - foreground(image).to(image), (radius,) * 4, value=1.0)
     return 1 - F.max_pool2d(outside, 2 * radius + 1, stride=1)
-
-
-def without_specks(maps: torch.Tensor, smallest: float) -> torch.Tensor:
-    """Maps (B, 1, H, W) whose bright areas under so many pixels are levelled to what surrounds them (area opening)."""
-    from skimage.morphology import area_opening
-
-    levelled = [torch.from_numpy(area_opening(one[0].cpu().numpy(), max(1, round(smallest)))) for one in maps]
-    return torch.stack(levelled)[:, None].to(maps)
 
 
 def widened(mask: torch.Tensor, margin_mm: float, pixel_mm: float) -> torch.Tensor:

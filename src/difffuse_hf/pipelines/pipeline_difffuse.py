@@ -18,7 +18,7 @@ from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .calibration import Calibration
-from .map_recipe import MapRecipe, map_of_samples, widened
+from .map_recipe import MapRecipe, map_by_recipe, widened
 from .outside import outside_of
 from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
@@ -134,14 +134,15 @@ class DifFusePipeline(MaskedPipeline):
         samples, reference = results[0]  # (B, N, C, H, W), (B, C, H, W)
 
         # 4. What changed: the mean of the samples finds more than any one of them
-        anomaly_maps = self._map_of_samples(reference, samples, recipe, saliency)
-        uncertainty = samples.std(dim=1).mean(dim=1, keepdim=True) if samples.shape[1] > 1 else None
-        agreement = None
+        expected = samples.mean(dim=1)
+        deviation = samples.std(dim=1) if samples.shape[1] > 1 else None
+        anomaly_maps = self._make_map(reference, expected, deviation, recipe, saliency)
+        uncertainty, agreement = None if deviation is None else deviation.mean(dim=1, keepdim=True), None
         in_sigmas = recipe is not None and recipe.sample_noise is not None  # which one sample alone has none of
-        if uncertainty is not None and chosen.threshold is not None and not in_sigmas:
-            alone = [self._map_of_samples(reference, one, recipe, saliency) for one in samples.split(1, dim=1)]
+        if deviation is not None and chosen.threshold is not None and not in_sigmas:
+            alone = [self._make_map(reference, one, None, recipe, saliency) for one in samples.unbind(1)]
             agreement = torch.stack([one >= chosen.threshold for one in alone]).float().mean(0)
-        of_samples = {"uncertainty": uncertainty, "agreement": agreement, "expected": samples.mean(dim=1)}
+        of_samples = {"uncertainty": uncertainty, "agreement": agreement, "expected": expected, "deviation": deviation}
         return self.make_output(options, results[-1][0][:, 0], anomaly_maps, mask, saliency, **of_samples)
 
     def calibration(self, preset: str | Preset | None = None) -> Calibration:
@@ -209,15 +210,15 @@ class DifFusePipeline(MaskedPipeline):
         if not settings.scout_threshold:
             return mask
         plain = None if recipe is None else replace(recipe, sample_noise=None, weighted=False)
-        found = self._map_of_samples(run.image, samples, plain) >= settings.scout_threshold
+        found = self._make_map(run.image, samples.mean(1), None, plain) >= settings.scout_threshold
         tight = widened(found.to(mask), settings.scout_margin_mm, self.pixel_mm)
         return torch.where(found.flatten(1).any(1).view(-1, 1, 1, 1), tight, mask)
 
-    def _map_of_samples(self, reference, samples, recipe: MapRecipe | None, saliency=None) -> torch.Tensor:
+    def _make_map(self, reference, expected, deviation, recipe: MapRecipe | None, saliency=None) -> torch.Tensor:
         """The map by a recipe, or the thesis's map without one, of the model's own channels and square."""
         if recipe is None:
-            return self.map_of(reference, samples.mean(dim=1))
-        return map_of_samples(reference, samples, recipe, self.pixel_mm, saliency)
+            return self.map_of(reference, expected)
+        return map_by_recipe(reference, expected, deviation, recipe, self.pixel_mm, saliency)
 
     def _chain(self, settings: Preset, noise_level: int) -> "Chain":
         """The scheduler of a chain, and the levels it goes through, up from the image and down to it."""

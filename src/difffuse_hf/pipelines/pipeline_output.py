@@ -24,6 +24,8 @@ class CounterfactualOutput(BaseOutput):
             anomaly map reaches the model's calibrated threshold, 0 to 1; None with one sample or without a threshold,
             and for maps that are in standard deviations of the samples.
         expected (`torch.Tensor` or `np.ndarray` of shape `(B, C, H, W)`, *optional*): mean of the samples, in [0, 1].
+        deviation (`torch.Tensor` or `np.ndarray` of shape `(B, C, H, W)`, *optional*): standard deviation over the
+            samples; None with one sample.
     """
 
     counterfactuals: torch.Tensor | np.ndarray
@@ -33,9 +35,10 @@ class CounterfactualOutput(BaseOutput):
     uncertainty: torch.Tensor | np.ndarray | None = None
     agreement: torch.Tensor | np.ndarray | None = None
     expected: torch.Tensor | np.ndarray | None = None
+    deviation: torch.Tensor | np.ndarray | None = None
 
     def in_form(self, output_type: str, return_dict: bool) -> "CounterfactualOutput | tuple":
-        """As tensors (`"pt"`) or arrays (`"np"`); without `return_dict` as a tuple of all seven, None included."""
+        """As tensors (`"pt"`) or arrays (`"np"`); without `return_dict` as a tuple of all eight, None included."""
         values = tuple(getattr(self, field.name) for field in fields(self))
         if output_type == "np":
             values = tuple(value.cpu().numpy() if isinstance(value, torch.Tensor) else value for value in values)

@@ -30,7 +30,7 @@ class SamplingOptions:
         generator (*optional*): one `torch.Generator`, or one per image; then an image's result does not depend on the
             batch it is in. Methods without a random step do not use it.
         output_type (`str`): `"pt"` for tensors or `"np"` for arrays, both channels first.
-        return_dict (`bool`): a `CounterfactualOutput`, or its seven entries in a tuple.
+        return_dict (`bool`): a `CounterfactualOutput`, or its eight entries in a tuple.
         callback_on_step_end (*optional*): `f(pipe, step, timestep, tensors) -> tensors` after each step of the chain
             that makes the counterfactual; a returned tensor replaces the pipeline's.
         callback_on_step_end_tensor_inputs (`Sequence[str]`): the tensors it is given: `"sample"`, `"noise_pred"`, and

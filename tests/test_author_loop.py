@@ -1,0 +1,35 @@
+"""The loop of the thesis's public code, written out for the benchmarks, and the preset that stands for it."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "author_loop.py"
+
+
+def load_author_loop():
+    spec = importlib.util.spec_from_file_location("author_loop", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.author_loop
+
+
+def test_the_preset_reference_code_is_the_authors_loop_at_full_length(pipeline, image, mask):
+    calls, generator = [], torch.Generator().manual_seed(0)
+
+    def predict(sample, timestep):
+        calls.append(timestep)
+        return pipeline.unet(sample, timestep).sample
+
+    def draw(sample):
+        return torch.randn(sample.shape, generator=generator)
+
+    expected, reconstruction = load_author_loop()(predict, image, mask, pipeline.scheduler.alphas_cumprod, 500, draw)
+    assert len(calls) == 1497 and min(calls) == 0 and max(calls) == 499
+    generator.manual_seed(0)
+    output = pipeline(image, mask=mask, preset="reference_code", noise_level=500, generator=generator)
+    torch.testing.assert_close(output.counterfactuals, expected, rtol=0, atol=1e-4)
+    outside = (mask == 0).expand_as(image)
+    torch.testing.assert_close(output.counterfactuals[outside], reconstruction[outside], rtol=0, atol=1e-4)
+    assert (expected - reconstruction)[~outside].abs().max() > 0.01
