@@ -51,7 +51,9 @@ def test_smoothing_is_the_mean_of_a_square_cut_off_at_the_border():
 
 def test_the_saliency_weights_the_map_where_there_is_one():
     recipe, image = MapRecipe(weighted=True), uniform(0.5)
-    assert map_by_recipe(image, uniform(0.1), None, recipe, saliency=uniform(0.25)).unique().item() == pytest.approx(0.1)
+    assert map_by_recipe(image, uniform(0.1), None, recipe, saliency=uniform(0.25)).unique().item() == pytest.approx(
+        0.1
+    )
     assert map_by_recipe(image, uniform(0.1), None, recipe).unique().item() == pytest.approx(0.4)
 
 
@@ -64,7 +66,9 @@ def test_the_edge_of_the_brain_and_of_the_image_counts_as_outside():
     assert torch.equal(maps[0, 0] > 0, inside > 0)
 
 
-@pytest.mark.parametrize(("length", "pixel", "size"), [(0, 1, 1), (6, 2, 3), (5, 1, 5), (4, 2, 1), (4.1, 2, 3), (1, 5, 1)])
+@pytest.mark.parametrize(
+    ("length", "pixel", "size"), [(0, 1, 1), (6, 2, 3), (5, 1, 5), (4, 2, 1), (4.1, 2, 3), (1, 5, 1)]
+)
 def test_lengths_become_odd_numbers_of_pixels(length, pixel, size):
     assert odd_pixels(length, pixel) == size
 
