@@ -19,6 +19,7 @@ from ..pipelines.calibration import Calibration
 from ..pipelines.map_recipe import MapRecipe, map_by_recipe
 from ..pipelines.presets import Preset, choose_settings
 from .anomaly import Slices, choose_threshold, false_positive_threshold
+from .segmentation import dice
 
 WIDTHS = (0, 3)  # pixels of the squares that a map is averaged over, or opened and closed with
 EDGES = (0, 1)  # pixels at the edge of the brain that do not count
@@ -41,11 +42,16 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Choice:
-    """A schedule with a map: what it costs, and how good it is where it was chosen."""
+    """A schedule with a map: what it costs, and how good it is on each slice where it was chosen."""
 
     calibration: Calibration
     calls: float  # of the U-Net, an image
-    score: float
+    scores: torch.Tensor  # (N,), of the slices with a lesion
+
+    @property
+    def score(self) -> float:
+        """Mean over the slices."""
+        return float(self.scores.mean())
 
 
 def draw(pipeline, slices: Slices, plan: Calibration, seed: int = 0, batch_size: int = 16, label: str = "") -> Drawn:
@@ -96,8 +102,6 @@ def recipes(modalities: Sequence[str], signs: Mapping[str, int], healthy: Drawn,
     for channels, signed, in_sigmas, mean, square, edge, weighted in product(
         groups, (True, False), (True, False), WIDTHS, WIDTHS, EDGES, (False, True)
     ):
-        if mean and square:
-            continue
         found.append(
             MapRecipe(
                 channels=channels,
@@ -166,7 +170,7 @@ def search(
         raise InputError("Calibration by labels needs a share of healthy brain that may be flagged, such as 0.01.")
     pixel_mm, modalities = pipeline.processor.pixel_spacing_mm, pipeline.processor.modalities
     for number, plan in enumerate(plans):
-        with _Calls(pipeline.unet) as calls:
+        with Calls(pipeline.unet) as calls:
             sick = draw(pipeline, diseased, plan, seed, batch_size, f"Schedule {number + 1} of {len(plans)}")
             of_an_image = calls.images / len(diseased.images)
             well = draw(pipeline, healthy, plan, seed, batch_size)
@@ -193,16 +197,44 @@ def _score(
         f"{share:g}": false_positive_threshold(healthy_maps, well.slices, share).value for share in false_positives
     }
     if with_masks:
-        threshold = choose_threshold(maps, sick.slices)
-        value, score = threshold.value, threshold.dice
+        value = choose_threshold(maps, sick.slices).value
+        scores = dice(maps >= value, sick.slices.masks)
     else:
         value = limits[f"{false_positives[0]:g}"]
-        score = float((maps >= value)[sick.slices.brain].float().mean())
-    return Choice(replace(made, threshold=value, false_positive_thresholds=limits), calls, score)
+        flagged = (maps >= value) & sick.slices.brain
+        scores = flagged.flatten(1).sum(1) / sick.slices.brain.flatten(1).sum(1).clamp_min(1)
+    return Choice(replace(made, threshold=value, false_positive_thresholds=limits), calls, scores)
 
 
-class _Calls:
-    """Counts the images that go through a network while it is watched."""
+def decide(choices: Sequence[Choice], max_calls: float = float("inf")) -> Choice:
+    """The choice to keep: the cheapest, and of equally cheap ones the most cautious, that is as good as the best.
+
+    As good means that its scores, slice by slice, fall short of the best ones by no more than one standard error of
+    the difference. Cautious means that the map is averaged, opened and closed over larger squares: of maps that
+    validation cannot tell apart, the one that is least likely to flag the noise of a scanner it has not seen.
+
+    Raises:
+        InputError: none of the schedules stays within `max_calls`.
+    """
+    affordable = [choice for choice in choices if choice.calls <= max_calls]
+    if not affordable:
+        raise InputError(f"No schedule stays within {max_calls:g} network calls an image; allow more calls.")
+    best = max(affordable, key=lambda choice: choice.score)
+
+    def as_good(choice: Choice) -> bool:
+        short = best.scores - choice.scores
+        return float(short.mean()) <= float(short.std() / len(short) ** 0.5) if len(short) > 1 else choice is best
+
+    def order(choice: Choice):
+        recipe = choice.calibration.recipe
+        cleaned = 0.0 if recipe is None else recipe.smoothing_mm + recipe.opening_mm + recipe.closing_mm
+        return (choice.calls, -cleaned, -choice.score)
+
+    return min((choice for choice in affordable if as_good(choice)), key=order)
+
+
+class Calls:
+    """Counts the images that go through a network: `with Calls(unet) as calls: ...`, then `calls.images`."""
 
     def __init__(self, network: torch.nn.Module):
         self.network, self.images = network, 0

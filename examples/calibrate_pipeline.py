@@ -1,0 +1,95 @@
+"""Choose the schedule and the anomaly map of a saved Dif-fuse model together, on the validation split of a data set.
+
+python examples/calibrate_pipeline.py out/difffuse --dataset data/brats_slices --output_dir out/calibrated \
+    --grid '{"noise_level": [350, 500], "num_inference_steps": [3, 5], "percentile": [90, 95]}'
+
+Every schedule of the grid is run once, every map of it is scored, and the cheapest that is as good as the best is kept
+for `--preset`, with its thresholds: `difffuse detect` uses exactly what was chosen. Without `--output_dir` the model's
+own processor is replaced. Data with image labels only is calibrated by its healthy slices: `--labels_only
+--false_positives 0.01`.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from difffuse_hf import DifFusePipeline
+from difffuse_hf.data.slices import load_slices
+from difffuse_hf.detection.load import load_model
+from difffuse_hf.errors import run_script
+from difffuse_hf.evaluation.anomaly import Slices, as_slices
+from difffuse_hf.evaluation.calibration import Choice, decide, schedules, search
+from difffuse_hf.io.files import complete_folder
+from difffuse_hf.pipelines.auto import model_folder
+from difffuse_hf.pipelines.calibration import Calibration
+from difffuse_hf.pipelines.presets import PRESETS
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a model folder, a Hub repository user/name, or demo")
+    parser.add_argument("--dataset", required=True, help="with a validation split of both classes")
+    parser.add_argument(
+        "--output_dir", type=Path, help="where the calibrated model goes; the model's own folder by default"
+    )
+    parser.add_argument("--preset", choices=list(PRESETS), default="fast")
+    parser.add_argument("--grid", type=json.loads, default={}, help="values of the preset's settings to try, as JSON")
+    parser.add_argument("--max_calls", type=float, default=30.0, help="of the U-Net, an image")
+    parser.add_argument("--lesion_signs", type=json.loads, default={"flair": 1, "t2": 1, "ct": -1},
+                        help="1 where lesions are brighter than healthy tissue, -1 where darker, as JSON")  # fmt: skip
+    parser.add_argument("--false_positives", type=float, nargs="*", default=[0.01], metavar="SHARE",
+                        help="calibrate thresholds that so much healthy brain reaches")  # fmt: skip
+    parser.add_argument("--labels_only", action="store_true", help="use no drawn lesion")
+    parser.add_argument("--limit", type=int, help="validation slices of each class; all by default")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+
+    source = model_folder(args.model)
+    pipeline, _ = load_model(source, args.device)  # in the precision that `difffuse detect` computes in
+    validation = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
+    chosen = calibrate(pipeline, validation, args)
+    pipeline.processor.calibrations = {**pipeline.processor.calibrations, args.preset: chosen.to_dict()}
+    with complete_folder(args.output_dir or source) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        pipeline.processor.save_pretrained(folder / "processor")
+    print(f"Saved {args.output_dir or source}. Chosen by {chosen.chosen_by}.")
+
+
+def calibrate(pipeline: DifFusePipeline, validation: Slices, args: argparse.Namespace) -> Calibration:
+    """What is chosen for the preset; prints a line for each schedule with its best map."""
+    diseased, healthy = (validation.select(validation.labels == label) for label in (1, 0))
+    choices: list[Choice] = []
+    for found in search(
+        pipeline,
+        schedules(pipeline, args.preset, args.grid),
+        diseased,
+        healthy,
+        args.lesion_signs,
+        args.false_positives,
+        with_masks=not args.labels_only,
+        seed=args.seed,
+    ):
+        print(describe(found[0]), flush=True)
+        choices += found
+    best = decide(choices, args.max_calls)
+    print("Chosen:", describe(best))
+    what = "share of the brain flagged in slices with a lesion" if args.labels_only else "Dice"
+    by = (
+        f"{len(diseased.images)} slices with a lesion and {len(healthy.images)} without of the validation split: "
+        f"{what} {best.score:.3f}, {best.calls:.1f} network calls an image"
+    )
+    return replace(best.calibration, chosen_by=by)
+
+
+def describe(choice: Choice) -> str:
+    """A line about a schedule with a map."""
+    plan = choice.calibration.to_dict()
+    values = {"noise_level": plan["noise_level"], "percentile": plan["percentile"], **plan["settings"]}
+    return f"{choice.score:.3f}  {choice.calls:5.1f} calls  {json.dumps(values)}  {json.dumps(plan['recipe'])}"
+
+
+if __name__ == "__main__":
+    run_script(main)
