@@ -54,8 +54,23 @@ class Choice:
         return float(self.scores.mean())
 
 
-def draw(pipeline, slices: Slices, plan: Calibration, seed: int = 0, batch_size: int = 16, label: str = "") -> Drawn:
-    """Run a schedule on slices; each draws from a generator of its own, as in `run_method`."""
+def look(pipeline, slices: Slices, batch_size: int = 16) -> torch.Tensor:
+    """The pipeline's own saliency of slices, (N, 1, H, W) on the host: the same for every schedule."""
+    return torch.cat(
+        [pipeline.make_saliency(some.to(pipeline.device)).cpu() for some in slices.images.split(batch_size)]
+    )
+
+
+def draw(
+    pipeline,
+    slices: Slices,
+    saliency: torch.Tensor,
+    plan: Calibration,
+    seed: int = 0,
+    batch_size: int = 16,
+    label: str = "",
+) -> Drawn:
+    """Run a schedule on slices with their saliency; each draws from a generator of its own, as in `run_method`."""
     pipeline.set_progress_bar_config(disable=True)
     outputs = []
     for index in track(torch.arange(len(slices.images)).split(batch_size), label, disable=not label):
@@ -63,6 +78,7 @@ def draw(pipeline, slices: Slices, plan: Calibration, seed: int = 0, batch_size:
         outputs.append(
             pipeline(
                 slices.images[index].to(pipeline.device),
+                saliency=saliency[index],
                 generator=generators,
                 preset=plan.settings,
                 noise_level=plan.noise_level,
@@ -169,11 +185,12 @@ def search(
     if not with_masks and not false_positives:
         raise InputError("Calibration by labels needs a share of healthy brain that may be flagged, such as 0.01.")
     pixel_mm, modalities = pipeline.processor.pixel_spacing_mm, pipeline.processor.modalities
+    seen = [look(pipeline, slices, batch_size) for slices in (diseased, healthy)]
     for number, plan in enumerate(plans):
         with Calls(pipeline.unet) as calls:
-            sick = draw(pipeline, diseased, plan, seed, batch_size, f"Schedule {number + 1} of {len(plans)}")
+            sick = draw(pipeline, diseased, seen[0], plan, seed, batch_size, f"Schedule {number + 1} of {len(plans)}")
             of_an_image = calls.images / len(diseased.images)
-            well = draw(pipeline, healthy, plan, seed, batch_size)
+            well = draw(pipeline, healthy, seen[1], plan, seed, batch_size)
         choices = []
         for recipe in recipes(modalities, signs, well, pixel_mm):
             made = replace(plan, recipe=recipe)

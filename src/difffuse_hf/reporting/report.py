@@ -34,6 +34,7 @@ from .figures import (
     tile_png,
 )
 
+THESIS_MAP = "absolute change, share of the model's intensity range"
 MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 contrast", "t2": "T2"}
 
 
@@ -110,6 +111,7 @@ class _Shown:
     reference_cm2: float | None
     threshold: float
     limit: float  # of the anomaly's colour bar
+    shows: str  # what the anomaly is, and its unit
     modalities: list[tuple[str, np.ndarray, np.ndarray, float]]  # name, image, counterfactual, intensity of white
     mask: np.ndarray  # (H, W), as the next three
     anomaly: np.ndarray
@@ -143,6 +145,7 @@ def _select_slices(result: DetectionResult, num_slices: int) -> list[_Shown]:
                 reference_cm2=None if reference_cm2 is None else float(reference_cm2[index]),
                 threshold=threshold,
                 limit=limit,
+                shows=result.parameters.get("anomaly_shows") or THESIS_MAP,
                 modalities=[
                     (name, images[i, c][window], counterfactuals[i, c][window], white)
                     for c, (name, white) in enumerate(zip(names, whites))
@@ -189,7 +192,7 @@ def _bars(slices: list[_Shown]) -> list[tuple]:
     anomaly = (
         ANOMALY_COLOURS,
         slices[0].limit,
-        "Anomaly: absolute change, share of the model's intensity range; the mark is the detection threshold",
+        f"Anomaly: {slices[0].shows}; the mark is the detection threshold",
         slices[0].threshold,
     )
     saliency = (SALIENCY_COLOURS, 1.0, "Saliency: normalised per slice, no unit")
@@ -261,7 +264,8 @@ def _flagged(result: DetectionResult) -> np.ndarray:
     return np.asarray(result.lesion_probability) >= result.parameters["lesion_probability_threshold"]
 
 
-def _round_up(value: float, step: float = 0.05) -> float:
+def _round_up(value: float) -> float:
+    step = 0.05 if value < 1 else 1.0
     return max(step, round(float(np.ceil(value / step)) * step, 2))
 
 
