@@ -19,9 +19,13 @@ from difffuse_hf import (
     make_healthy_unet,
     read_case,
 )
+from difffuse_hf.detection import slices as scan_slices
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.image_quality import flicker
 from difffuse_hf.io.files import check_output
+from difffuse_hf.pipelines.calibration import Calibration
+from difffuse_hf.pipelines.map_recipe import MapRecipe
+from difffuse_hf.pipelines.presets import Preset
 
 REAL_CASES = Path(__file__).resolve().parents[2] / "shared/data/brats_sample"
 MODALITIES = ("flair", "t1")
@@ -187,6 +191,53 @@ def test_the_pictures_hold_every_usable_slice_and_the_parameters_what_was_used(c
     assert all(getattr(result.slices, m).shape == (n, 1, 24, 24) for m in ("saliency", "mask", "anomaly", "reference"))
     used = {"percentile": 80, "preset": "thesis", "noise_level": 500, "anomaly_threshold": 0.05, "seed": 0}
     assert used.items() <= result.parameters.items()
+
+
+def test_pictures_are_made_of_the_slices_that_are_shown_and_change_no_map(case, pipeline):
+    options = {"preset": "fast", "noise_level": 20, "num_shown": 2}
+    plain, shown, every = (
+        detect(pipeline, case, **options, **more) for more in ({"display_steps": 0}, {}, {"counterfactuals": "all"})
+    )
+    for result in (shown, every):
+        np.testing.assert_array_equal(result.anomaly, plain.anomaly)
+        np.testing.assert_array_equal(result.mask, plain.mask)
+
+    def pictured(result):
+        """Slices with a picture of their own."""
+        differ = (result.slices.pictures != plain.slices.counterfactual).flatten(1).any(1)
+        return result.slices.indices[differ].tolist()
+
+    repainted = plain.parameters["repainted_slices"]
+    assert 1 <= len(pictured(shown)) <= 2 and pictured(every) == repainted and pictured(plain) == []
+    np.testing.assert_array_equal(shown.counterfactual, plain.counterfactual)  # the mean of the samples
+    assert (every.counterfactual != plain.counterfactual).any()
+    with pytest.raises(InputError, match="`counterfactuals` must be one of shown, all, got 'some'"):
+        detect(pipeline, case, counterfactuals="some")
+
+
+def test_a_share_of_false_positives_takes_the_threshold_that_the_preset_was_calibrated_for(
+    case, pipeline, monkeypatch
+):
+    recipe = MapRecipe(channels=[0], signs=[1], sample_noise=0.1)
+    chosen = Calibration(Preset(background="forward", num_inference_steps=2), 20, 60.0, recipe, 1.5, {"0.01": 2.5})
+    monkeypatch.setattr(pipeline.processor, "calibrations", {"fast": chosen.to_dict()})
+    result = detect(pipeline, case, preset="fast", num_inference_steps=None)
+    assert result.parameters["anomaly_threshold"] == 1.5 and result.parameters["noise_level"] == 20
+    assert "brighter on flair" in result.parameters["anomaly_shows"]
+    strict = detect(pipeline, case, preset="fast", num_inference_steps=None, false_positives=0.01)
+    np.testing.assert_array_equal(strict.anomaly, result.anomaly)
+    assert strict.parameters["anomaly_threshold"] == 2.5
+    with pytest.raises(InputError, match="not calibrated for a share of 0.2 false positives"):
+        detect(pipeline, case, preset="fast", false_positives=0.2)
+
+
+def test_fewer_slices_at_a_time_where_their_trajectories_would_take_too_much(case, pipeline, result, monkeypatch):
+    sizes = []
+    pipeline.unet.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(scan_slices, "TRAJECTORY_BYTES", 2 * 3 * 2 * 24 * 24 * 4)  # of two slices in three steps
+    smaller = detect(pipeline, case)
+    assert max(sizes) == 2
+    np.testing.assert_allclose(smaller.anomaly, result.anomaly, atol=1e-5)
 
 
 def test_the_files_have_the_geometry_and_the_type_of_the_input(case, result, tmp_path):

@@ -78,8 +78,9 @@ class ScanSlices:
     def picture(self, chosen: torch.Tensor, made: Made, call: dict[str, Any]) -> torch.Tensor:
         """The counterfactuals (S, C, H, W), those of the chosen slices by the chain that is made to be looked at."""
         pictures = made.counterfactual.clone()
-        call = {**call, "preset": self.plan.settings.display(self.plan.noise_level), "num_samples": 1}
-        call = {"noise_level": self.plan.noise_level, **call, "num_inference_steps": None, "display_steps": 0}
+        level = call.get("noise_level") or self.plan.noise_level
+        chain = {"preset": self.plan.settings.display(level), "noise_level": level, "num_samples": 1}
+        call = {**call, **chain, "num_inference_steps": None, "display_steps": 0}
         for index, output in self._through(chosen, "Making pictures", call, masks=made.mask):
             pictures[index] = output.counterfactuals.float().cpu()
         return pictures
