@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from difffuse_hf import dice, iou
-from difffuse_hf.evaluation.segmentation import best_dice, best_threshold
+from difffuse_hf.evaluation.segmentation import best_dice, best_threshold, dice_at
 
 
 def test_dice_and_iou_of_two_half_overlapping_squares():
@@ -40,3 +40,14 @@ def test_the_ceiling_is_never_below_the_common_threshold():
 def test_maps_that_are_zero_have_no_threshold():
     with pytest.raises(ValueError, match="no threshold to choose"):
         best_threshold(torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4))
+
+
+def test_dice_at_many_thresholds_is_dice_at_each_of_them():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(3, 1, 9, 7, generator=generator).mul(8).floor() / 8  # many equal values
+    reference = torch.rand(3, 1, 9, 7, generator=generator) > 0.7
+    reference[2] = False
+    thresholds = torch.tensor([0.0, 0.125, 0.3, 0.5, 0.875, 2.0])
+    expected = torch.stack([dice(maps >= threshold, reference) for threshold in thresholds])
+    assert torch.equal(dice_at(maps, reference, thresholds), expected)
+    assert expected[-1].tolist() == [0, 0, 1]

@@ -35,9 +35,33 @@ def best_threshold(maps: torch.Tensor, reference: torch.Tensor, num_candidates: 
         raise ValueError("All anomaly maps are zero: there is no threshold to choose.")
     positive = positive[torch.linspace(0, len(positive) - 1, min(len(positive), 1_000_000)).long()]
     candidates = torch.quantile(positive, torch.linspace(0, 0.999, num_candidates, dtype=positive.dtype)).unique()
-    scores = torch.stack([dice(maps >= threshold, reference).mean() for threshold in candidates])
+    scores = dice_at(maps, reference, candidates).mean(1)
     best = int(scores.argmax())
     return float(candidates[best]), float(scores[best])
+
+
+def dice_at(maps: torch.Tensor, reference: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """`dice(maps >= threshold, reference)` for many thresholds at once, by counting each image's pixels once.
+
+    Args:
+        maps, reference (`torch.Tensor` of shape `(B, ...)`): see `best_threshold`.
+        thresholds (`torch.Tensor` of shape `(T,)`): rising.
+
+    Returns:
+        `torch.Tensor` of shape `(T, B)`.
+    """
+    count, bins = len(maps), len(thresholds) + 1
+    reached = torch.bucketize(maps.flatten(1), thresholds, right=True)  # how many thresholds a pixel reaches
+    places = (reached + bins * torch.arange(count, device=maps.device)[:, None]).flatten()
+    drawn = reference.bool().flatten(1)
+
+    def at_least(values):  # (B·bins,) counts by thresholds reached -> (T, B) counts of pixels that reach each
+        return values.view(count, bins).flip(1).cumsum(1).flip(1)[:, 1:].T
+
+    predicted = at_least(torch.bincount(places, minlength=count * bins))
+    overlap = at_least(torch.bincount(places[drawn.flatten()], minlength=count * bins))
+    total = predicted + drawn.sum(1)
+    return torch.where(total > 0, 2 * overlap / total.clamp_min(1), torch.ones_like(overlap, dtype=torch.float))
 
 
 def best_dice(maps: torch.Tensor, reference: torch.Tensor, num_candidates: int = 200) -> float:
