@@ -26,7 +26,7 @@ from .headers import SliceHeader, read_header, walk_files
 from .identity import Pseudonym
 
 _ROWS_PER_PART = 8000  # read in some ten seconds
-_ROWS_AT_ONCE = 50_000  # of the part that replaces the others
+_ROWS_AT_ONCE = 10_000  # of the part that replaces the others
 
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
 _COLUMNS = {
