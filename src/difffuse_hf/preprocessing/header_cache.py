@@ -153,7 +153,7 @@ class HeaderCache:
     def forget_others(self, table: pa.Table, numbers: np.ndarray, rows: np.ndarray):
         """Put the rows of the files with these numbers into one part and remove the others."""
         old = list(self._parts)
-        if len(old) > 1:
+        if len(old) > 1 and len(rows):  # none at all: the disk is not there
             starts = range(0, len(rows), _ROWS_AT_ONCE)
             ends = [start + starts.step for start in starts]
             some = (table.take(pa.array(rows[start:end])) for start, end in zip(starts, ends))
