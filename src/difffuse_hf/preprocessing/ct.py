@@ -5,7 +5,6 @@ Nothing is deleted or overwritten, and a run can be interrupted and continued. T
 
 import json
 from dataclasses import asdict
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -16,18 +15,17 @@ from rich.text import Text
 
 from ..errors import InputError
 from ..io.files import write_csv, write_whole
-from .dicom import Series, find_files, group_series, merge_split, read_headers
 from .exclusion import Exclusion
-from .identity import load_salt, pseudonym
+from .header_cache import HeaderCache
+from .identity import load_salt
 from .manifest import make_manifest, write_tables
 from .parallel import WorkerDied, Workers
 from .pictures import contact_sheet, save_picture
 from .positioning import RegistrationQC
 from .records import Records
 from .registration import load_template
+from .scan import Disk, FoundSeries
 from .steps import CTPreprocessConfig, identity_row, process_series, rejection
-
-_FILES_PER_TASK = 400  # of the header scan
 
 
 def preprocess_ct(
@@ -81,19 +79,18 @@ def preprocess_ct(
 def _run(dicom_dir, output, config, pool, linkage, progress) -> pandas.DataFrame:
     _check_same_config(output / "config.json", config)
     salt = load_salt(output / "private")
-    headers, unreadable = _scan_headers(dicom_dir, pool, progress)
-    all_series = group_series(headers)
-    if config.merge_split:
-        all_series = merge_split(all_series)
-    by_id = {pseudonym(series.key, salt): series for series in all_series}
+    disk = _scan(dicom_dir, HeaderCache(output / "private" / "headers"), salt, pool, progress)
+    all_series = disk.find_series(config.merge_split)
+    by_id = {disk.scan_id(series): series for series in all_series}
     study_day = _study_days(all_series)
 
     records = Records(output / "records.jsonl")
     latest = {row["scan_id"]: row for row in records.rows}
-    tasks = [(series, scan_id) for scan_id, series in by_id.items() if _is_open(latest.get(scan_id), series)]
+    left = [scan_id for scan_id, series in by_id.items() if _is_open(latest.get(scan_id), series)]
+    tasks = ((disk.load(by_id[scan_id]), scan_id) for scan_id in left)
     work = partial(_process_task, config=config, salt=salt, output=output)
     with _bar(progress) as bar:
-        line = bar.add_task("Scans", total=len(by_id), completed=len(by_id) - len(tasks))
+        line = bar.add_task("Scans", total=len(by_id), completed=len(by_id) - len(left))
         for (series, scan_id), row in pool.map(work, tasks):
             if isinstance(row, WorkerDied):
                 detail = "the processes that tried it died; their memory may be too small"
@@ -108,9 +105,9 @@ def _run(dicom_dir, output, config, pool, linkage, progress) -> pandas.DataFrame
     for decision, title in (("keep", "kept"), ("reject", "rejected")):
         rows = manifest.loc[(manifest["decision"] == decision) & (manifest["merged_into"] == "")]
         save_picture(contact_sheet(rows, output / "thumbnails", f"Series {title}"), output / f"{title}.png")
-    write_csv(output / "private" / "unreadable.csv", ["path", "why"], unreadable, owner_only=True)
+    write_csv(output / "private" / "unreadable.csv", ["path", "why"], disk.unreadable(), owner_only=True)
     if linkage:
-        _write_linkage(output / "private" / "linkage.csv", by_id)
+        _write_linkage(output / "private" / "linkage.csv", by_id, disk)
     return manifest
 
 
@@ -118,39 +115,32 @@ def _process_task(task, **settings):
     return process_series(*task, **settings)
 
 
-def _is_open(row: dict | None, series: Series) -> bool:
+def _is_open(row: dict | None, series: FoundSeries) -> bool:
     """Not done yet, failed unexpectedly, or grown since."""
-    return row is None or row["reason"] == Exclusion.FAILED.value or row["num_files"] != len(series.slices)
+    return row is None or row["reason"] == Exclusion.FAILED.value or row["num_files"] != len(series.numbers)
 
 
-def _scan_headers(dicom_dir: Path, pool: Workers, progress: bool):
-    files = find_files(dicom_dir)
-    chunks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
-    headers, unreadable = [], []
+def _scan(dicom_dir: Path, cache: HeaderCache, salt: bytes, pool: Workers, progress: bool) -> Disk:
+    disk = Disk(dicom_dir, salt, cache)
     with _bar(progress) as bar:
-        line = bar.add_task("Reading headers", total=len(files))
-        for chunk, (found, failed) in pool.map(read_headers, chunks):
-            headers += found
-            unreadable += failed
-            bar.advance(line, len(chunk))
-    if not headers:
-        raise InputError(f"{dicom_dir} holds no readable DICOM image ({len(files)} files were looked at).")
-    return sorted(headers, key=lambda header: header.path), unreadable
+        total = len(disk.files)
+        line = bar.add_task("Reading headers", total=total, completed=total - len(disk.unread))
+        disk.read(pool, lambda count: bar.advance(line, count))
+    if not disk.has_header().any():
+        raise InputError(f"{dicom_dir} holds no readable DICOM image ({total} files were looked at).")
+    return disk
 
 
-def _study_days(all_series: list[Series]) -> dict[str, int]:
+def _study_days(all_series: list[FoundSeries]) -> dict[str, int]:
     """Days between a patient's first study on the disk and each study; dates themselves stay behind."""
-    dates, patient_of = {}, {}
+    days, patient_of = {}, {}
     for series in all_series:
-        try:
-            dates[series.study_uid] = datetime.strptime(series.slices[0].study_date, "%Y%m%d")
-        except ValueError:  # blank, or not a date
-            continue
-        patient_of[series.study_uid] = series.patient_id
+        if series.study_day is not None:
+            days[series.study_uid], patient_of[series.study_uid] = series.study_day, series.patient_id
     first = {}
     for study, patient in patient_of.items():
-        first[patient] = min(dates[study], first.get(patient, dates[study]))
-    return {study: (dates[study] - first[patient]).days for study, patient in patient_of.items()}
+        first[patient] = min(days[study], first.get(patient, days[study]))
+    return {study: days[study] - first[patient] for study, patient in patient_of.items()}
 
 
 def _judge_cohort(manifest: pandas.DataFrame, config: CTPreprocessConfig) -> pandas.DataFrame:
@@ -187,14 +177,15 @@ def _check_same_config(path: Path, config: CTPreprocessConfig):
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _write_linkage(path: Path, by_id: dict[str, Series]):
+def _write_linkage(path: Path, by_id: dict[str, FoundSeries], disk: Disk):
     columns = ["scan_id", "patient_id", "study_uid", "series_uid", "study_date", "folder"]
     rows = []
     for scan_id, series in by_id.items():
-        first_of = {one.series_uid: one for one in reversed(series.slices)}
-        for uid in series.series_uids:
-            one = first_of[uid]
-            rows.append((scan_id, one.patient_id, one.study_uid, uid, one.study_date, str(Path(one.path).parent)))
+        first_of = {}
+        for header in disk.load(series).slices:
+            first_of.setdefault(header.series_uid, header.number)
+        for one in disk.read_again(first_of.values()):
+            rows.append((scan_id, one.patient_id, one.study_uid, one.series_uid, one.study_date, one.path.parent))
     write_csv(path, columns, rows, owner_only=True)
 
 

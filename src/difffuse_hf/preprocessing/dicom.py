@@ -7,9 +7,10 @@ but hospitals also put two scans under one UID, or every slice under its own. He
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 
@@ -19,6 +20,7 @@ __all__ = ["Series", "SliceHeader", "find_files", "group_series", "is_localiser"
 
 WHOLE_HEAD_MM = 100.0  # between the first and the last slice; less is a part of the head
 MAX_OFF_LINE_MM = 1.0  # of slice positions from one straight line
+LOCALISER = "LOCALI[SZ]ER|SURVIEW|SCOUT|TOPOGRAM|PILOT"
 _SAME_POSITION_MM = 0.1
 _SAME_DIRECTION = 0.02  # of a cosine: about one degree
 _STRAY_SLICES = 2  # so few slices beside a larger stack of the same UID are strays, not a series
@@ -28,12 +30,14 @@ _STRAY_SLICES = 2  # so few slices beside a larger stack of the same UID are str
 class Series:
     """Slices of one orientation, size and kernel, inferior to superior.
 
-    `key` names the series: the same whenever the same scan is read. `dropped` counts files left out, and why.
+    `key` names the series: the same whenever the same scan is read. It is put together from the keys of the slices
+    `named_by`. `dropped` counts files left out, and why.
     """
 
     key: str
     slices: tuple[SliceHeader, ...]
     dropped: dict[str, int] = field(default_factory=dict)
+    named_by: tuple[SliceHeader, ...] = ()
 
     @property
     def series_uids(self) -> tuple[str, ...]:
@@ -93,7 +97,7 @@ class Series:
 
 def is_localiser(header: SliceHeader) -> bool:
     """What ImageType says; vendors have five words for it."""
-    return any(re.search("LOCALI[SZ]ER|SURVIEW|SCOUT|TOPOGRAM|PILOT", value) for value in header.image_type)
+    return any(re.search(LOCALISER, value) for value in header.image_type)
 
 
 def group_series(headers: Sequence[SliceHeader]) -> list[Series]:
@@ -103,38 +107,59 @@ def group_series(headers: Sequence[SliceHeader]) -> list[Series]:
     many positions are taken twice, there are two scans under one UID (before and after, soft and bone), which
     are parted. Slices that each have a UID of their own are put together by frame of reference and geometry.
     """
-    by_uid, alone = defaultdict(list), defaultdict(list)
+    by_uid = defaultdict(list)
     for header in headers:
         by_uid[header.study_uid, header.series_uid].append(header)
-    series = []
-    for (study, uid), slices in by_uid.items():
+    return list(series_of(list(by_uid.values())))
+
+
+def series_of(groups: Sequence[Sequence[SliceHeader]]) -> Iterator[Series]:
+    """The series of slices that have been grouped by study and SeriesInstanceUID, as `group_series` makes them.
+
+    A group is looked at when its turn comes, and once more if it is a single slice: `groups` may load it then.
+    """
+    alone, seen = defaultdict(list), Counter()
+
+    def with_distinct_key(one):
+        seen[one.key] += 1
+        return one if seen[one.key] == 1 else replace(one, key=f"{one.key}|{seen[one.key]}")
+
+    for i, slices in enumerate(groups):
         first = slices[0]
         if len(slices) == 1 and _has_geometry(first) and first.frame_of_reference_uid and not first.truncated:
-            alone[study, first.frame_of_reference_uid].append(first)
+            alone[first.study_uid, first.frame_of_reference_uid].append(i)
         else:
-            series += _split(uid, slices)
-    for (study, frame_of_reference), slices in alone.items():
-        for stack in _stacks(slices):
+            yield from map(with_distinct_key, _split(slices))
+    for numbers in alone.values():
+        for stack in _stacks(groups[i][0] for i in numbers):
             if len(stack) > _STRAY_SLICES:
-                series += _part(f"{study}|{frame_of_reference}", stack)
+                yield from map(with_distinct_key, _part(stack, _frame_key))
             else:
-                series += [Series(_key(header.series_uid, header), (header,)) for header in stack]
-    return _with_distinct_keys(series)
+                yield from (with_distinct_key(_named(_series_key, header, [header])) for header in stack)
 
 
-def _split(uid: str, slices: list[SliceHeader]) -> list[Series]:
+_series_key, _frame_key = attrgetter("series_key"), attrgetter("frame_key")
+
+
+def _named(
+    key: Callable[[SliceHeader], str], first: SliceHeader, slices: Iterable[SliceHeader], dropped=None
+) -> Series:
+    return Series(key(first), tuple(slices), dropped or {}, (first,))
+
+
+def _split(slices: Sequence[SliceHeader]) -> list[Series]:
     """The series of one SeriesInstanceUID; files that end too early stay only where there is nothing else."""
     intact = [header for header in slices if not header.truncated]
     if not intact:
-        return [Series(_key(uid, slices[0]), tuple(slices))]
+        return [_named(_series_key, slices[0], slices)]
     main, *others = sorted(_stacks(intact), key=len, reverse=True)
     dropped = Counter({"truncated": len(slices) - len(intact)})
     for stack in others:
         if len(stack) <= _STRAY_SLICES:
             dropped[_what_is_odd(stack[0], main[0])] += len(stack)
-    first, *more = _part(uid, main)
+    first, *more = _part(main)
     series = [replace(first, dropped=dict(+(Counter(first.dropped) + dropped))), *more]
-    return series + [one for stack in others if len(stack) > _STRAY_SLICES for one in _part(uid, stack)]
+    return series + [one for stack in others if len(stack) > _STRAY_SLICES for one in _part(stack)]
 
 
 def _stacks(slices: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
@@ -169,10 +194,10 @@ def _what_is_odd(header: SliceHeader, main: SliceHeader) -> str:
     return "stray size" if (header.rows, header.columns) != (main.rows, main.columns) else "stray kind"
 
 
-def _part(uid: str, stack: list[SliceHeader]) -> list[Series]:
+def _part(stack: list[SliceHeader], key: Callable[[SliceHeader], str] = _series_key) -> list[Series]:
     """One series, or one for each scan that took the same positions; slices in the order of position."""
     if not _has_geometry(stack[0]):
-        return [Series(_key(uid, stack[0]), tuple(sorted(stack, key=_order_in_time)))]
+        return [_named(key, stack[0], sorted(stack, key=_order_in_time))]
     at_position = _by_position(stack)
     copies = len(stack) - sum(map(len, at_position))
     num_repeats = sum(len(slices) - 1 for slices in at_position)
@@ -181,7 +206,7 @@ def _part(uid: str, stack: list[SliceHeader]) -> list[Series]:
         scans = _by_acquisition(at_position)
         num_repeats = 0
     dropped = {why: count for why, count in (("copies", copies), ("duplicate position", num_repeats)) if count}
-    return [Series(_key(uid, scan[0]), tuple(scan), {} if i else dropped) for i, scan in enumerate(scans)]
+    return [_named(key, scan[0], scan, {} if i else dropped) for i, scan in enumerate(scans)]
 
 
 def _by_position(stack: list[SliceHeader]) -> list[list[SliceHeader]]:
@@ -224,20 +249,6 @@ def _by_acquisition(at_position: list[list[SliceHeader]]) -> list[list[SliceHead
     return list(scans.values())
 
 
-def _key(uid: str, header: SliceHeader) -> str:
-    turned = [round(100 * cosine) for cosine in header.orientation or ()]
-    return f"{uid}|{header.kernel}|{header.rows}x{header.columns}|{turned}"
-
-
-def _with_distinct_keys(series: list[Series]) -> list[Series]:
-    seen = Counter()
-    for i, one in enumerate(series):
-        seen[one.key] += 1
-        if seen[one.key] > 1:
-            series[i] = replace(one, key=f"{one.key}|{seen[one.key]}")
-    return series
-
-
 def merge_split(series: Sequence[Series]) -> list[Series]:
     """Join base and vault of the skull where they were scanned apart and follow each other.
 
@@ -246,21 +257,30 @@ def merge_split(series: Sequence[Series]) -> list[Series]:
     """
     merged, parts = [], defaultdict(list)
     for one in series:
-        first = one.slices[0]
-        if one.has_geometry and first.frame_of_reference_uid and len(one.slices) > _STRAY_SLICES:
-            if one.coverage_mm < WHOLE_HEAD_MM and not first.truncated:
-                parts[one.study_uid, first.frame_of_reference_uid, _kind(first)].append(one)
-                continue
-        merged.append(one)
-    for same in parts.values():
-        same.sort(key=lambda part: part.positions_mm[0])
-        while same:
-            lower = same.pop(0)
-            while follows := [(part, joined) for part in same if (joined := _join(lower, part))]:
-                part, lower = follows[0]
-                same.remove(part)
-            merged.append(lower)
-    return merged
+        neighbours = parts_to_join(one)
+        (merged if neighbours is None else parts[neighbours]).append(one)
+    return merged + [joined for same in parts.values() for joined in join_parts(same)]
+
+
+def parts_to_join(one: Series) -> tuple | None:
+    """What the parts that this one may be joined with have in common with it; None if it is not a part of a head."""
+    first = one.slices[0]
+    if not one.has_geometry or not first.frame_of_reference_uid or len(one.slices) <= _STRAY_SLICES:
+        return None
+    if one.coverage_mm >= WHOLE_HEAD_MM or first.truncated:
+        return None
+    return one.study_uid, first.frame_of_reference_uid, _kind(first)
+
+
+def join_parts(parts: Sequence[Series]) -> Iterator[Series]:
+    """Parts with the same `parts_to_join`, from below; those that follow each other as one."""
+    left = sorted(parts, key=lambda part: part.positions_mm[0])
+    while left:
+        lower = left.pop(0)
+        while follows := [(part, joined) for part in left if (joined := _join(lower, part))]:
+            part, lower = follows[0]
+            left.remove(part)
+        yield lower
 
 
 def _join(lower: Series, upper: Series) -> Series | None:
@@ -275,7 +295,8 @@ def _join(lower: Series, upper: Series) -> Series | None:
         return None
     kept = [header for header, at in zip(upper.slices, upper.positions_mm) if at > start + _SAME_POSITION_MM]
     dropped = Counter(lower.dropped) + Counter(upper.dropped) + Counter(overlap=len(upper.slices) - len(kept))
-    joined = Series(f"{lower.key}+{upper.key}", (*lower.slices, *kept), dict(+dropped))
+    named_by = lower.named_by + upper.named_by
+    joined = Series(f"{lower.key}+{upper.key}", (*lower.slices, *kept), dict(+dropped), named_by)
     return joined if joined.off_line_mm < MAX_OFF_LINE_MM else None
 
 

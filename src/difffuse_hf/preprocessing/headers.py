@@ -9,7 +9,7 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -49,6 +49,7 @@ class SliceHeader:
     patient_id: str
     age_years: float | None
     study_date: str  # YYYYMMDD
+    study_day: int | None  # the same as a number of days, to be subtracted
     modality: str
     manufacturer: str
     image_type: tuple[str, ...]
@@ -72,18 +73,42 @@ class SliceHeader:
     intercept: float | None
     burned_in: bool
     truncated: bool  # the file is shorter than its pixels
+    series_key: str  # names a series that this slice begins, by its SeriesInstanceUID
+    frame_key: str  # the same, by its study and frame of reference
+    number: int = -1  # of the file in a scan of a disk (`scan.py`)
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Why a file gives no header. `lasting`: until the file changes, other than a disk that does not answer."""
+
+    why: str
+    lasting: bool
 
 
 def find_files(root: str | Path) -> list[Path]:
     """All files below `root` that may be DICOM, sorted; hidden files, `._*` and DICOMDIR are left out."""
     root = Path(root)
-    if root.is_file():
-        return [root]
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [Path(folder, name) for name in names if not name.startswith(".") and name.upper() != "DICOMDIR"]
-    return sorted(found)
+    return [root] if root.is_file() else [Path(entry.path) for entry in walk_files(root)]
+
+
+def walk_files(folder: str | Path) -> Iterator[os.DirEntry]:
+    """The same, one by one as the system lists them; folders that cannot be listed and links to folders are not
+    entered."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_name)
+    except OSError:
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk_files(entry.path)
+        elif entry.name.upper() != "DICOMDIR" and not entry.is_dir():
+            yield entry
+
+
+def _name(entry: os.DirEntry) -> str:
+    return os.path.normcase(entry.name)  # as paths are compared
 
 
 def read_headers(paths: Iterable[str | Path]) -> tuple[list[SliceHeader], list[tuple[Path, str]]]:
@@ -92,24 +117,35 @@ def read_headers(paths: Iterable[str | Path]) -> tuple[list[SliceHeader], list[t
     A file that ends before its (uncompressed) pixels do has a header, marked `truncated`.
     """
     headers, failed = [], []
-    with disable_value_validation():
-        for path in map(Path, paths):
-            try:
-                headers.append(_read(path))
-            except InvalidDicomError:
-                failed.append((path, NOT_DICOM))
-            except (
-                OSError,
-                EOFError,
-                zlib.error,
-                ValueError,
-                KeyError,
-                TypeError,
-                AttributeError,
-                struct.error,
-            ) as error:
-                failed.append((path, str(error).partition("\n")[0] or type(error).__name__))
+    for path in map(Path, paths):
+        header = read_header(path)
+        if isinstance(header, Unread):
+            failed.append((path, header.why))
+        else:
+            headers.append(header)
     return headers, failed
+
+
+def read_header(path: Path) -> SliceHeader | Unread:
+    """The header of the image in a file, as `read_headers` gives it."""
+    try:
+        with disable_value_validation():
+            return _read(path)
+    except InvalidDicomError:
+        return Unread(NOT_DICOM, True)
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        OverflowError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        struct.error,
+    ) as error:
+        lasting = getattr(error, "errno", None) is None
+        return Unread(str(error).partition("\n")[0] or type(error).__name__, lasting)
 
 
 def _read(path: Path) -> SliceHeader:
@@ -133,26 +169,30 @@ def _read(path: Path) -> SliceHeader:
         truncated = rest < (min(num_bytes, 1) if syntax.is_encapsulated else num_bytes)
     centre, width, spacing = number("WindowCenter"), number("WindowWidth"), _numbers(dataset, "PixelSpacing", 2)
     acquisition, instance = number("AcquisitionNumber"), number("InstanceNumber")
+    orientation, study, kernel = _orientation(dataset), text("StudyInstanceUID"), text("ConvolutionKernel")
+    turned = [round(100 * cosine) for cosine in orientation or ()]
+    look = f"{kernel}|{rows}x{columns}|{turned}"
     return SliceHeader(
         path=path,
         sop_class_uid=text("SOPClassUID"),
         sop_instance_uid=text("SOPInstanceUID"),
         series_uid=text("SeriesInstanceUID"),
-        study_uid=text("StudyInstanceUID"),
+        study_uid=study,
         frame_of_reference_uid=text("FrameOfReferenceUID"),
         patient_id=text("PatientID"),
         age_years=_age(text("PatientAge"), text("PatientBirthDate"), text("StudyDate")),
         study_date=text("StudyDate"),
+        study_day=_day(text("StudyDate")),
         modality=text("Modality"),
         manufacturer=text("Manufacturer"),
         image_type=tuple(filter(None, text("ImageType").upper().split("\\"))),
-        kernel=text("ConvolutionKernel"),
+        kernel=kernel,
         description=text("SeriesDescription"),
         rows=rows,
         columns=columns,
         num_frames=num_frames,
         pixel_spacing_mm=None if spacing is None else (spacing[0], spacing[1]),
-        orientation=_orientation(dataset),
+        orientation=orientation,
         position=_numbers(dataset, "ImagePositionPatient", 3),
         thickness_mm=number("SliceThickness"),
         tilt_tag_deg=number("GantryDetectorTilt"),
@@ -166,6 +206,8 @@ def _read(path: Path) -> SliceHeader:
         intercept=number("RescaleIntercept"),
         burned_in=text("BurnedInAnnotation").upper() == "YES",
         truncated=truncated,
+        series_key=f"{text('SeriesInstanceUID')}|{look}",
+        frame_key=f"{study}|{text('FrameOfReferenceUID')}|{look}",
     )
 
 
@@ -210,8 +252,13 @@ def _age(age: str, birth_date: str, study_date: str) -> float | None:
     match = re.fullmatch(r"(\d+)([YMWD]?)", age.upper())
     if match:
         return int(match[1]) / {"": 1, "Y": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]]
+    born, studied = _day(birth_date), _day(study_date)
+    return None if born is None or studied is None else (studied - born) / 365.25
+
+
+def _day(date: str) -> int | None:
+    """The number of a date YYYYMMDD; None for anything else."""
     try:
-        born, studied = (datetime.strptime(date, "%Y%m%d") for date in (birth_date, study_date))
+        return datetime.strptime(date, "%Y%m%d").toordinal()
     except ValueError:
         return None
-    return (studied - born).days / 365.25

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ..io.files import write_whole
 
+OLDEST_TOLD = 90  # years; higher ages identify people and are given as this one
+
 
 def load_salt(private: Path) -> bytes:
     """The salt of an output folder, drawn if there is none yet."""
@@ -27,8 +29,28 @@ def _draw_salt(path: Path) -> None:
         file.write(secrets.token_hex(32))
 
 
+class Pseudonym(str):
+    """16 hexadecimal digits that stand for an identifier."""
+
+    __slots__ = ()
+
+
 def pseudonym(identifier: str, salt: bytes) -> str:
-    """16 hexadecimal digits for an identifier, always the same for one salt; "" stays ""."""
-    if not identifier:
-        return ""
-    return hashlib.blake2b(identifier.encode(), key=salt[:64], digest_size=8).hexdigest()
+    """A `Pseudonym` for an identifier, always the same for one salt; "" stays "", and a pseudonym what it is."""
+    if not identifier or isinstance(identifier, Pseudonym):
+        return identifier
+    return Pseudonym(hashlib.blake2b(identifier.encode(), key=salt[:64], digest_size=8).hexdigest())
+
+
+def told_age(age_years: float | None) -> int | None:
+    """Whole years, and of the very old only that they are."""
+    return None if age_years is None else min(int(age_years), OLDEST_TOLD)
+
+
+def secret_shift(identifier: str, salt: bytes, num_bytes: int) -> int:
+    """A number of `num_bytes` bytes that hides a time when added to it, the same for all of one identifier.
+
+    What lies between two times of a patient stays, and nothing else of them.
+    """
+    digest = hashlib.blake2b(identifier.encode(), key=salt[:64], digest_size=num_bytes, person=b"shift").digest()
+    return int.from_bytes(digest, "big")

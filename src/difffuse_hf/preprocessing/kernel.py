@@ -56,6 +56,11 @@ def _first(kernel: str) -> str:
     return kernel.partition("\\")[0].strip().upper()  # Siemens adds a strength
 
 
+def tells_of_bone(description: str) -> bool:
+    """Whether a description of a series names bone, in one of the languages that hospitals use."""
+    return re.search(_BONE_WORDS, description.upper()) is not None
+
+
 def kernel_from_header(series: Series) -> str | None:
     """ "soft" or "bone"; None where kernel, window and description leave it open (see `kernel_from_image`).
 
@@ -70,7 +75,7 @@ def kernel_from_header(series: Series) -> str | None:
         return "soft"
     if first.window and first.window[1] >= BONE_WINDOW_HU:
         return "bone"
-    return "bone" if re.search(_BONE_WORDS, first.description.upper()) else None
+    return "bone" if tells_of_bone(first.description) else None
 
 
 def kernel_from_image(hounsfield: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[str, dict]:

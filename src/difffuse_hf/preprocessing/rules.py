@@ -18,7 +18,7 @@ MAX_MISSING_SLICES = 2  # in one gap, and
 MAX_MISSING_MM = 12.0  # a gap that interpolation still bridges
 MAX_MISSING_IN_ALL_MM = 24.0
 _SAME_STEP = 0.1  # steps and thicknesses that differ by less are one
-_NOT_PICTURES_OF_A_HEAD = {"REF_SURVIEW", "DOSE_INFO", "PATIENT_INFO"}
+NOT_PICTURES_OF_A_HEAD = {"REF_SURVIEW", "DOSE_INFO", "PATIENT_INFO"}
 
 
 def header_exclusion(series: Series, merge_split: bool = False) -> tuple[Exclusion | None, str, dict]:
@@ -51,7 +51,7 @@ def _of_one_image(series: Series) -> tuple[Exclusion | None, str]:
         return Exclusion.UNREADABLE, "the files end before their pixels do"
     if not first.sop_class_uid.startswith(CT_IMAGE) and (first.sop_class_uid or first.modality != "CT"):
         return Exclusion.NOT_CT, "the files are not of the kind CT image"
-    if _NOT_PICTURES_OF_A_HEAD & set(first.image_type) or any(header.burned_in for header in series.slices):
+    if NOT_PICTURES_OF_A_HEAD & set(first.image_type) or any(header.burned_in for header in series.slices):
         return Exclusion.NOT_CT, "summary pages, or text is burned into the images"
     if first.num_frames > 1:
         return Exclusion.NO_GEOMETRY, "a multi-frame file; convert it to one file per slice (classic CT) to use it"

@@ -23,7 +23,7 @@ from .assemble import CTVolume, UnreadableSeries, assemble, decode_slice
 from .dicom import Series
 from .exclusion import Exclusion
 from .hounsfield import check_hounsfield
-from .identity import pseudonym
+from .identity import pseudonym, told_age
 from .kernel import kernel_from_header, kernel_from_image
 from .pictures import THUMBNAIL_HU, save_picture, thumbnail
 from .positioning import MAX_ROTATION_DEG, MIN_DICE, MIN_NMI, check_registration
@@ -32,7 +32,6 @@ from .rules import header_exclusion
 from .volume import crop_to_head, pad_or_resize, sample_slices, window_hounsfield
 
 INTENSITY_STEP = 1e-4  # of the stored scans: 0.01 HU in a window of 100 HU
-OLDEST_TOLD = 90  # years; higher ages identify people and are given as this one
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ class _Clock:
 
 
 def identity_row(series: Series, scan_id: str, salt: bytes) -> dict:
-    age, uids = series.slices[0].age_years, series.series_uids
+    uids = series.series_uids
     if len(uids) == len(series.slices):  # some archives give every slice a series of its own
         uids = uids[:1]
     return {
@@ -238,7 +237,7 @@ def identity_row(series: Series, scan_id: str, salt: bytes) -> dict:
         "patient": pseudonym(series.patient_id, salt),
         "study": pseudonym(series.study_uid, salt),
         "series": [pseudonym(uid, salt) for uid in uids],
-        "age_years": None if age is None else min(int(age), OLDEST_TOLD),
+        "age_years": told_age(series.slices[0].age_years),
         "num_files": len(series.slices),
         "file": "",
         "dropped": "; ".join(f"{count} {why}" for why, count in series.dropped.items()),
