@@ -6,11 +6,15 @@ attempts have killed several workers.
 
 import itertools
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 from ..errors import InputError, signal_handled_by
 
+_POLL_SECONDS, _LOOK_SECONDS = 0.01, 1.0  # for a result, and for the workers
+_MISSING_SECONDS = 20.0  # a worker that has died is back by then, or never
 _PER_WORKER = 8  # tasks in flight for each worker: enough to keep it busy, few enough to hold in memory
 
 # One thread a process; and the C library keeps the memory of one volume for the next instead of handing it back page
@@ -39,6 +43,7 @@ class Workers(AbstractContextManager):
             raise ValueError(f"`workers` is at least 1, got {workers}.")
         self.workers, self.dask_address = workers, dask_address
         self._stack, self._client = ExitStack(), None
+        self._cluster: Any = None  # on this machine; its methods are coroutines to a type checker
 
     def __enter__(self):
         if self.dask_address or self.workers > 1:
@@ -55,8 +60,8 @@ class Workers(AbstractContextManager):
                 deaf = signal_handled_by(signal.SIGINT, signal.SIG_IGN)
                 with deaf, dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}):
                     options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
-                    cluster = self._stack.enter_context(LocalCluster(n_workers=self.workers, **options))
-                self._client = self._stack.enter_context(Client(cluster))
+                    self._cluster = self._stack.enter_context(LocalCluster(n_workers=self.workers, **options))
+                self._client = self._stack.enter_context(Client(self._cluster))
         return self
 
     def __exit__(self, *details):
@@ -74,7 +79,7 @@ class Workers(AbstractContextManager):
         from dask.distributed import as_completed
         from distributed.scheduler import KilledWorker
 
-        tasks, waiting, running = iter(tasks), as_completed(), {}
+        tasks, waiting, running = iter(tasks), as_completed(with_results=True, raise_errors=False), {}
 
         def submit(count):
             for task in itertools.islice(tasks, count):
@@ -82,18 +87,44 @@ class Workers(AbstractContextManager):
                 running[future.key] = task
                 waiting.add(future)
 
-        present = len(client.nthreads())  # pyright: ignore[reportArgumentType]  no coroutine in a blocking client
-        submit(_PER_WORKER * max(present, self.workers))
-        for future in waiting:
+        submit(_PER_WORKER * max(self._present(), self.workers))
+        for future, result in self._completed(waiting):
             task = running.pop(future.key)
             submit(1)
             if future.status == "error":
-                error = future.exception()
+                _, error, traceback = result
                 if not isinstance(error, KilledWorker):
-                    raise error
+                    raise error.with_traceback(traceback)
                 yield task, WorkerDied()
             else:
-                yield task, future.result()
+                yield task, result
+
+    def _present(self) -> int:
+        """How many workers there are."""
+        client: Any = self._client
+        return len(client.nthreads())
+
+    def _completed(self, waiting) -> Iterator[tuple]:
+        """Futures with their results as they come; workers that stay away are replaced.
+
+        A worker that is killed in the moment it has started is not started again by Dask's nanny, and when it was the
+        last one its tasks would wait for ever.
+        """
+        looked, complete = time.monotonic(), time.monotonic()
+        while waiting.count():
+            if done := waiting.next_batch(block=False):
+                yield from done
+                continue
+            time.sleep(_POLL_SECONDS)
+            if time.monotonic() - looked < _LOOK_SECONDS:
+                continue
+            looked = time.monotonic()
+            missing = self.workers - self._present()
+            if missing <= 0:
+                complete = looked
+            elif self._cluster is not None and looked - complete > _MISSING_SECONDS:
+                self._cluster.scale(len(self._cluster.worker_spec) + missing)
+                complete = looked
 
 
 class WorkerDied(Exception):
