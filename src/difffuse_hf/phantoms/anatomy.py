@@ -4,6 +4,7 @@ Two sources: a folder of label maps in FreeSurfer/SynthSeg numbering (`--anatomi
 matter maps that nilearn ships (Fonov et al. 2011), which need no download.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..io.nifti import open_nifti
 from ..preprocessing.shapes import largest_piece
 from .regions import Box, grown, union, widen
@@ -116,8 +118,11 @@ def load_anatomy(path: Path | None = None) -> Anatomy:
 
 
 def read_labels(path: Path) -> tuple[np.ndarray, dict[int, Box]]:
-    """A label map in LPS, and the box around each number that is in it."""
-    labels = to_lps(open_nifti(path))
+    """A label map in LPS, and the box around each number that is in it; `InputError` if it cannot be read."""
+    try:
+        labels = to_lps(open_nifti(path))
+    except (OSError, EOFError, zlib.error, ImageFileError) as error:
+        raise InputError(f"{path} cannot be read as a NIfTI label map ({first_line(error)}); replace it.") from error
     as_stored = np.argsort(labels.strides)[::-1]  # axes in the order of memory, several times as fast to go through
     found = enumerate(ndimage.find_objects(labels.transpose(as_stored)), start=1)
     return labels, {number: tuple(box[i] for i in np.argsort(as_stored)) for number, box in found if box}

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from .anatomy import Anatomy, Tissue
 from .fields import smooth_field
-from .regions import Box, box_around
+from .regions import Box, blurred
 
 SYNTHETIC = b"SYNTHETIC: difffuse_hf BrainPhantom"  # `descrip` of every NIfTI header
 _FLUID = (Tissue.VENTRICLE, Tissue.SULCAL_CSF)
@@ -150,11 +150,7 @@ def draw_tissue(
 
 def ventricle_caps(tissue: np.ndarray, box: Box) -> np.ndarray:
     """Caps and bands of white matter around the ventricles: float32, largest at their walls, in a box of `tissue`."""
-    walls = box_around(tissue == Tissue.VENTRICLE, 9)
-    image = np.zeros(tissue.shape, np.float32)
-    if walls[0].stop:
-        image[walls] = ndimage.gaussian_filter((tissue[walls] == Tissue.VENTRICLE).astype(np.float32), 2.2)
-    return image[box] * (tissue[box] == Tissue.WHITE_MATTER)
+    return blurred(tissue == Tissue.VENTRICLE, 2.2)[box] * (tissue[box] == Tissue.WHITE_MATTER)
 
 
 def thick_slices(image: np.ndarray, thickness: int) -> np.ndarray:

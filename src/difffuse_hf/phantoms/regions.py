@@ -32,9 +32,22 @@ def widen(box: Box, margin: int, shape: Sequence[int]) -> Box:
 
 def gaussian_inside(image: np.ndarray, sigma: float, box: Box) -> np.ndarray:
     """What a Gaussian filter of the whole image gives inside a box."""
-    wide = widen(box, int(4 * sigma + 0.5), image.shape)  # as far as SciPy's Gaussian reaches
+    wide = widen(box, _gaussian_reach(sigma), image.shape)
     inner = tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide))
     return ndimage.gaussian_filter(image[wide], sigma)[inner]
+
+
+def blurred(mask: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian filter of a mask: float32, in [0, 1]."""
+    box = box_around(mask, _gaussian_reach(sigma))
+    image = np.zeros(mask.shape, np.float32)
+    if mask[box].size:
+        image[box] = ndimage.gaussian_filter(mask[box].astype(np.float32), sigma)
+    return image
+
+
+def _gaussian_reach(sigma: float) -> int:
+    return int(4 * sigma + 0.5)  # of SciPy's
 
 
 def grown(mask: np.ndarray, squared_radius: int) -> np.ndarray:
