@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from ..errors import InputError, first_line, require_choice
+from ..errors import InputError, require_choice
 from ..io.files import write_csv
 from ..preprocessing.parallel import WorkerDied, Workers
 from .anatomy import anatomy_name, list_anatomies
@@ -76,18 +76,18 @@ class BrainPhantom:
         root.mkdir(parents=True, exist_ok=True)
         rows = _read_rows(root / "subjects.csv")
         names = {i: self._module.location(self.seed, i, len(self.anatomies)) for i in range(start, start + count)}
-        missing = [i for i, name in names.items() if not self._is_there(root / name, rows.get(name), i)]
+        missing = {i: name for i, name in names.items() if not self._is_there(root / name, rows.get(name), i)}
         if rows:
             self._finish(root, rows)
         yield from (root / name for i, name in names.items() if i not in missing)
+        if not missing:
+            return
         staging = tempfile.TemporaryDirectory(dir=root, prefix=".drawing-", ignore_cleanup_errors=True)
-        with staging as drawn, Workers(max(1, min(workers, len(missing)))) as pool:
+        with staging as drawn, Workers(min(workers, len(missing))) as pool:
             for i, row in pool.map(partial(self._draw_into, Path(drawn)), missing):
                 name = names[i]
                 if isinstance(row, WorkerDied):
-                    raise InputError(
-                        f"The processes that drew {name} died; give the others more memory, by fewer workers."
-                    )
+                    raise InputError(f"The processes that drew {name} died; with fewer workers each has more memory.")
                 rows[name] = row
                 _write_rows(root / "subjects.csv", rows)  # before the files: an interrupt between the two redraws it
                 _move(Path(drawn) / str(i), root, name)
@@ -107,11 +107,12 @@ class BrainPhantom:
         try:
             subject = self.subject(index)
             self._module.write(subject, folder / str(index) / name)
+        except InputError as error:
+            raise InputError(f"{name} cannot be drawn: {error}") from error
         except OSError:  # a full disk, say; it names the file
             raise
         except Exception as error:
-            kind = InputError if isinstance(error, InputError) else RuntimeError
-            raise kind(f"{name} cannot be drawn: {first_line(error)}") from error
+            raise RuntimeError(f"{name} cannot be drawn: {error!r}") from error
         return {
             "subject": name,
             "group": subject.group,

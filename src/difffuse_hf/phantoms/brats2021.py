@@ -45,21 +45,22 @@ def draw(seed: int, index: int, anatomy_path: Path | None, lesion: bool = True) 
     segmentation = grow_glioma(child_rng(rng), plan, tissue, deformation.axes)
     scanner = child_rng(rng)  # one stream a purpose, so that leaving the lesion out changes nothing else
     painter = child_rng(rng)
-    bias_shape = smooth_field(child_rng(rng), tissue.shape, 60).ravel()[np.flatnonzero(tissue)]
-    box = box_around(tissue > 0, 4)
+    brain = tissue > 0
+    bias_shape = smooth_field(child_rng(rng), tissue.shape, 60)[brain]
+    box = box_around(brain, 4)
     caps = ventricle_caps(tissue, box)
     volumes = {}
     for modality, brightness in CONTRAST.items():
         halo = caps if modality in ("flair", "t2") else None
         healthy, white_matter = draw_tissue(scanner, tissue, brightness, box, halo)
         image = paint_glioma(painter, plan, segmentation, healthy, modality, white_matter) if lesion else healthy
-        volumes[modality] = _place(_acquire(scanner, image, healthy, segmentation, tissue, bias_shape))
+        volumes[modality] = _place(_acquire(scanner, image, healthy, segmentation, brain, bias_shape), brain)
     return PhantomSubject(
         name=location(seed, index),
         group=anatomy.name,
         seed=seed,
         volumes=volumes,
-        segmentation=_place(segmentation if lesion else np.zeros_like(segmentation)),
+        segmentation=_place(segmentation[brain] * np.uint8(lesion), brain),
         affine=AFFINE,
     )
 
@@ -74,38 +75,35 @@ def row(subject: PhantomSubject) -> dict[str, str]:
     return {}
 
 
-def _acquire(rng, image, healthy, segmentation, tissue, bias_shape) -> np.ndarray:
-    """Thick slices, bias field, Rician noise, scanner gain; int16, zero outside the brain.
+def _acquire(rng, image, healthy, segmentation, brain, bias_shape) -> np.ndarray:
+    """Thick slices, bias field, Rician noise, scanner gain; int16, of the voxels of `brain` (bool) alone.
 
     Slices are made thick with the lesion inside the segmentation and without it outside, so that the mask stays exact.
-    Computed for the voxels of the brain alone; `bias_shape` has one value for each of them.
+    `bias_shape` has one value for each voxel of the brain.
     """
-    brain = np.flatnonzero(tissue)
     if rng.random() < 0.5:
         thickness = int(rng.integers(2, 6))
-        image = _thick(image, healthy, segmentation, tissue, thickness)
-    bias = np.exp(rng.uniform(0.02, 0.12) * bias_shape + 0.04 * smooth_field(rng, tissue.shape, 75).ravel()[brain])
-    signal = image.ravel()[brain] * bias
+        image = _thick(image, healthy, segmentation, brain, thickness)
+    bias = np.exp(rng.uniform(0.02, 0.12) * bias_shape + 0.04 * smooth_field(rng, brain.shape, 75)[brain])
+    signal = image[brain] * bias
     sigma = rng.uniform(0.5, 2.5)
-    noise = rng.standard_normal((2, tissue.size), dtype=np.float32)
-    real, imaginary = (part[brain] * sigma for part in noise)
+    real, imaginary = (rng.standard_normal(brain.shape, dtype=np.float32)[brain] * sigma for _ in range(2))
     signal = np.sqrt((signal + real) ** 2 + imaginary**2)
     gain = np.exp(rng.uniform(np.log(1.5), np.log(12)))
-    scan = np.zeros(tissue.shape, np.int16)
-    scan.ravel()[brain] = np.maximum(np.rint(signal * gain), 1)
-    return scan
+    return np.maximum(np.rint(signal * gain), 1).astype(np.int16)
 
 
-def _thick(image, healthy, segmentation, tissue, thickness: int) -> np.ndarray:
+def _thick(image, healthy, segmentation, brain, thickness: int) -> np.ndarray:
     """Thick slices of the brain: of `image` inside the segmentation, of `healthy` elsewhere."""
-    thick = np.zeros(tissue.shape, np.float32)
-    for mask, source in ((tissue > 0, healthy), (segmentation > 0, image)):
+    thick = np.zeros(brain.shape, np.float32)
+    for mask, source in ((brain, healthy), (segmentation > 0, image)):
         columns = (*box_around(mask)[:2], slice(None))
         thick[columns] = np.where(mask[columns], thick_slices(source[columns], thickness), thick[columns])
     return thick
 
 
-def _place(values: np.ndarray) -> np.ndarray:
-    volume = np.zeros(SHAPE, values.dtype)
-    volume[BRAIN_BOX] = values
+def _place(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """The volume that holds the values of the brain's voxels; it lies in memory as it will in its file."""
+    volume = np.zeros(SHAPE, values.dtype, order="F")
+    volume[BRAIN_BOX][brain] = values
     return volume

@@ -14,10 +14,11 @@ Box = tuple[slice, ...]
 
 def box_around(mask: np.ndarray, margin: int = 0) -> Box:
     """The smallest box that holds a mask, wider by `margin` voxels, inside the volume; an empty one for no mask."""
-    others = [tuple(other for other in range(mask.ndim) if other != axis) for axis in range(mask.ndim)]
-    lines = [np.flatnonzero(mask.any(axis=rest)) for rest in others]
-    box = tuple(slice(line[0], line[-1] + 1) if len(line) else slice(0, 0) for line in lines)
-    return widen(box, margin, mask.shape) if mask.any() else box
+    axes = range(mask.ndim)
+    lines = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    if not len(lines[0]):
+        return (slice(0, 0),) * mask.ndim
+    return widen(tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines), margin, mask.shape)
 
 
 def union(boxes: Sequence[Box]) -> Box:
@@ -46,10 +47,6 @@ def blurred(mask: np.ndarray, sigma: float) -> np.ndarray:
     return image
 
 
-def _gaussian_reach(sigma: float) -> int:
-    return int(4 * sigma + 0.5)  # of SciPy's
-
-
 def grown(mask: np.ndarray, squared_radius: int) -> np.ndarray:
     """Where a mask reaches when every voxel of it becomes a ball: `depth(~mask) ** 2 <= squared_radius` in voxels.
 
@@ -66,3 +63,7 @@ def grown(mask: np.ndarray, squared_radius: int) -> np.ndarray:
             np.minimum(nearest[:-step], far[step:], out=nearest[:-step])
         squares = nearest
     return squares <= squared_radius
+
+
+def _gaussian_reach(sigma: float) -> int:
+    return int(4 * sigma + 0.5)  # of SciPy's
