@@ -1,5 +1,12 @@
 """Facts about the synthetic subjects: reproducible, exactly known lesions, the layout of BraTS 2021."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
 import nibabel
 import numpy as np
 import pytest
@@ -62,6 +69,53 @@ def test_a_cohort_is_continued_where_it_stopped_and_never_mixed_with_another(coh
     assert (folder / "BraTS2021_00000_flair.nii.gz").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="not written by this cohort"):
         list(BrainPhantom(seed=6).write(root, 1))
+
+
+def contents(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_several_workers_continue_a_cohort_and_leave_the_files_that_one_process_leaves(cohort, tmp_path):
+    pytest.importorskip("distributed", reason="needs the extra `preprocess`")
+    for name in ("one", "two"):
+        shutil.copytree(cohort[0], tmp_path / name)  # a run that was stopped after the first subject
+    for name, workers in (("one", 1), ("two", 2)):
+        places = list(BrainPhantom(seed=5).write(tmp_path / name, 3, workers=workers))
+        assert sorted(places) == [tmp_path / name / f"BraTS2021_{index:05d}" for index in range(3)]
+        assert places[0].name == "BraTS2021_00000"
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert (tmp_path / "two" / "subjects.csv").read_text().count("\n") == 4
+    assert len(list((tmp_path / "two").iterdir())) == 4  # nothing is left behind
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_several_workers_is_one_sentence_and_keeps_complete_subjects_only(tmp_path):
+    pytest.importorskip("distributed", reason="needs the extra `preprocess`")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "difffuse_hf.cli", "phantom", str(tmp_path), "--subjects", "50", "--workers", "2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )
+    while not list(tmp_path.glob("BraTS2021_*")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all of its processes
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and errors.decode().strip().count("\n") == 0
+    folders = {path.name for path in tmp_path.iterdir()} - {"subjects.csv"}
+    listed = {line.split(",")[0] for line in (tmp_path / "subjects.csv").read_text().splitlines()[1:]}
+    assert folders <= listed and all(len(list((tmp_path / name).iterdir())) == 5 for name in folders)
+
+
+def test_a_subject_that_cannot_be_drawn_is_named_and_leaves_nothing(tmp_path):
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "head.nii.gz").write_bytes(b"no label map")
+    with pytest.raises(InputError, match=r"BraTS2021_00003 cannot be drawn: .*head\.nii\.gz cannot be read"):
+        list(BrainPhantom(anatomies=tmp_path / "maps").write(tmp_path / "out", 1, start=3))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_the_built_in_anatomy_has_the_volume_of_a_brain():

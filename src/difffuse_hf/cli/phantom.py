@@ -24,6 +24,7 @@ def phantom(
             help="For ist3: NIfTI map in MNI space of how often lesions lie where.", show_default="even in a territory"
         ),
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; the subjects are the same.")] = 1,
 ):
     """Write synthetic subjects with exactly known lesions, in the folders of a real data set.
 
@@ -37,7 +38,8 @@ def phantom(
         raise typer.BadParameter("is for --layout ist3", param_hint="--incidence")
     with needs_extra("preprocess"):
         cohort = BrainPhantom(layout.value, anatomies, seed, incidence)
-    console = Console()
-    for _ in track(cohort.write(out, subjects), "Drawing subjects", total=subjects, console=console):
-        pass
+        console = Console()
+        places = cohort.write(out, subjects, workers=workers)
+        for _ in track(places, "Drawing subjects", total=subjects, console=console):
+            pass
     console.print(f"{subjects} synthetic subjects in {out}", markup=False, highlight=False, soft_wrap=True)

@@ -4,6 +4,8 @@ Two sources: a folder of label maps in FreeSurfer/SynthSeg numbering (`--anatomi
 matter maps that nilearn ships (Fonov et al. 2011), which need no download.
 """
 
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -12,12 +14,14 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..io.nifti import open_nifti
-from ..preprocessing.shapes import depth, largest_piece
+from ..preprocessing.shapes import largest_piece
+from .regions import Box, grown, union, widen
 
 
 class Tissue(IntEnum):
@@ -41,7 +45,7 @@ class Tissue(IntEnum):
 
 # FreeSurfer numbering; white-matter lesions drawn in the label maps (25, 57) count as white matter, so that a
 # phantom's only lesion is the one whose mask it writes.
-FREESURFER = {
+FREESURFER: dict[int, tuple[int, ...]] = {
     Tissue.WHITE_MATTER: (2, 41, 7, 46, 85, 25, 57),
     Tissue.CORTEX: (3, 42),
     Tissue.CEREBELLAR_CORTEX: (8, 47),
@@ -102,42 +106,60 @@ def load_anatomy(path: Path | None = None) -> Anatomy:
     """Read one label map, or the built-in anatomy where `path` is None."""
     if path is None:
         return _icbm152()
-    labels = to_lps(open_nifti(path))
-    lookup = np.zeros(max(int(labels.max()), 600) + 1, np.uint8)
-    for tissue, numbers in FREESURFER.items():
-        lookup[list(numbers)] = tissue
-    tissue = lookup[labels]
-    if not np.isin(tissue, (Tissue.WHITE_MATTER, Tissue.CORTEX)).any():
+    labels, boxes = read_labels(path)
+    present = {tissue: [boxes[n] for n in numbers if n in boxes] for tissue, numbers in FREESURFER.items()}
+    if not present[Tissue.WHITE_MATTER] + present[Tissue.CORTEX]:
         raise InputError(f"{path} holds no cerebral white matter or cortex labels (2, 41, 3, 42); is it a label map?")
-    origin, pose = align(labels, path)
-    brain = ndimage.find_objects((tissue > 0) & ~np.isin(tissue, _SOFT_BOUNDARY), max_label=1)[0]
-    box = tuple(slice(max(part.start - 12, 0), part.stop + 12) for part in brain)
-    return Anatomy(anatomy_name(path), _strip(tissue[box]), origin - [part.start for part in box], pose)
+    origin, pose = align(labels, boxes, path)
+    solid = [box for tissue in present if tissue not in _SOFT_BOUNDARY for box in present[tissue]]
+    box = widen(union(solid), 12, labels.shape)
+    tissue = _strip(to_tissue(labels[box], FREESURFER))
+    return Anatomy(anatomy_name(path), tissue, origin - [part.start for part in box], pose)
+
+
+def read_labels(path: Path) -> tuple[np.ndarray, dict[int, Box]]:
+    """A label map in LPS, and the box around each number that is in it; `InputError` if it cannot be read."""
+    try:
+        labels = to_lps(open_nifti(path))
+    except (OSError, EOFError, zlib.error, ImageFileError) as error:
+        raise InputError(f"{path} cannot be read as a NIfTI label map ({first_line(error)}); replace it.") from error
+    as_stored = np.argsort(labels.strides)[::-1]  # axes in the order of memory, several times as fast to go through
+    found = enumerate(ndimage.find_objects(labels.transpose(as_stored)), start=1)
+    return labels, {number: tuple(box[i] for i in np.argsort(as_stored)) for number, box in found if box}
+
+
+def to_tissue(labels: np.ndarray, numbering: Mapping[int, Sequence[int]]) -> np.ndarray:
+    """Tissue (uint8) of FreeSurfer numbers; 0 for those that `numbering` (tissue: numbers) leaves out."""
+    lookup = np.zeros(max(int(labels.max()), 600) + 1, np.uint8)
+    for tissue, numbers in numbering.items():
+        lookup[list(numbers)] = tissue
+    return lookup[np.ascontiguousarray(labels)]
 
 
 def to_lps(image: SpatialImage) -> np.ndarray:
-    """Whole numbers (X, Y, Z) with x to the left, y to the back, z up."""
+    """Whole numbers (X, Y, Z) with x to the left, y to the back, z up; in memory they lie as in the file."""
     data = np.asarray(nibabel.as_closest_canonical(image).dataobj)
-    return np.ascontiguousarray(data[::-1, ::-1]).astype(np.int32)  # RAS -> LPS
+    return data[::-1, ::-1].astype(np.int32)  # RAS -> LPS
 
 
 def _strip(tissue: np.ndarray) -> np.ndarray:
     """Drop fluid and vessels farther than the brain's closed outline, and stray voxels."""
     parenchyma = (tissue > 0) & ~np.isin(tissue, _SOFT_BOUNDARY)
-    near = depth(~largest_piece(parenchyma)) <= 6
-    outline = depth(near) > 5  # closing with a ball of 6 mm, one millimetre kept outside
-    smooth = depth(~(depth(outline) > 4)) < 4  # and opening
+    near = grown(largest_piece(parenchyma), 6**2)
+    outside = grown(~near, 5**2)  # closing with a ball of 6 mm, one millimetre kept outside
+    smooth = grown(~grown(outside, 4**2), 4**2 - 1)  # and opening
     return np.where(smooth, tissue, 0).astype(np.uint8)
 
 
-def align(labels: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Rigid fit of the deep nuclei's centres to MNI space (Kabsch 1976): origin in voxels, rotation."""
+def align(labels: np.ndarray, boxes: Mapping[int, Box], path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Rigid fit of the deep nuclei's centres to MNI space (Kabsch 1976): origin in voxels, rotation.
+
+    `boxes`: where each label lies, as `read_labels` finds them."""
     source, target = [], []
     for pair, (x, y, z) in _MNI_CENTRES.items():
         for number, side in zip(pair, (1, -1)):  # LPS: x grows to the left, y to the back
-            voxels = np.argwhere(labels == number)
-            if len(voxels):
-                source.append(voxels.mean(0))
+            if box := boxes.get(number):
+                source.append(np.argwhere(labels[box] == number).mean(0) + [part.start for part in box])
                 target.append((side * x, -y, z))
     if len(source) < 4:
         raise InputError(f"{path} lacks the deep grey nuclei (labels 10-13, 49-52) by which anatomies are aligned.")

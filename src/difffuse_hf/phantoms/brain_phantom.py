@@ -7,11 +7,14 @@ synthetic and says so in its header; nothing here is a patient. How each data se
 
 import csv
 import importlib
+import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ..errors import InputError, require_choice
 from ..io.files import write_csv
+from ..preprocessing.parallel import WorkerDied, Workers
 from .anatomy import anatomy_name, list_anatomies
 from .common import PhantomSubject
 
@@ -44,7 +47,7 @@ class BrainPhantom:
         self.layout, self.seed = layout, seed
         self._options = {} if incidence is None else {"incidence": Path(incidence)}
         self.anatomies = list_anatomies(anatomies)
-        self._module = importlib.import_module(f".{layout}", __package__)
+        _import_layout(layout)  # a library that it lacks is missed now
 
     def subject(self, index: int, lesion: bool = True) -> PhantomSubject:
         """Subject `index`; with `lesion=False` the same subject before the lesion was painted in: the exact healthy
@@ -55,40 +58,76 @@ class BrainPhantom:
         """One subject at a time; memory does not grow with `count`."""
         return (self.subject(index) for index in range(start, start + count))
 
-    def write(self, root: str | Path, count: int, start: int = 0) -> Iterator[Path]:
+    def write(self, root: str | Path, count: int, start: int = 0, workers: int = 1) -> Iterator[Path]:
         """Write subjects under `root` as the real data set lies, and `subjects.csv`; yields each subject's place.
 
-        A subject appears when it is complete. Subjects that this seed has written before are kept, so an interrupted
-        run is continued by repeating it.
+        A subject appears when it is complete. Subjects that this seed has written before are kept, and come first, so
+        an interrupted run is continued by repeating it.
+
+        Args:
+            workers: processes that draw side by side, with one thread each; the files are the same. More than one
+                need the extra `preprocess`.
 
         Raises:
-            InputError: `root` holds a subject of the same name that this cohort did not write.
+            InputError: `root` holds a subject of the same name that this cohort did not write, or a subject cannot be
+                drawn; those that are finished are kept.
         """
         root = Path(root)
         root.mkdir(parents=True, exist_ok=True)
         rows = _read_rows(root / "subjects.csv")
-        for index in range(start, start + count):
-            name = self._module.location(self.seed, index, len(self.anatomies))
-            if (root / name).exists():
-                row = rows.get(name)
-                if row is None or (row["seed"], row["group"]) != (str(self.seed), self._group(index)):
-                    raise InputError(
-                        f"{root / name} was not written by this cohort (seed {self.seed}); choose another folder."
-                    )
-            else:
-                subject = self.subject(index)
-                rows[name] = {
-                    "subject": name,
-                    "group": subject.group,
-                    "seed": str(self.seed),
-                    "lesion_ml": f"{subject.lesion_ml:.3f}",
-                    **self._module.row(subject),
-                }
-                _write_rows(root / "subjects.csv", rows)  # before the folder: an interrupt between the two redraws it
-                self._module.write(subject, root / name)
-            if hasattr(self._module, "finish"):  # tables of the whole cohort, such as labels.csv
-                self._module.finish(root, rows)
-            yield root / name
+        names = {i: self._module.location(self.seed, i, len(self.anatomies)) for i in range(start, start + count)}
+        missing = {i: name for i, name in names.items() if not self._is_there(root / name, rows.get(name), i)}
+        if rows:
+            self._finish(root, rows)
+        yield from (root / name for i, name in names.items() if i not in missing)
+        if not missing:
+            return
+        staging = tempfile.TemporaryDirectory(dir=root, prefix=".drawing-", ignore_cleanup_errors=True)
+        with staging as drawn, Workers(min(workers, len(missing))) as pool:
+            for i, row in pool.map(partial(self._draw_into, Path(drawn)), missing):
+                name = names[i]
+                if isinstance(row, WorkerDied):
+                    raise InputError(f"The processes that drew {name} died; with fewer workers each has more memory.")
+                rows[name] = row
+                _write_rows(root / "subjects.csv", rows)  # before the files: an interrupt between the two redraws it
+                _move(Path(drawn) / str(i), root, name)
+                self._finish(root, rows)
+                yield root / name
+
+    def _is_there(self, place: Path, row: dict[str, str] | None, index: int) -> bool:
+        if not place.exists():
+            return False
+        if row is None or (row["seed"], row["group"]) != (str(self.seed), self._group(index)):
+            raise InputError(f"{place} was not written by this cohort (seed {self.seed}); choose another folder.")
+        return True
+
+    def _draw_into(self, folder: Path, index: int) -> dict[str, str]:
+        """Write a subject below `folder`/`index`, as it will lie below the root; returns its row of `subjects.csv`."""
+        name = self._module.location(self.seed, index, len(self.anatomies))
+        try:
+            subject = self.subject(index)
+            self._module.write(subject, folder / str(index) / name)
+        except InputError as error:
+            raise InputError(f"{name} cannot be drawn: {error}") from error
+        except OSError:  # a full disk, say; it names the file
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{name} cannot be drawn: {error!r}") from error
+        return {
+            "subject": name,
+            "group": subject.group,
+            "seed": str(self.seed),
+            "lesion_ml": f"{subject.lesion_ml:.3f}",
+            **self._module.row(subject),
+        }
+
+    def _finish(self, root: Path, rows: dict[str, dict[str, str]]):
+        if hasattr(self._module, "finish"):  # tables of the whole cohort, such as labels.csv
+            self._module.finish(root, rows)
+
+    @property
+    def _module(self):  # not kept, because modules do not travel to other processes
+        return _import_layout(self.layout)
 
     def _anatomy(self, index: int) -> Path | None:
         return self.anatomies[index % len(self.anatomies)]
@@ -96,6 +135,10 @@ class BrainPhantom:
     def _group(self, index: int) -> str:
         group = getattr(self._module, "group", None)
         return group(self.seed, index) if group else anatomy_name(self._anatomy(index))
+
+
+def _import_layout(layout: str):
+    return importlib.import_module(f".{layout}", __package__)
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, str]]:
@@ -108,3 +151,13 @@ def _read_rows(path: Path) -> dict[str, dict[str, str]]:
 def _write_rows(path: Path, rows: dict[str, dict[str, str]]):
     columns = list(next(iter(rows.values())))
     write_csv(path, columns, [[rows[name][column] for column in columns] for name in sorted(rows)])
+
+
+def _move(folder: Path, root: Path, name: str):
+    """Move a subject's files from a folder to the root, its own place last: a subject that is there is complete."""
+    place = folder / name
+    others = [path for path in folder.rglob("*") if path.is_file() and not path.is_relative_to(place)]
+    for path in (*others, place):
+        target = root / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from ..io.files import complete_folder
-from ..preprocessing.shapes import depth
 from .anatomy import Tissue, load_anatomy
-from .common import PhantomSubject, child_rng, deform, draw_tissue, save_nifti, thick_slices
+from .common import PhantomSubject, child_rng, deform, draw_tissue, save_nifti, thick_slices, ventricle_caps
 from .fields import smooth_field
 from .glioma import grow_glioma, paint_glioma, plan_glioma
+from .regions import box_around, grown
 
 SHAPE = (240, 240, 155)
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239.0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])  # as in BraTS 2021
@@ -35,28 +35,32 @@ def draw(seed: int, index: int, anatomy_path: Path | None, lesion: bool = True) 
     rng = np.random.default_rng([seed, index])
     anatomy = load_anatomy(anatomy_path)
     deformation = deform(rng, anatomy, ORIGIN, BRAIN_BOX)
-    coarse = deformation.read()[::2, ::2, ::2]
-    deep = depth(coarse > 0) > 2.5
+    coarse = deformation.read(step=2)
+    deep = ~grown(coarse == 0, 6)  # farther than 2.5 voxels inside
     start = np.argwhere((coarse == Tissue.WHITE_MATTER) & deep) * 2 + [s.start for s in BRAIN_BOX]
     origin = deformation.origin
     plan = plan_glioma(rng, start[start[:, 2] > origin[2] - 20], midline=origin[0])
-    tissue = deformation.read(plan.displacement(deformation.grid))
+    tissue = deformation.read(plan.displacement)
 
-    segmentation = grow_glioma(child_rng(rng), plan, tissue, deformation.grid)
+    segmentation = grow_glioma(child_rng(rng), plan, tissue, deformation.axes)
     scanner = child_rng(rng)  # one stream a purpose, so that leaving the lesion out changes nothing else
     painter = child_rng(rng)
-    bias_shape = smooth_field(child_rng(rng), tissue.shape, 60)
+    brain = tissue > 0
+    bias_shape = smooth_field(child_rng(rng), tissue.shape, 60)[brain]
+    box = box_around(brain, 4)
+    caps = ventricle_caps(tissue, box)
     volumes = {}
     for modality, brightness in CONTRAST.items():
-        healthy, white_matter = draw_tissue(scanner, tissue, brightness, halo=modality in ("flair", "t2"))
+        halo = caps if modality in ("flair", "t2") else None
+        healthy, white_matter = draw_tissue(scanner, tissue, brightness, box, halo)
         image = paint_glioma(painter, plan, segmentation, healthy, modality, white_matter) if lesion else healthy
-        volumes[modality] = _place(_acquire(scanner, image, healthy, segmentation, tissue, bias_shape))
+        volumes[modality] = _place(_acquire(scanner, image, healthy, segmentation, brain, bias_shape), brain)
     return PhantomSubject(
         name=location(seed, index),
         group=anatomy.name,
         seed=seed,
         volumes=volumes,
-        segmentation=_place(segmentation if lesion else np.zeros_like(segmentation)),
+        segmentation=_place(segmentation[brain] * np.uint8(lesion), brain),
         affine=AFFINE,
     )
 
@@ -71,24 +75,35 @@ def row(subject: PhantomSubject) -> dict[str, str]:
     return {}
 
 
-def _acquire(rng, image, healthy, segmentation, tissue, bias_shape) -> np.ndarray:
-    """Thick slices, bias field, Rician noise, scanner gain; int16, zero outside the brain.
+def _acquire(rng, image, healthy, segmentation, brain, bias_shape) -> np.ndarray:
+    """Thick slices, bias field, Rician noise, scanner gain; int16, of the voxels of `brain` (bool) alone.
 
     Slices are made thick with the lesion inside the segmentation and without it outside, so that the mask stays exact.
+    `bias_shape` has one value for each voxel of the brain.
     """
     if rng.random() < 0.5:
         thickness = int(rng.integers(2, 6))
-        image = np.where(segmentation > 0, thick_slices(image, thickness), thick_slices(healthy, thickness))
-    bias = np.exp(rng.uniform(0.02, 0.12) * bias_shape + 0.04 * smooth_field(rng, image.shape, 75))
-    image = image * bias
+        image = _thick(image, healthy, segmentation, brain, thickness)
+    bias = np.exp(rng.uniform(0.02, 0.12) * bias_shape + 0.04 * smooth_field(rng, brain.shape, 75)[brain])
+    signal = image[brain] * bias
     sigma = rng.uniform(0.5, 2.5)
-    noise = rng.standard_normal((2, *image.shape), dtype=np.float32) * sigma
-    image = np.sqrt((image + noise[0]) ** 2 + noise[1] ** 2)
+    real, imaginary = (rng.standard_normal(brain.shape, dtype=np.float32)[brain] * sigma for _ in range(2))
+    signal = np.sqrt((signal + real) ** 2 + imaginary**2)
     gain = np.exp(rng.uniform(np.log(1.5), np.log(12)))
-    return np.where(tissue > 0, np.maximum(np.rint(image * gain), 1), 0).astype(np.int16)
+    return np.maximum(np.rint(signal * gain), 1).astype(np.int16)
 
 
-def _place(values: np.ndarray) -> np.ndarray:
-    volume = np.zeros(SHAPE, values.dtype)
-    volume[BRAIN_BOX] = values
+def _thick(image, healthy, segmentation, brain, thickness: int) -> np.ndarray:
+    """Thick slices of the brain: of `image` inside the segmentation, of `healthy` elsewhere."""
+    thick = np.zeros(brain.shape, np.float32)
+    for mask, source in ((brain, healthy), (segmentation > 0, image)):
+        columns = (*box_around(mask)[:2], slice(None))
+        thick[columns] = np.where(mask[columns], thick_slices(source[columns], thickness), thick[columns])
+    return thick
+
+
+def _place(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """The volume that holds the values of the brain's voxels; it lies in memory as it will in its file."""
+    volume = np.zeros(SHAPE, values.dtype, order="F")
+    volume[BRAIN_BOX][brain] = values
     return volume

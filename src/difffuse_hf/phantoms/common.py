@@ -1,6 +1,6 @@
 """What the synthetic data sets share: a deformed anatomy, tissue intensities, thick slices, headers that say so."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,13 @@ from scipy import ndimage
 
 from .anatomy import Anatomy, Tissue
 from .fields import smooth_field
+from .regions import Box, blurred
 
 SYNTHETIC = b"SYNTHETIC: difffuse_hf BrainPhantom"  # `descrip` of every NIfTI header
 _FLUID = (Tissue.VENTRICLE, Tissue.SULCAL_CSF)
+_SLAB = 8  # planes that an anatomy is read in at a time
+
+Displacement = Callable[[tuple[np.ndarray, ...]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -36,24 +40,40 @@ class PhantomSubject:
 class Deformation:
     """A random affine map and a smooth warp that put an anatomy on a grid of 1 mm voxels.
 
-    `grid` (3, x, y, z): voxel coordinates of the box that is drawn, in LPS axes; `origin`: where the MNI origin falls.
+    `axes`: voxel coordinates of the box that is drawn, along x, y and z (LPS); `origin`: where the MNI origin falls.
     """
 
     anatomy: Anatomy
     origin: np.ndarray
     to_anatomy: np.ndarray  # (3, 3)
-    grid: np.ndarray
+    axes: tuple[np.ndarray, np.ndarray, np.ndarray]
     warp: np.ndarray  # (3, x, y, z) in mm
 
-    def read(self, displacement: np.ndarray | float = 0.0) -> np.ndarray:
-        """Tissue (uint8, x, y, z) on the grid; `displacement` in mm is taken off the coordinates first."""
-        offset = (self.grid + self.warp - displacement) - self.origin[:, None, None, None].astype(np.float32)
-        flat = self.to_anatomy @ offset.reshape(3, -1) + self.anatomy.origin[:, None].astype(np.float32)
-        flat = np.rint(flat).astype(np.int32)
-        inside = np.all((flat >= 0) & (flat < np.array(self.anatomy.tissue.shape)[:, None]), axis=0)
-        flat[:, ~inside] = 0
-        tissue = np.where(inside, self.anatomy.tissue[tuple(flat)], 0)
-        return tissue.reshape(self.grid.shape[1:]).astype(np.uint8)
+    def read(self, displacement: Displacement | None = None, step: int = 1) -> np.ndarray:
+        """Tissue (uint8, x, y, z) of every voxel of the box, or of every `step`-th along each axis.
+
+        Args:
+            displacement: from voxel coordinates, as `numpy.ix_` gives them, to mm (3, x, y, z) that are taken off the
+                coordinates first.
+        """
+        tissue = np.pad(self.anatomy.tissue, 1)  # what lies outside of the anatomy is read in its margin
+        limits = np.array(tissue.shape, np.float32)[:, None] - 1
+        strides = np.array([[tissue.shape[1] * tissue.shape[2]], [tissue.shape[2]], [1]])
+        x, y, z = (axis[::step] for axis in self.axes)
+        warp = self.warp[:, ::step, ::step, ::step]
+        found = np.empty(warp.shape[1:], np.uint8)
+        for start in range(0, len(x), _SLAB):  # a few planes at a time stay in the processor's cache
+            slab = slice(start, start + _SLAB)
+            mesh = np.ix_(x[slab], y, z)
+            points = np.stack([axis + part for axis, part in zip(mesh, warp[:, slab])])
+            if displacement:
+                points -= displacement(mesh)
+            points -= self.origin[:, None, None, None].astype(np.float32)
+            flat = self.to_anatomy @ points.reshape(3, -1)
+            flat += self.anatomy.origin[:, None].astype(np.float32)
+            flat = np.clip(np.rint(flat, out=flat) + 1, 0, limits, out=flat).astype(np.intp)
+            found[slab] = tissue.ravel()[(flat * strides).sum(0)].reshape(points.shape[1:])
+        return found
 
 
 def deform(rng: np.random.Generator, anatomy: Anatomy, origin: Sequence[float], box: Sequence[slice]) -> Deformation:
@@ -68,10 +88,12 @@ def deform(rng: np.random.Generator, anatomy: Anatomy, origin: Sequence[float], 
     scale = rng.uniform(0.93, 1.07) * rng.uniform(0.96, 1.04, 3)
     flip = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
     to_anatomy = (anatomy.pose @ flip @ rotation(angles) @ np.diag(1 / scale)).astype(np.float32)
-    grid = np.stack(np.meshgrid(*(np.arange(s.start, s.stop, dtype=np.float32) for s in box), indexing="ij"))
-    shape = grid.shape[1:]
-    warp = np.stack([smooth_field(rng, shape, 55) * 2.2 + smooth_field(rng, shape, 22) * 0.8 for _ in range(3)])
-    return Deformation(anatomy, shifted, to_anatomy, grid, warp)
+    x, y, z = (np.arange(s.start, s.stop, dtype=np.float32) for s in box)
+    warp = np.empty((3, len(x), len(y), len(z)), np.float32)
+    for part in warp:
+        np.multiply(smooth_field(rng, part.shape, 55), 2.2, out=part)
+        part += smooth_field(rng, part.shape, 22) * 0.8
+    return Deformation(anatomy, shifted, to_anatomy, (x, y, z), warp)
 
 
 def rotation(angles: np.ndarray) -> np.ndarray:
@@ -92,13 +114,18 @@ def child_rng(rng: np.random.Generator) -> np.random.Generator:
 
 
 def draw_tissue(
-    rng: np.random.Generator, tissue: np.ndarray, brightness: tuple[float, ...], halo: bool = False
+    rng: np.random.Generator,
+    tissue: np.ndarray,
+    brightness: tuple[float, ...],
+    box: Box,
+    caps: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Noise-free MR image of the anatomy (float32, arbitrary units) and the brightness of its white matter.
 
     Args:
         brightness: of each tissue against white matter, in the order of `Tissue` from WHITE_MATTER on.
-        halo: caps and bands around the ventricles, part of a healthy brain on FLAIR and T2.
+        box: that holds the tissue with a margin of 4 voxels.
+        caps: `ventricle_caps` in the box, part of a healthy brain on FLAIR and T2.
     """
     white_matter = 100.0
     values = np.array((0.0, *brightness), np.float32)
@@ -108,25 +135,33 @@ def draw_tissue(
     values[1:] *= 1 + 0.04 * rng.standard_normal(len(values) - 1)
     values[list(_FLUID)] *= rng.uniform(0.65, 1.25)
     values[Tissue.WHITE_MATTER] = 1.0
-    image = white_matter * values[tissue]
-    texture = 0.025 * smooth_field(rng, tissue.shape, 4) + 0.025 * smooth_field(rng, tissue.shape, 18)
-    image *= 1 + texture
-    if halo:
-        caps = ndimage.gaussian_filter((tissue == Tissue.VENTRICLE).astype(np.float32), 2.2)
-        image += white_matter * rng.uniform(0, 0.5) * caps * (tissue == Tissue.WHITE_MATTER)
-    blurred = ndimage.gaussian_filter(image, rng.uniform(0.55, 0.9))  # partial volume
-    return np.where(tissue > 0, blurred, 0), white_matter
+    texture = 0.025 * smooth_field(rng, tissue.shape, 4, box)
+    texture += 0.025 * smooth_field(rng, tissue.shape, 18, box)
+    texture += 1
+    inside = (white_matter * values)[tissue[box]]
+    inside *= texture
+    if caps is not None:
+        inside += white_matter * rng.uniform(0, 0.5) * caps
+    blurred = ndimage.gaussian_filter(inside, rng.uniform(0.55, 0.9))  # partial volume
+    image = np.zeros(tissue.shape, np.float32)
+    image[box] = np.where(tissue[box] > 0, blurred, 0)
+    return image, white_matter
+
+
+def ventricle_caps(tissue: np.ndarray, box: Box) -> np.ndarray:
+    """Caps and bands of white matter around the ventricles: float32, largest at their walls, in a box of `tissue`."""
+    return blurred(tissue == Tissue.VENTRICLE, 2.2)[box] * (tissue[box] == Tissue.WHITE_MATTER)
 
 
 def thick_slices(image: np.ndarray, thickness: int) -> np.ndarray:
     """Average over `thickness` slices and interpolate back to 1 mm, as in registered clinical scans."""
     count = image.shape[2] // thickness
-    thick = image[:, :, : count * thickness].reshape(*image.shape[:2], count, thickness).mean(3)
+    thick = sum(image[:, :, k : count * thickness : thickness] for k in range(thickness)) / np.float32(thickness)
     position = np.clip((np.arange(image.shape[2]) - (thickness - 1) / 2) / thickness, 0, count - 1)
     lower = np.floor(position).astype(int)
     upper = np.minimum(lower + 1, count - 1)
     weight = (position - lower).astype(np.float32)
-    return thick[:, :, lower] * (1 - weight) + thick[:, :, upper] * weight
+    return thick.take(lower, 2) * (1 - weight) + thick.take(upper, 2) * weight
 
 
 def save_nifti(data: np.ndarray, affine: np.ndarray, path: Path, description: bytes = SYNTHETIC):

@@ -3,6 +3,7 @@
 Segmentation values are those of BraTS 2021: 1 necrotic core, 2 oedema, 4 enhancing tumour.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import ndimage
 from ..preprocessing.shapes import depth, largest_piece
 from .anatomy import Tissue
 from .fields import smooth_field
+from .regions import Box, box_around, gaussian_inside, widen
 
 NECROTIC, OEDEMA, ENHANCING = 1, 2, 4  # BraTS 2021
 
@@ -41,13 +43,16 @@ class GliomaPlan:
     enhances: bool
     midline: float
 
-    def displacement(self, grid: np.ndarray) -> np.ndarray:
-        """Outward push, (3, X, Y, Z) in mm, to be subtracted from the coordinates that anatomy is read at."""
-        offset = grid - self.centre[:, None, None, None]
-        distance = np.sqrt((offset**2).sum(0)) + 1e-3
+    def displacement(self, mesh: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Outward push, (3, X, Y, Z) in mm, to be subtracted from the coordinates that anatomy is read at.
+
+        `mesh`: voxel coordinates along x, y and z, as `numpy.ix_` gives them."""
+        x, y, z = (axis - centre for axis, centre in zip(mesh, self.centre))
+        distance = np.sqrt(x**2 + y**2 + z**2) + 1e-3
         core = self.radius_mm * self.core_fraction
         profile = np.clip(distance / core, 0, 1) * np.exp(-((np.maximum(distance - core, 0) / self.radius_mm) ** 2))
-        return (self.push_mm * profile / distance)[None] * offset
+        profile = self.push_mm * profile / distance
+        return np.stack([profile * x, profile * y, profile * z])
 
 
 def plan_glioma(rng: np.random.Generator, candidates: np.ndarray, midline: float) -> GliomaPlan:
@@ -65,48 +70,75 @@ def plan_glioma(rng: np.random.Generator, candidates: np.ndarray, midline: float
     )
 
 
-def grow_glioma(rng: np.random.Generator, plan: GliomaPlan, tissue: np.ndarray, grid: np.ndarray) -> np.ndarray:
+def grow_glioma(
+    rng: np.random.Generator, plan: GliomaPlan, tissue: np.ndarray, axes: Sequence[np.ndarray]
+) -> np.ndarray:
     """Segmentation (uint8, shape of `tissue`) of the planned tumour in an anatomy: oedema follows white matter, spares
-    fluid and hardly enters cortex; the core is compact and may enhance along its rim."""
-    squeeze = rng.uniform(0.75, 1.3, 3)
-    offset = (grid - plan.centre[:, None, None, None]) * (squeeze / np.cbrt(squeeze.prod()))[:, None, None, None]
-    distance = np.sqrt((offset**2).sum(0)) / plan.radius_mm
-    outline = distance + 0.20 * smooth_field(rng, tissue.shape, 14) + 0.07 * smooth_field(rng, tissue.shape, 7)
-    across = (grid[0] - plan.midline) * np.sign(plan.centre[0] - plan.midline) < 0
-    outline = outline + 0.4 * across
+    fluid and hardly enters cortex; the core is compact and may enhance along its rim.
 
+    `axes`: voxel coordinates of `tissue` along x, y and z."""
+    squeeze = rng.uniform(0.75, 1.3, 3)
+    squeeze = squeeze / np.cbrt(squeeze.prod())
+    rough, fine = smooth_field(rng, tissue.shape, 14), smooth_field(rng, tissue.shape, 7)
     reach = np.zeros(len(Tissue), np.float32)  # how far oedema spreads in each tissue, in tumour radii
     reach[1:] = 0.7
     reach[Tissue.WHITE_MATTER] = 1.0
     reach[[Tissue.CORTEX, Tissue.CEREBELLAR_CORTEX, Tissue.SULCAL_CSF]] = 0.5 + 0.35 * rng.random()
     reach[[Tissue.VENTRICLE, Tissue.CHOROID_PLEXUS]] = 0.0
-    room = (tissue > 0) & (tissue != Tissue.VENTRICLE)
-    inside = outline < ndimage.gaussian_filter(reach[tissue], 1.5)
+    lumps = smooth_field(rng, tissue.shape, 9)
+
+    # Nothing grows where the distance alone is more than all that the fields can take off it.
+    oedema_end = 1 - 0.20 * rough.min() - 0.07 * fine.min()
+    core_end = plan.core_fraction * (1 - 0.25 * lumps.min())
+    box = _ellipsoid_box(plan, axes, 1.001 * max(oedema_end, core_end) * plan.radius_mm / squeeze)
+    offset = [(axis[part] - centre) * by for axis, part, centre, by in zip(axes, box, plan.centre, squeeze)]
+    x, y, z = np.ix_(*offset)
+    distance = np.sqrt(x**2 + y**2 + z**2) / plan.radius_mm
+    outline = distance + 0.20 * rough[box] + 0.07 * fine[box]
+    across = (axes[0][box[0]] - plan.midline) * np.sign(plan.centre[0] - plan.midline) < 0
+    outline += 0.4 * across[:, None, None]
+    inside = outline < gaussian_inside(reach[tissue], 1.5, box)
+    room = (tissue[box] > 0) & (tissue[box] != Tissue.VENTRICLE)
     oedema = largest_piece((ndimage.gaussian_filter(inside.astype(np.float32), 1.2) > 0.5) & room)
-    core_outline = distance / plan.core_fraction + 0.25 * smooth_field(rng, tissue.shape, 9)
-    core = largest_piece((core_outline < 1) & room)
-    segmentation = np.where(oedema, OEDEMA, 0).astype(np.uint8)
-    segmentation[core] = NECROTIC
+    core = largest_piece((distance / plan.core_fraction + 0.25 * lumps[box] < 1) & room)
+    segmentation = np.zeros(tissue.shape, np.uint8)
+    tumour = segmentation[box]
+    tumour[oedema] = OEDEMA
+    tumour[core] = NECROTIC
     if plan.enhances and core.any():
-        inwards = depth(core)  # mm from the core's border
-        thickness = rng.uniform(1.5, 5) * (1 + 0.5 * smooth_field(rng, tissue.shape, 7))
-        segmentation[core & (inwards <= thickness)] = ENHANCING
+        around = box_around(core, 1)
+        inwards = depth(core[around])  # mm from the core's border
+        thickness = rng.uniform(1.5, 5) * (1 + 0.5 * smooth_field(rng, tissue.shape, 7, box)[around])
+        tumour[around][core[around] & (inwards <= thickness)] = ENHANCING
     return segmentation
 
 
 def paint_glioma(rng, plan: GliomaPlan, segmentation, image, modality: str, white_matter: float) -> np.ndarray:
     """`image` with the tumour painted in; voxels outside the segmentation are left exactly as they are."""
-    inside = segmentation > 0
+    box = box_around(segmentation > 0, 7)  # wider than the widest filter reaches
+    tumour, healthy, shape = segmentation[box], image[box], image.shape
+    inside = tumour > 0
     if not inside.any():
         return image
-    target = np.zeros(segmentation.shape, np.float32)
+    target = np.zeros(tumour.shape, np.float32)
     for part, (low, high) in BRIGHTNESS[modality].items():
         ratio = 1 + plan.severity * (rng.uniform(low, high) - 1)
-        target[segmentation == part] = white_matter * ratio
+        target[tumour == part] = white_matter * ratio
     weight = ndimage.gaussian_filter(inside.astype(np.float32), 1.6)
     target = ndimage.gaussian_filter(target, 0.8) / np.maximum(ndimage.gaussian_filter(inside * 1.0, 0.8), 1e-3)
-    target *= 1 + 0.07 * smooth_field(rng, segmentation.shape, 5) + 0.05 * smooth_field(rng, segmentation.shape, 12)
-    anatomy = image / white_matter - 1
+    target *= 1 + 0.07 * smooth_field(rng, shape, 5, box) + 0.05 * smooth_field(rng, shape, 12, box)
+    anatomy = healthy / white_matter - 1
     target = target + 0.25 * white_matter * np.clip(anatomy, -0.5, 0.5)  # a trace of the tissue underneath
     blend = np.clip((weight - 0.35) / 0.45, 0.12, 1)  # fades in over about 3 mm inside the border
-    return np.where(inside, image + blend * (target - image), image).astype(image.dtype)
+    painted = image.copy()
+    painted[box] = np.where(inside, healthy + blend * (target - healthy), healthy)
+    return painted
+
+
+def _ellipsoid_box(plan: GliomaPlan, axes: Sequence[np.ndarray], radii: np.ndarray) -> Box:
+    """The box of the ellipsoid of these radii (3,) around the tumour's centre, with a margin for filters."""
+    bounds = (
+        (centre - axis[0] - radius, centre - axis[0] + radius)
+        for axis, centre, radius in zip(axes, plan.centre, radii)
+    )
+    return widen(tuple(slice(int(low), int(high) + 2) for low, high in bounds), 8, [len(axis) for axis in axes])

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..io.nifti import open_nifti
 from ..preprocessing.shapes import depth, largest_piece
-from .anatomy import FREESURFER, Anatomy, Tissue, align, anatomy_name, load_anatomy, to_lps
+from .anatomy import FREESURFER, Anatomy, Tissue, align, anatomy_name, load_anatomy, read_labels, to_tissue
+from .regions import box_around, union, widen
 
 
 class HeadTissue(IntEnum):
@@ -30,7 +30,7 @@ class HeadTissue(IntEnum):
     SPINAL_CORD = 21
 
 
-_HEAD = {
+_HEAD: dict[int, tuple[int, ...]] = {
     HeadTissue.BONE: (515,),
     HeadTissue.MARROW: (516,),
     HeadTissue.SOFT_TISSUE: (507,),
@@ -50,17 +50,19 @@ def load_head(path: Path | None = None) -> Anatomy:
     As `load_anatomy`, with values of `Tissue` and `HeadTissue`; nothing is stripped."""
     if path is None:
         return _icbm152_head()
-    labels = to_lps(open_nifti(path))
-    lookup = np.zeros(max(int(labels.max()), 600) + 1, np.uint8)
-    for tissue, numbers in (*FREESURFER.items(), *_HEAD.items()):
-        lookup[list(numbers)] = tissue
-    tissue = lookup[labels]
+    labels, boxes = read_labels(path)
+    origin, pose = align(labels, boxes, path)
+    numbering = FREESURFER | _HEAD
+    box = widen(union([boxes[n] for numbers in numbering.values() for n in numbers if n in boxes]), 4, labels.shape)
+    tissue = to_tissue(labels[box], numbering)
     tissue[~largest_piece(tissue > 0)] = HeadTissue.AIR  # stray voxels beside the head
-    cavity = ndimage.binary_closing((tissue > 0) & (tissue <= max(Tissue)), iterations=3)
-    tissue[cavity & (tissue == HeadTissue.AIR)] = Tissue.SULCAL_CSF  # gaps between brain and skull
-    origin, pose = align(labels, path)
-    box = ndimage.find_objects(tissue > 0, max_label=1)[0]
-    return Anatomy(anatomy_name(path), tissue[box], origin - [part.start for part in box], pose)
+    brain = (tissue > 0) & (tissue <= max(Tissue))
+    inner = box_around(brain, 4)  # wider than the closing reaches
+    cavity = ndimage.binary_closing(brain[inner], iterations=3) & (tissue[inner] == HeadTissue.AIR)
+    tissue[inner][cavity] = Tissue.SULCAL_CSF  # gaps between brain and skull
+    head = box_around(tissue > 0)
+    start = [outer.start + part.start for outer, part in zip(box, head)]
+    return Anatomy(anatomy_name(path), tissue[head], origin - start, pose)
 
 
 def _icbm152_head() -> Anatomy:

@@ -12,6 +12,7 @@ kernel, reformats, a dose report, with the faults that real disks have. Under th
 
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def draw(
     for study in plan.studies:
         if kept is None or study.shift_mm:
             side = -1.0 if plan.infarcts and plan.infarcts[0].side == "left" else 1.0
-            moved = head.read(mass_effect(side * study.shift_mm)) if study.shift_mm else tissue
+            moved = head.read(partial(mass_effect, side * study.shift_mm)) if study.shift_mm else tissue
             kept = background(np.random.default_rng(look), plan, moved, mni, head, old)
         brain, image = kept
         change, mask = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, bool)

@@ -19,7 +19,7 @@ def mni_coordinates(head: Deformation) -> np.ndarray:
     to_mni = head.anatomy.pose.T @ head.to_anatomy
     if np.linalg.det(to_mni) < 0:  # a mirrored anatomy: its left is the other side now
         to_mni = np.diag([-1.0, 1, 1]) @ to_mni
-    grid = head.grid[:, ::2, ::2, ::2] - head.origin[:, None, None, None]
+    grid = np.stack(np.meshgrid(*(axis[::2] for axis in head.axes), indexing="ij")) - head.origin[:, None, None, None]
     return np.einsum("ij,jxyz->ixyz", np.diag([1.0, -1, 1]) @ to_mni, grid).astype(np.float32)
 
 
@@ -33,15 +33,16 @@ def to_full(extent: np.ndarray) -> np.ndarray:
     return extent
 
 
-def mass_effect(shift_mm: float) -> np.ndarray:
-    """Displacement (3, X, Y, Z) in mm along x that is largest beside the midline and fades before the skull."""
+def mass_effect(shift_mm: float, mesh: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Displacement (3, X, Y, Z) in mm along x that is largest beside the midline and fades before the skull.
+
+    `mesh`: voxel coordinates along x, y and z, as `numpy.ix_` gives them."""
     x, y, z = (
-        np.exp(-((np.arange(n, dtype=np.float32) - at) ** 2) / (2 * width**2))
-        for n, at, width in zip(SHAPE, (ORIGIN[0], ORIGIN[1] + 8, ORIGIN[2] + 14), (20, 30, 20))
+        np.exp(-((axis - at) ** 2) / (2 * width**2))
+        for axis, at, width in zip(mesh, (ORIGIN[0], ORIGIN[1] + 8, ORIGIN[2] + 14), (20, 30, 20))
     )
-    field = np.zeros((3, *SHAPE), np.float32)
-    field[0] = shift_mm * x[:, None, None] * y[:, None] * z
-    return field
+    along = shift_mm * x * y * z
+    return np.stack([along, np.zeros_like(along), np.zeros_like(along)])
 
 
 def background(

@@ -12,11 +12,11 @@ import numpy as np
 from scipy import ndimage
 
 from ..io.files import complete_folder
-from ..preprocessing.shapes import depth
 from .anatomy import Tissue
 from .common import PhantomSubject, child_rng, deform, save_nifti
 from .fields import smooth_field
 from .head import NUM_TISSUES, HeadTissue, load_head
+from .regions import blurred, box_around, grown
 from .wmh_lesions import WMH, draw_lesions, draw_other_pathology
 
 PLANE_MM = (192, 236)  # of an axial slice, all that is drawn: the rest of the field of view is air
@@ -111,9 +111,9 @@ def draw(seed: int, index: int, anatomy_path: Path | None, lesion: bool = True) 
     blur = scanner.uniform(*site.blur_mm)
     thick, thin = _acquisition(site, thick=True), _acquisition(site, thick=False)
     bias = smooth_field(child_rng(rng), site.shape, 60)
-    scar = ndimage.binary_dilation(other, iterations=2) & ~other & (tissue > 0) & (tissue < Tissue.BRAIN_STEM)
+    scar = _dilated(other, 2) & ~other & (tissue > 0) & (tissue < Tissue.BRAIN_STEM)
     parts = [  # (share of every voxel, brightness): hyperintensities, then the infarct from its rim inwards
-        (thick(ndimage.gaussian_filter(part.astype(np.float32), 0.8)), brightness)
+        (thick(blurred(part, 0.8)), brightness)
         for part, brightness in ((lesions, LESION), (scar, OTHER_RIM), (other, OTHER))
     ]
     segmentation = _labels(thick(lesions), thick(other))
@@ -211,18 +211,30 @@ def _draw_head(rng, tissue, texture, modality, site) -> np.ndarray:
 def _brain(tissue: np.ndarray) -> np.ndarray:
     """Brain with its fluid, at 1 mm: grey and white matter, closed with a ball of 6 mm."""
     solid = (tissue > 0) & (tissue <= Tissue.CHOROID_PLEXUS) & (tissue != Tissue.SULCAL_CSF)
-    near = depth(~solid[::2, ::2, ::2], 2.0) <= 6
-    closed = depth(near, 2.0) > 6
-    return solid | np.kron(closed, np.ones((2, 2, 2), bool))[tuple(slice(0, n) for n in tissue.shape)]
+    near = grown(solid[::2, ::2, ::2], 3**2)  # in voxels of 2 mm
+    closed = ~grown(~near, 3**2)
+    return solid | _doubled(closed, tissue.shape)
 
 
 def _face(brain: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """Where the T1's face is cut away, at 1 mm: in front of and below a plane, and 8 mm clear of the brain."""
     _, y, z = np.ogrid[tuple(slice(0, size) for size in brain.shape)]
     front, up = origin[1] - y, z - origin[2]  # mm from the anterior commissure
-    near = np.kron(ndimage.binary_dilation(brain[::2, ::2, ::2], iterations=4), np.ones((2, 2, 2), bool)).astype(bool)
+    near = _doubled(_dilated(brain[::2, ::2, ::2], 4), brain.shape)
     cut = (0.75 * (front - 55) - 0.66 * (up + 22) > 0) & (up < 0)
-    return cut & ~near[tuple(slice(0, n) for n in brain.shape)]
+    return cut & ~near
+
+
+def _dilated(mask: np.ndarray, iterations: int) -> np.ndarray:
+    grown_mask = np.zeros(mask.shape, bool)
+    box = box_around(mask, iterations)
+    grown_mask[box] = ndimage.binary_dilation(mask[box], iterations=iterations)
+    return grown_mask
+
+
+def _doubled(half: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """From every second voxel to every voxel of a volume."""
+    return half.repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(slice(0, n) for n in shape)]
 
 
 def _expose(rng, image, bias_shape, site) -> np.ndarray:
