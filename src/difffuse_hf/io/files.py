@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InputError
@@ -67,7 +67,7 @@ def complete_folder(folder: str | Path) -> Iterator[Path]:
             old.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in new_parents:
-            if not any(parent.iterdir()):
+            with suppress(OSError):  # it holds something, or another process has removed it
                 parent.rmdir()
         raise
 
