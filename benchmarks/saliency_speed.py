@@ -9,7 +9,7 @@ step nor its rule has a part in the time, only in how far rounding is amplified:
 z_i − E(x)_i, wherever the classifier hardly depends on z_i, parts two correct programs by up to 1e-3 in single
 precision, while a proximal step is continuous in z. On a machine that does other work too, read the ratio in CPU time
 of one thread. What a C library's allocator gives back to the system between two steps, the next step has to ask for
-again: with glibc, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ and MALLOC_TOP_PAD_ (docs/speed.md) keep it.
+again: `keep_memory` keeps it, for both sides.
 
     baseline             parameter gradients by `backward()`, the network run again for the stopping test, the decoder
                          run again for a frame, every number fetched to the host at every step
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from difffuse_hf import class_agnostic_saliency
 from difffuse_hf.detection.load import load_model
+from difffuse_hf.detection.workers import keep_memory
 from difffuse_hf.errors import run_script
 from difffuse_hf.io.files import write_whole
 from difffuse_hf.saliency.common import scale_to_one
@@ -61,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="of everything; the fastest counts")
     args = parser.parse_args(argv)
+    keep_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
 

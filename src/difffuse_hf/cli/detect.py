@@ -22,6 +22,12 @@ Preset = Annotated[
 Dtype = Annotated[DtypeName, typer.Option(help="Of the U-Net; auto: bfloat16 where the device computes in it.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Slices at a time.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes, each with whole cases; they share the cores, or the GPUs.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Keep cases that the same model and settings have made; replaced otherwise.")
+]
 AllSlices = Annotated[
     bool, typer.Option("--all-slices", help="Repaint every slice, not only those the classifier finds suspicious.")
 ]
@@ -59,6 +65,8 @@ def detect(
     dtype: Dtype = DtypeName.auto,
     batch_size: BatchSize = 16,
     seed: Seed = 0,
+    workers: Workers = 1,
+    resume: Resume = False,
     all_slices: AllSlices = False,
     samples: Samples = None,
     noise_level: NoiseLevel = None,
@@ -73,29 +81,31 @@ def detect(
     device = check_device(device)
     import torch
 
-    from ..detection.load import load_model
-    from ..detection.run import detect_cases
+    from ..detection.cohort import detect_cases
+    from ..detection.run import Run
+    from ..detection.workers import keep_memory
     from ..reporting.report import write_report
 
-    pipeline, line = load_model(model, device, None if dtype is DtypeName.auto else getattr(torch, dtype.value))
-    if false_positives is not None and pipeline.processor is not None:  # load_model takes no model without one
-        threshold = pipeline.processor.threshold_for(false_positives)
+    keep_memory()
     chosen = {"num_samples": samples, "noise_level": noise_level, "percentile": percentile}
-    summaries, failures = detect_cases(
-        pipeline,
-        inputs,
+    run = Run(
+        model,
         output,
         write_report,
-        model,
-        line,
-        preset=preset.value,
-        batch_size=batch_size,
-        seed=seed,
-        all_slices=all_slices,
-        slice_smoothing_sigma=slice_smoothing_sigma,
-        anomaly_threshold=threshold,
-        **{name: value for name, value in chosen.items() if value is not None},
+        dtype=None if dtype is DtypeName.auto else getattr(torch, dtype.value),
+        false_positives=false_positives,
+        resume=resume,
+        options={
+            "preset": preset.value,
+            "batch_size": batch_size,
+            "seed": seed,
+            "all_slices": all_slices,
+            "slice_smoothing_sigma": slice_smoothing_sigma,
+            "anomaly_threshold": threshold,
+            **{name: value for name, value in chosen.items() if value is not None},
+        },
     )
+    summaries, failures = detect_cases(run, inputs, device, workers)
     if summaries:
         print_results(summaries, Console())
     for failure in failures:

@@ -23,3 +23,6 @@ def print_results(summaries: Sequence[dict], console: Console):
     console.print(table)
     for one in summaries:
         console.print(str(one["folder"] / "report.html"), markup=False, highlight=False, soft_wrap=True)
+    resumed = sum("resumed" in one for one in summaries)
+    if resumed:
+        console.print(f"{resumed} of {len(summaries)} cases were made before and kept (--resume).", highlight=False)

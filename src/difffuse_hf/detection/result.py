@@ -1,6 +1,7 @@
 """What detection found in a scan, on the scan's own voxel grid, and its NIfTI files."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ..evaluation.segmentation import dice
 from ..io.case import Case
 from ..io.files import check_output, write_into
 from ..io.nifti import open_nifti, own_dtype, write_volume
+
+MAPS = {"anomaly": np.float32, "lesion": np.uint8, "saliency": np.float32, "mask": np.uint8}  # voxel type of each file
 
 
 @dataclass
@@ -67,15 +70,19 @@ class DetectionResult:
         """
         folder, start = check_output(folder), self.case.name
         inputs = {modality: open_nifti(file) for modality, file in self.case.files.items()}
-        maps = {"anomaly": np.float32, "lesion": np.uint8, "saliency": np.float32, "mask": np.uint8}
 
         def write(temporary: Path):
             for (modality, image), volume in zip(inputs.items(), self.counterfactual):
                 file = temporary / f"{start}_counterfactual_{modality}.nii.gz"
                 write_volume(file, volume, image.header, own_dtype(image))
-            for name, dtype in maps.items():
+            for name, dtype in MAPS.items():
                 write_volume(temporary / f"{start}_{name}.nii.gz", getattr(self, name), self.case.header, dtype)
 
         write_into(folder, write)
-        names = [f"counterfactual_{modality}" for modality in inputs] + list(maps)
-        return sorted(folder / f"{start}_{name}.nii.gz" for name in names)
+        return [folder / file for file in result_files(start, inputs)]
+
+
+def result_files(name: str, modalities: Iterable[str]) -> list[str]:
+    """Names of the NIfTI files of a case, in their order."""
+    ends = [*(f"counterfactual_{modality}" for modality in modalities), *MAPS]
+    return sorted(f"{name}_{end}.nii.gz" for end in ends)

@@ -1,23 +1,36 @@
-"""Scans in, one folder of results per scan out: what `difffuse detect` and `difffuse demo` do.
+"""A scan in, one folder of results out: what `difffuse detect` and `difffuse demo` do for each of their cases.
 
 A folder appears when it is complete (NIfTI files and what the report writer adds); an older one of the same name is
-replaced only then.
+replaced only then. `cohort.py` deals many cases among processes.
 """
 
+import hashlib
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
+from .. import __version__
 from ..errors import InputError, one_sentence
-from ..io.case import read_case
+from ..io.case import find_case, read_case
 from ..io.files import complete_folder
 from ..phantoms.common import SYNTHETIC
+from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
-from .result import DetectionResult
+from .load import load_model
+from .result import DetectionResult, result_files
 from .volume import detect_volume
+
+FINGERPRINT = "fingerprint"  # among the parameters of a summary
+WITHOUT_EFFECT = {"batch_size", "progress"}  # options that change no result
+MODEL_FILES = {".json", ".safetensors", ".bin"}
+
+Outcome: TypeAlias = "dict[str, Any] | str"  # the summary of a scan, or a sentence on why there is none
 
 
 class ReportWriter(Protocol):
@@ -36,6 +49,7 @@ def detect_case(
     model: str = "",
     model_line: str = "",
     taken: Sequence[str] = (),
+    fingerprint: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Detect lesions in one scan and write `output/<case name>/`; returns the summary, with the folder under "folder".
@@ -45,6 +59,7 @@ def detect_case(
         write_report: makes the summary, and the report beside the NIfTI files.
         model, model_line: name of the model and a line of its card, for the report.
         taken: names of cases written before, which must not be replaced by a namesake.
+        fingerprint: of all that the result depends on, kept with its parameters (see `Run`).
         options: passed on to `detect_volume`.
 
     Raises:
@@ -59,6 +74,8 @@ def detect_case(
     folder = Path(output) / case.name
     with complete_folder(folder) as temporary:
         result = detect_volume(pipeline, case, **options)
+        if fingerprint is not None:
+            result.parameters[FINGERPRINT] = fingerprint
         result.save(temporary)
         synthetic = case.header["descrip"].item() == SYNTHETIC
         seconds = time.perf_counter() - start
@@ -68,29 +85,81 @@ def detect_case(
     return {**summary, "folder": folder}
 
 
-def detect_cases(
-    pipeline: DifFusePipeline,
-    sources: Sequence[str | Path],
-    output: str | Path,
-    write_report: ReportWriter,
-    model: str = "",
-    model_line: str = "",
-    **options: Any,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """`detect_case` for each of many scans, going on after a scan that cannot be used.
+@dataclass(frozen=True)
+class Run:
+    """What all cases of a run share. It holds no network, so that it can be sent to another process.
 
-    Returns:
-        the summaries of the scans that went well, and one sentence for each that did not.
+    Args:
+        model: folder, Hub repository or `"demo"` (see `load_model`); `dtype` is that of its U-Net.
+        output: gets a folder for each case.
+        write_report: makes the summary and the report of a case.
+        false_positives: take the threshold that so large a share of healthy brain reaches.
+        resume: a case whose folder is there, complete and with the same fingerprint, is not made again. The
+            fingerprint is of the files of the model and of the scan and of all that decides the result: the options
+            (but not the batch size), the precision of the U-Net, the version of the package. The device is not part
+            of it: a run may go on elsewhere.
+        options: of `detect_volume`.
     """
-    summaries: list[dict[str, Any]] = []
-    failures: list[str] = []
-    for source in sources:
-        try:
-            taken = [one["case"] for one in summaries]
-            summaries.append(detect_case(pipeline, source, output, write_report, model, model_line, taken, **options))
-        except torch.OutOfMemoryError:
-            failures.append(f"{source}: the device ran out of memory; try a smaller batch size (--batch-size).")
-        except (ValueError, OSError) as error:
-            sentence = one_sentence(error)
-            failures.append(sentence if str(source) in sentence else f"{source}: {sentence}")
-    return summaries, failures
+
+    model: str
+    output: Path
+    write_report: ReportWriter
+    dtype: torch.dtype | None = None
+    false_positives: float | None = None
+    resume: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self, device: str, progress: bool = False) -> Callable[[Path], Outcome]:
+        """Load the model; what is returned detects in one scan.
+
+        Raises:
+            InputError: the model cannot be used.
+        """
+        folder = model_folder(self.model)
+        pipeline, line = load_model(folder, device, self.dtype)
+        options = {**self.options, "progress": progress}
+        if self.false_positives is not None and pipeline.processor is not None:  # load_model takes no model without
+            options["anomaly_threshold"] = pipeline.processor.threshold_for(self.false_positives)
+        deciding = {name: value for name, value in options.items() if name not in WITHOUT_EFFECT}
+        settings = json.dumps([__version__, str(pipeline.unet.dtype), deciding], sort_keys=True)
+        files = sorted(file for file in folder.rglob("*") if file.suffix in MODEL_FILES)
+        made_with = fingerprint_of(files, settings)
+        return partial(_detect_or_say_why, self, pipeline, line, made_with, options)
+
+
+def fingerprint_of(files: Sequence[Path], settings: str = "") -> str:
+    """Sixteen hexadecimal digits of what the files hold, in this order, and of the settings; names have no part."""
+    digest = hashlib.sha256(settings.encode())
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _detect_or_say_why(run: Run, pipeline, model_line, made_with, options, source) -> Outcome:
+    """The summary of one scan, or one sentence if it cannot be used."""
+    try:
+        name, files, reference = find_case(source, pipeline.processor.modalities)
+        fingerprint = fingerprint_of([*files.values(), *([reference] if reference else [])], made_with)
+        earlier = _earlier(run.output / name, name, list(files), fingerprint) if run.resume else None
+        if earlier is not None:
+            return earlier
+        return detect_case(
+            pipeline, source, run.output, run.write_report, run.model, model_line, fingerprint=fingerprint, **options
+        )
+    except torch.OutOfMemoryError:
+        return f"{source}: the device ran out of memory; try a smaller batch size (--batch-size)."
+    except (ValueError, OSError) as error:
+        sentence = one_sentence(error)
+        return sentence if str(source) in sentence else f"{source}: {sentence}"
+
+
+def _earlier(folder: Path, name: str, modalities: Sequence[str], fingerprint: str) -> dict[str, Any] | None:
+    """The summary in the folder of an earlier run, with "resumed", if it is complete and came out of the same."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        same = summary["parameters"][FINGERPRINT] == fingerprint
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not same or not all((folder / file).is_file() for file in (*result_files(name, modalities), "report.html")):
+        return None
+    return {**summary, "folder": folder, "resumed": True}

@@ -43,7 +43,7 @@ def read_case(path: str | os.PathLike, modalities: Sequence[str]) -> Case:
     Raises:
         InputError: names the file that cannot be used, and why.
     """
-    name, files, reference_file = _find_files(Path(path), modalities)
+    name, files, reference_file = find_case(path, modalities)
     images, volumes, first_file = [], [], next(iter(files.values()))
     for file in files.values():
         image, volume = read_volume(file)
@@ -59,8 +59,19 @@ def read_case(path: str | os.PathLike, modalities: Sequence[str]) -> Case:
     return Case(name, np.stack(volumes), images[0].affine, images[0].header, reference, files)
 
 
-def _find_files(path: Path, modalities: Sequence[str]) -> tuple[str, dict[str, Path], Path | None]:
-    """Name of the case, file of each modality, and the reference's file if there is one."""
+def case_name(path: str | os.PathLike) -> str:
+    """Name of a case: of its folder, or of its file without `.nii` and what follows."""
+    path = Path(path)
+    return path.name.split(".nii")[0] if path.is_file() else path.resolve().name
+
+
+def find_case(path: str | os.PathLike, modalities: Sequence[str]) -> tuple[str, dict[str, Path], Path | None]:
+    """Name of the case, file of each modality, and the reference's file if there is one; see `read_case`.
+
+    Raises:
+        InputError: names what is missing.
+    """
+    path, name = Path(path), case_name(path)
     if not path.exists():
         raise InputError(f"{path} does not exist.")
     if path.is_file():
@@ -68,8 +79,7 @@ def _find_files(path: Path, modalities: Sequence[str]) -> tuple[str, dict[str, P
             raise InputError(
                 f"{path} is one file but the model takes {', '.join(modalities)}; give the folder that holds them."
             )
-        return path.name.split(".nii")[0], {modalities[0]: path}, None
-    name = path.resolve().name
+        return name, {modalities[0]: path}, None
     found = {modality: find_volume(path, modality) for modality in modalities}
     files = {modality: file for modality, file in found.items() if file is not None}
     missing = [modality for modality in modalities if modality not in files]

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InputError
@@ -49,7 +49,7 @@ def complete_folder(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     new_parents = [parent for parent in folder.parents if not parent.exists()]
-    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
+    temporary, old = _beside(folder, os.getpid())
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
@@ -67,9 +67,19 @@ def complete_folder(folder: str | Path) -> Iterator[Path]:
             old.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in new_parents:
-            if not any(parent.iterdir()):
+            with suppress(OSError):  # it holds something, or another process has removed it
                 parent.rmdir()
         raise
+
+
+def remove_unfinished(folder: str | Path, process_id: int | None) -> None:
+    """Remove what a process that was killed in `complete_folder` has left beside the folder."""
+    shutil.rmtree(_beside(Path(folder), process_id)[0], ignore_errors=True)
+
+
+def _beside(folder: Path, process_id: int | None) -> list[Path]:
+    """Names for the new folder until it is complete, and for the old one while it is replaced."""
+    return [folder.with_name(f".{folder.name}.{process_id}.{end}") for end in ("new", "old")]
 
 
 def check_output(folder: str | os.PathLike) -> Path:

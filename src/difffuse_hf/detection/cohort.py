@@ -1,0 +1,121 @@
+"""Many scans in, their results out: one after the other, or dealt among processes.
+
+A process takes a whole case, and the next one when it has finished. The processes are this one alone, workers that it
+starts, or those that `torchrun` or `accelerate launch` has started, on one machine or on several. Every slice draws
+from a generator of its own, so the results are the same, whoever makes them.
+"""
+
+import os
+import pickle
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch.distributed.rendezvous import rendezvous
+
+from ..errors import InputError
+from ..io.case import case_name
+from ..io.files import remove_unfinished
+from .run import Outcome, Run
+from .workers import ProcessDied, run_in_processes
+
+POLL_SECONDS = 0.05
+
+
+def detect_cases(
+    run: Run, sources: Sequence[str | Path], device: str = "cpu", workers: int = 1
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Detect lesions in each of many scans, going on after a scan that cannot be used.
+
+    Args:
+        run: the model and the settings.
+        sources: case folders, or NIfTI files for a model of one modality.
+        device: `"cuda"` stands for all GPUs, among which the processes are dealt.
+        workers: processes of this machine; with 1, this one does the work. They share the cores, unless
+            `OMP_NUM_THREADS` says otherwise.
+
+    Returns:
+        the summaries of the scans that went well, with "resumed" where an earlier run had made them, and one sentence
+        for each scan that did not; both in the order of the sources. Under `torchrun` the first process gets them and
+        the others nothing.
+
+    Raises:
+        InputError: the model cannot be used, or a launcher and `workers` are both to make processes.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if ranks > 1 and workers > 1:
+        raise InputError(f"The launcher has started {ranks} processes already; leave out --workers.")
+    cases, outcomes = _without_namesakes([Path(source) for source in sources])
+    workers = min(workers, len(cases))
+    if ranks > 1:
+        made = _among_ranks(run, device, list(cases.values()))
+    elif workers > 1:
+        made = _among_workers(run, device, list(cases.values()), workers)
+    else:
+        work = run.load(device, progress=True)
+        made = ((number, work(case)) for number, case in enumerate(cases.values()))
+    places, several = list(cases), max(ranks, workers) > 1
+    with closing(made):  # an interrupt ends the processes now, not when the garbage is collected
+        for number, outcome in track(made, "Detecting", total=len(cases), disable=not several or _rank() > 0):
+            outcomes[places[number]] = outcome
+    if _rank():
+        return [], []
+    in_order = [outcomes[place] for place in range(len(sources))]
+    return [one for one in in_order if isinstance(one, dict)], [one for one in in_order if isinstance(one, str)]
+
+
+def _without_namesakes(sources: Sequence[Path]) -> tuple[dict[int, Path], dict[int, Outcome]]:
+    """The sources with a name of their own, and a sentence for each of the others, by place; the first one counts."""
+    cases: dict[str, tuple[int, Path]] = {}
+    refused: dict[int, Outcome] = {}
+    for place, source in enumerate(sources):
+        if cases.setdefault(case_name(source), (place, source))[0] != place:
+            refused[place] = f"{source} has the same name as an earlier input; run it by itself with another --output."
+    return dict(cases.values()), refused
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def _deal(device: str, number: int) -> str:
+    """The GPU of the process with this number, where GPUs are meant and none is named."""
+    return f"cuda:{number % torch.cuda.device_count()}" if device == "cuda" else device
+
+
+def _among_workers(run: Run, device: str, cases: Sequence[Path], workers: int) -> Generator[tuple[int, Outcome]]:
+    """`(number of the case, outcome)` as they are made by processes of this machine."""
+    devices = [_deal(device, worker) for worker in range(workers)]
+    for number, outcome in run_in_processes(run.load, devices, cases):
+        if isinstance(outcome, ProcessDied):
+            remove_unfinished(run.output / case_name(cases[number]), outcome.process_id)
+            outcome = (
+                f"{cases[number]}: the process at work on it died, perhaps of too little memory; try fewer --workers."
+            )
+        yield number, outcome
+
+
+def _among_ranks(run: Run, device: str, cases: Sequence[Path]) -> Generator[tuple[int, Outcome]]:
+    """`(number of the case, outcome)` as they are made by the processes of a launcher; for the first process only.
+
+    The launcher's store holds a counter, from which a process takes the number of its next case, and the outcomes. No
+    process group is needed, nor a wait for the slowest but at the end.
+    """
+    store, rank, world = next(rendezvous("env://"))
+    work = run.load(_deal(device, int(os.environ.get("LOCAL_RANK", rank))))
+    received, left = 0, True
+    while left or (rank == 0 and received < len(cases)):
+        if left and (left := (number := store.add("taken", 1) - 1) < len(cases)):
+            outcome: Any = pickle.dumps((number, work(cases[number])))  # the stubs say str, bytes will do
+            store.set(f"outcome {store.add('finished', 1)}", outcome)
+        while rank == 0 and store.check([f"outcome {received + 1}"]):
+            received += 1
+            yield pickle.loads(store.get(f"outcome {received}"))
+        if not left:
+            time.sleep(POLL_SECONDS)  # not in `store.wait`, which is deaf to signals
+    while rank == 0 and store.add("taken", 0) < len(cases) + world:  # the store may live in this process
+        time.sleep(POLL_SECONDS)
