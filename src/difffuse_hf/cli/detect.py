@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .options import Device, DtypeName, PresetName, check_device, complain
+from .options import CounterfactualsOf, Device, DtypeName, PresetName, check_device, complain
 from .results import print_results
 
 Inputs = Annotated[
@@ -55,6 +55,14 @@ SliceSmoothingSigma = Annotated[
     typer.Option(min=0, metavar="SIGMA", help="Smooth saliency over so many slices and share noise: less flicker."),
 ]
 
+Counterfactuals = Annotated[
+    CounterfactualsOf, typer.Option(help="Make counterfactuals for the eye of the slices shown, or of all repainted.")
+]
+OffloadTrajectory = Annotated[
+    bool,
+    typer.Option("--offload-trajectory", help="Keep inversions in the host's memory, in half precision (exact)."),
+]
+
 
 def detect(
     inputs: Inputs,
@@ -74,6 +82,8 @@ def detect(
     threshold: Threshold = None,
     false_positives: FalsePositives = None,
     slice_smoothing_sigma: SliceSmoothingSigma = None,
+    counterfactuals: Counterfactuals = CounterfactualsOf.shown,
+    offload_trajectory: OffloadTrajectory = False,
 ):
     """Find lesions: healthy counterfactual, anomaly map, lesion mask and a report for each scan."""
     if threshold is not None and false_positives is not None:
@@ -102,6 +112,8 @@ def detect(
             "all_slices": all_slices,
             "slice_smoothing_sigma": slice_smoothing_sigma,
             "anomaly_threshold": threshold,
+            "counterfactuals": counterfactuals.value,
+            "offload_trajectory": offload_trajectory,
             **{name: value for name, value in chosen.items() if value is not None},
         },
     )

@@ -19,6 +19,10 @@ class DtypeName(str, Enum):
     auto, float32, bfloat16 = "auto", "float32", "bfloat16"
 
 
+class CounterfactualsOf(str, Enum):
+    shown, all = "shown", "all"
+
+
 class Layout(str, Enum):
     brats2021, wmh, ist3, mosmed = "brats2021", "wmh", "ist3", "mosmed"
 

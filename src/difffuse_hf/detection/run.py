@@ -118,8 +118,9 @@ class Run:
         folder = model_folder(self.model)
         pipeline, line = load_model(folder, device, self.dtype)
         options = {**self.options, "progress": progress}
-        if self.false_positives is not None and pipeline.processor is not None:  # load_model takes no model without
-            options["anomaly_threshold"] = pipeline.processor.threshold_for(self.false_positives)
+        if self.false_positives is not None:
+            plan = pipeline.calibration(options.get("preset"))
+            options["anomaly_threshold"] = plan.threshold_for(self.false_positives)
         deciding = {name: value for name, value in options.items() if name not in WITHOUT_EFFECT}
         settings = json.dumps([__version__, str(pipeline.unet.dtype), deciding], sort_keys=True)
         files = sorted(file for file in folder.rglob("*") if file.suffix in MODEL_FILES)
