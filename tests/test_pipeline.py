@@ -15,6 +15,7 @@ from difffuse_hf import DifFusePipeline, DifFuseScheduler, gradient
 from difffuse_hf.errors import InputError
 from difffuse_hf.pipelines.auto import PIPELINES, load_pipeline, model_folder
 from difffuse_hf.pipelines.presets import PRESETS, Preset
+from difffuse_hf.pipelines.sampling import images_a_call
 
 
 def seeded(seed=0):
@@ -94,7 +95,8 @@ def test_the_reference_codes_reconstruction_does_not_see_the_repainted_tissue(pi
 
 
 def test_samples_share_one_inversion_and_the_picture_has_its_own_chain(pipeline, calls, image, mask):
-    output = pipeline(image[:1], mask=mask[:1], preset="fast", noise_level=30)
+    preset = Preset(num_inference_steps=10, num_samples=4, display_steps=20)
+    output = pipeline(image[:1], mask=mask[:1], preset=preset, noise_level=30)
     assert [batch for batch, _ in calls] == [1] * 20 + [4] * 10 + [1] * 20
     assert output.uncertainty.shape == (1, 1, 16, 16)
     inside = mask[:1] == 1
@@ -440,3 +442,25 @@ def test_unknown_arguments_and_inputs_that_are_no_tensors_are_refused(pipeline, 
     pipeline.register_to_config(percentile_over="brain")
     with pytest.raises(InputError, match="`percentile_over` must be one of image, foreground, got 'brain'"):
         pipeline(image, mask=mask)
+
+
+def test_a_network_call_that_does_not_fit_into_memory_is_made_in_halves(pipeline, calls, image, mask):
+    call = {"mask": mask, "num_samples": 4, "num_inference_steps": 2}
+    expected = pipeline(image, generator=seeded(), **call).counterfactuals
+    del calls[:]
+
+    def refuse(module, inputs):
+        if len(inputs[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pipeline.unet.register_forward_pre_hook(refuse):
+        actual = pipeline(image, generator=seeded(), **call).counterfactuals
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    assert [batch for batch, _ in calls] == [2, 2] + [2, 2, 2, 2] * 2
+
+
+def test_a_cpu_takes_as_many_images_a_call_as_have_the_pixels_of_sixteen_of_96():
+    assert images_a_call(torch.empty(64, 4, 96, 96)) == 16
+    assert images_a_call(torch.empty(64, 4, 192, 192)) == 4
+    assert images_a_call(torch.empty(64, 1, 1024, 1024)) == 1
+    assert images_a_call(torch.empty(64, 4, 96, 96, device="meta")) == 32

@@ -26,7 +26,7 @@ from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler, Predictor
 from .anomaly_map import anomaly_map
 from .pipeline_output import CounterfactualOutput
-from .sampling import Draw, Generators, Images, OnStep, Sampling, SamplingOptions, leave
+from .sampling import Draw, Generators, Images, OnStep, Sampling, SamplingOptions, images_a_call, leave
 
 
 def declared(init: Callable) -> Callable:
@@ -171,23 +171,34 @@ class CounterfactualPipeline(DiffusionPipeline):
         )
 
     def predict_noise(
-        self, sample: torch.Tensor, level: int, batch_size: int = 32, class_labels: torch.Tensor | None = None
+        self,
+        sample: torch.Tensor,
+        level: int,
+        batch_size: int | None = None,
+        class_labels: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """ε_θ(x_t, t) in the sample's own precision, and the fraction v of a learned variance or None.
 
         Args:
             sample (`torch.Tensor` of shape `(B, C, H, W)`): x_t.
             level (`int`): its noise level.
-            batch_size (`int`): most images in one network call.
+            batch_size (`int`, *optional*): most images in one network call, see `SamplingOptions`.
             class_labels (`torch.Tensor` of shape `(B,)`, *optional*): of a class-conditional U-Net.
         """
         timestep = torch.full((1,), self.scheduler.timestep_of(level), device=sample.device)
-        parts = sample.to(self.unet.dtype).split(batch_size)
-        if class_labels is None:
-            outputs = [self.unet(part, timestep).sample for part in parts]
-        else:
-            labels = class_labels.split(batch_size)
-            outputs = [self.unet(part, timestep, class_labels=some).sample for part, some in zip(parts, labels)]
+        size = batch_size or images_a_call(sample)
+        while True:
+            parts = sample.to(self.unet.dtype).split(size)
+            labels = [{}] * len(parts)
+            if class_labels is not None:
+                labels = [{"class_labels": some} for some in class_labels.split(size)]
+            try:
+                outputs = [self.unet(part, timestep, **more).sample for part, more in zip(parts, labels)]
+                break
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size = min(size, len(sample)) // 2 or 1
         return self.scheduler.read_prediction(torch.cat(outputs).to(sample.dtype), level, sample)
 
     def draw_noise(self, sample: torch.Tensor, level: int, generators: Generators, shared_by: int = 1) -> torch.Tensor:

@@ -11,7 +11,7 @@ from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .anomaly_map import otsu_threshold
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
-from .sampling import Images, SamplingKeywords, SamplingOptions
+from .sampling import Images, SamplingKeywords, SamplingOptions, images_a_call
 
 
 class ClassifierGuidancePipeline(CounterfactualPipeline):
@@ -57,7 +57,8 @@ class ClassifierGuidancePipeline(CounterfactualPipeline):
             `CounterfactualOutput`: anomaly maps in [0, C], masks of ones.
         """
         run = self.begin(image, SamplingOptions.of({**sampling}))
-        image, batch_size = run.image, run.options.unet_batch_size
+        image = run.image
+        batch_size = run.options.unet_batch_size or images_a_call(image)
         labels = None
         if self.unet.config["num_class_embeds"] is not None:
             labels = torch.full((len(image),), self.config["healthy_label"], device=image.device)

@@ -35,8 +35,9 @@ class SamplingOptions:
             that makes the counterfactual; a returned tensor replaces the pipeline's.
         callback_on_step_end_tensor_inputs (`Sequence[str]`): the tensors it is given: `"sample"`, `"noise_pred"`, and
             `"mask"` where there is one.
-        unet_batch_size (`int`): most images, counting samples, in one network call. More are slower on a CPU; a large
-            GPU may take more.
+        unet_batch_size (`int`, *optional*): most images, counting samples, in one network call; by default 32, and on
+            a CPU so many that their pixels stay in its caches (see `images_a_call`). A call that does not fit into
+            the device's memory is made in halves.
         shared_noise (`bool`): the same noise for all images, drawn from the first generator, so that neighbouring
             slices of a scan are repainted alike (see also `smooth_through_slices`).
         offload_trajectory (`bool`): keep a trajectory, where one is kept, in the host's memory and in half precision.
@@ -52,13 +53,13 @@ class SamplingOptions:
     return_dict: bool = True
     callback_on_step_end: Callable[..., Tensors] | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",)
-    unet_batch_size: int = 32
+    unet_batch_size: int | None = None
     shared_noise: bool = False
     offload_trajectory: bool = False
 
     def __post_init__(self):
         require_choice("output_type", self.output_type, OUTPUT_TYPES)
-        if self.unet_batch_size < 1:
+        if self.unet_batch_size is not None and self.unet_batch_size < 1:
             raise InputError(f"`unet_batch_size` must be at least 1, got {self.unet_batch_size}.")
 
     @classmethod
@@ -74,7 +75,7 @@ class SamplingOptions:
 class RunKeywords(TypedDict, total=False):
     """Those of the `SamplingOptions` that concern how the work is done, for type checkers."""
 
-    unet_batch_size: int
+    unet_batch_size: int | None
     shared_noise: bool
     offload_trajectory: bool
 
@@ -89,6 +90,14 @@ class SamplingKeywords(RunKeywords, total=False):
     return_dict: bool
     callback_on_step_end: Callable[..., Tensors] | None
     callback_on_step_end_tensor_inputs: Sequence[str]
+
+
+def images_a_call(sample: torch.Tensor) -> int:
+    """How many images one network call takes: 32, on a CPU 16 of 96 x 96 pixels or as many pixels of another size.
+
+    Measured with the demo network on a server CPU in bfloat16: 28 ms an image at 8, 27 at 16, 36 at 32 images a call.
+    """
+    return 32 if sample.device.type != "cpu" else max(1, 16 * 96 * 96 // sample[0, 0].numel())
 
 
 def leave(step: int, level: int, tensors: Tensors) -> Tensors:
