@@ -42,8 +42,8 @@ def drawn(expected=0.5, deviation=None):
     return Drawn(some, some.images - expected, spread, torch.ones_like(some.masks), None)
 
 
-def choice(scores, calls=10.0, **recipe):
-    plan = Calibration(Preset(), 500, 90.0, MapRecipe(**recipe), 0.1)
+def choice(scores, calls=10.0, percentile=90.0, **recipe):
+    plan = Calibration(Preset(), 500, percentile, MapRecipe(**recipe), 0.1)
     return Choice(plan, calls, torch.tensor(scores))
 
 
@@ -122,6 +122,8 @@ def test_of_choices_as_good_as_the_best_the_cheapest_and_most_cautious_is_kept()
     worse = choice([0.70, 0.50, 0.60, 0.60], calls=1.0, opening_mm=6.0)  # 0.1 short, always
     assert decide([best, as_good, worse]) is as_good
     assert decide([best, as_good, cautious, worse]) is cautious
+    smaller = choice([0.70, 0.66, 0.70, 0.70], percentile=95.0)
+    assert decide([best, as_good, cautious, smaller]) is smaller
     assert decide([best, worse]) is best
     assert decide([best, worse], max_calls=5.0) is worse
     with pytest.raises(InputError, match="stays within 0.5 network calls"):

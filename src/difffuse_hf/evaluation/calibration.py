@@ -227,8 +227,9 @@ def decide(choices: Sequence[Choice], max_calls: float = float("inf")) -> Choice
     """The choice to keep: the cheapest, and of equally cheap ones the most cautious, that is as good as the best.
 
     As good means that its scores, slice by slice, fall short of the best ones by no more than one standard error of
-    the difference. Cautious means that the map is averaged, opened and closed over larger squares: of maps that
-    validation cannot tell apart, the one that is least likely to flag the noise of a scanner it has not seen.
+    the difference. Cautious means that less of the slice is repainted, and then that the map is averaged, opened and
+    closed over larger squares: of choices that validation cannot tell apart, the one that is least likely to flag the
+    healthy tissue of a scanner it has not seen.
 
     Raises:
         InputError: none of the schedules stays within `max_calls`.
@@ -245,7 +246,7 @@ def decide(choices: Sequence[Choice], max_calls: float = float("inf")) -> Choice
     def order(choice: Choice):
         recipe = choice.calibration.recipe
         cleaned = 0.0 if recipe is None else recipe.smoothing_mm + recipe.opening_mm + recipe.closing_mm
-        return (choice.calls, -cleaned, -choice.score)
+        return (choice.calls, -choice.calibration.percentile, -cleaned, -choice.score)
 
     return min((choice for choice in affordable if as_good(choice)), key=order)
 
