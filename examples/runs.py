@@ -385,10 +385,13 @@ def demo_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
               "--dtype float16 --preset fast --percentile 95".split(), shared, "--limit", 60, maps,
               "--training_data", "Synthetic subjects only: BrainPhantom over the label maps of SynthSeg.",
               to=model)  # fmt: skip
+    calibrated, grid = f"{out}/calibrated", {"noise_level": [350, 500], "percentile": [90, 95]}
+    steps.add("calibrated", "python", "examples/calibrate_pipeline.py", model, "--dataset", slices, "--limit", 48,
+              "--grid", json.dumps(grid), "--output_dir", calibrated, to=calibrated)  # fmt: skip
     steps.add("methods", "python", "examples/assemble_competitors.py", "--dataset", slices, parts,
               "--methods ACAT DDIM-DDPM --num_inference_steps 10".split(), shared, "--output_dir", methods, maps,
               to=methods)  # fmt: skip
-    rows = ["--all", methods, slices, "--method", "Dif-fuse", model, slices] * 3  # seeds of the sampling
+    rows = ["--all", methods, slices, "--method", "Dif-fuse", calibrated, slices] * 3  # seeds of the sampling
     steps.add("evaluation", "python", "examples/evaluate_anomaly.py", rows, "--limit", 30,
               "--output_dir", f"{out}/evaluation", to=f"{out}/evaluation")  # fmt: skip
     return steps

@@ -170,7 +170,7 @@ def test_an_interrupt_reaches_the_steps_and_the_next_call_goes_on(tmp_path, kind
 @pytest.mark.parametrize(
     ("run", "size", "count"),
     [("classification", "smoke", 52), ("classification", "night", 150), ("classification", "full", 168),
-     ("anomaly", "smoke", 15), ("anomaly", "evening", 35), ("anomaly", "full", 35), ("demo_model", "full", 18)],
+     ("anomaly", "smoke", 15), ("anomaly", "evening", 35), ("anomaly", "full", 35), ("demo_model", "full", 19)],
 )  # fmt: skip
 def test_every_run_of_the_table_is_whole(run, size, count):
     steps = table().RUNS[run](size, "/out", "/anatomies", None)
