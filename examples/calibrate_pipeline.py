@@ -6,7 +6,8 @@ python examples/calibrate_pipeline.py out/difffuse --dataset data/brats_slices -
 Every schedule of the grid is run once, every map of it is scored, and the cheapest that is as good as the best is kept
 for `--preset`, with its thresholds: `difffuse detect` uses exactly what was chosen. Without `--output_dir` the model's
 own processor is replaced. Data with image labels only is calibrated by its healthy slices: `--labels_only
---false_positives 0.01`.
+--false_positives 0.01`. A model that will see other scanners than its training data had (one trained on synthetic
+subjects, say) is better chosen with `--scanner_spread 0.35`.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from difffuse_hf.data.slices import load_slices
 from difffuse_hf.detection.load import load_model
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import Slices, as_slices
-from difffuse_hf.evaluation.calibration import Choice, decide, schedules, search
+from difffuse_hf.evaluation.calibration import Choice, as_other_scanners, decide, schedules, search
 from difffuse_hf.io.files import complete_folder
 from difffuse_hf.pipelines.auto import model_folder
 from difffuse_hf.pipelines.calibration import Calibration
@@ -42,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--false_positives", type=float, nargs="*", default=[0.01], metavar="SHARE",
                         help="calibrate thresholds that so much healthy brain reaches")  # fmt: skip
     parser.add_argument("--labels_only", action="store_true", help="use no drawn lesion")
+    parser.add_argument("--scanner_spread", type=float, default=0.0,
+                        help="vary the contrast of the validation slices, see `as_other_scanners`")  # fmt: skip
     parser.add_argument("--limit", type=int, help="validation slices of each class; all by default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -50,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     source = model_folder(args.model)
     pipeline, _ = load_model(source, args.device)  # in the precision that `difffuse detect` computes in
     validation = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
+    validation = as_other_scanners(validation, args.scanner_spread, args.seed)
     chosen = calibrate(pipeline, validation, args)
     pipeline.processor.calibrations = {**pipeline.processor.calibrations, args.preset: chosen.to_dict()}
     with complete_folder(args.output_dir or source) as folder:
@@ -77,9 +81,10 @@ def calibrate(pipeline: DifFusePipeline, validation: Slices, args: argparse.Name
     best = decide(choices, args.max_calls)
     print("Chosen:", describe(best))
     what = "share of the brain flagged in slices with a lesion" if args.labels_only else "Dice"
+    varied = f", contrast varied by {args.scanner_spread:g}" if args.scanner_spread else ""
     by = (
-        f"{len(diseased.images)} slices with a lesion and {len(healthy.images)} without of the validation split: "
-        f"{what} {best.score:.3f}, {best.calls:.1f} network calls an image"
+        f"{len(diseased.images)} slices with a lesion and {len(healthy.images)} without of the validation split"
+        f"{varied}: {what} {best.score:.3f}, {best.calls:.1f} network calls an image"
     )
     return replace(best.calibration, chosen_by=by)
 

@@ -11,6 +11,7 @@ from difffuse_hf.evaluation.calibration import (
     Calls,
     Choice,
     Drawn,
+    as_other_scanners,
     decide,
     draw,
     look,
@@ -136,3 +137,14 @@ def test_calls_are_counted_in_images_while_they_are_watched(whole_pipeline, imag
     assert calls.images == 2 * (2 + 2)
     whole_pipeline.unet(image, 0)
     assert calls.images == 8
+
+
+def test_other_scanners_keep_the_median_the_order_and_the_background():
+    some = slices(3)
+    some.images[:, :, :3] = 0
+    varied = as_other_scanners(some, 0.35)
+    assert torch.equal(varied.images == 0, some.images == 0) and not torch.equal(varied.images, some.images)
+    for before, after in zip(some.images.flatten(0, 1), varied.images.flatten(0, 1)):
+        assert torch.equal(before.flatten().argsort(), after.flatten().argsort())
+        torch.testing.assert_close(after[after > 0].median(), before[before > 0].median())
+    torch.testing.assert_close(as_other_scanners(some, 0.0).images, some.images)

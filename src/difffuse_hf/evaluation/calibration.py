@@ -54,6 +54,22 @@ class Choice:
         return float(self.scores.mean())
 
 
+def as_other_scanners(slices: Slices, spread: float, seed: int = 0) -> Slices:
+    """Slices with the contrast of each modality varied, for models that will see scanners they were not trained on.
+
+    v -> m (v / m)^γ with m the median of the brain, which stays, and log γ drawn evenly from ± `spread`.
+
+    Args:
+        spread (`float`): 0 changes nothing; 0.35 is γ between 0.7 and 1.4.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images = slices.images
+    gamma = (spread * (2 * torch.rand(*images.shape[:2], 1, 1, generator=generator) - 1)).exp()
+    median = images.masked_fill(images <= 0, float("nan")).flatten(2).nanmedian(2).values[..., None, None]
+    varied = (median * (images / median) ** gamma).clamp(0, 1)
+    return replace(slices, images=torch.where((images > 0) & (median > 0), varied, images))
+
+
 def look(pipeline, slices: Slices, batch_size: int = 16) -> torch.Tensor:
     """The pipeline's own saliency of slices, (N, 1, H, W) on the host: the same for every schedule."""
     return torch.cat(
