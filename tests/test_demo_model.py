@@ -12,7 +12,6 @@ from transformers.utils import logging as transformers_logging
 
 import difffuse_hf
 from difffuse_hf import BrainPhantom, DifFusePipeline, dice, load_pipeline
-from difffuse_hf.cli.demo import QUICK
 from difffuse_hf.detection.load import load_model
 from difffuse_hf.detection.run import detect_case
 from difffuse_hf.reporting.report import write_report
@@ -43,6 +42,8 @@ def test_preprocessing_and_thresholds_travel_with_it(pipeline):
     processor = pipeline.processor
     assert processor.modalities == ("flair", "t1", "t1ce", "t2")
     assert min(processor.image_size) >= 96
+    chosen = pipeline.calibration("fast")
+    assert chosen.recipe.signs == (1,) and chosen.threshold > 0 and chosen.threshold_for(0.01) > 0
     assert processor.anomaly_threshold > 0 and 0 < processor.lesion_probability_threshold < 1
 
 
@@ -55,8 +56,8 @@ def test_dif_fuse_finds_a_synthetic_lesion_better_than_its_saliency_alone(pipeli
     masks = pipeline.processor.preprocess_labels(subject.segmentation, geometry)[:, None]
     sick = torch.where(masks.sum((1, 2, 3)) > 60)[0][::6]
     generators = [torch.Generator().manual_seed(int(i)) for i in sick]
-    output = pipeline(slices[sick], generator=generators, **QUICK)
-    found = dice(output.anomaly_maps >= pipeline.processor.anomaly_threshold, masks[sick]).mean()
+    output = pipeline(slices[sick], generator=generators, preset="fast", display_steps=0)
+    found = dice(output.anomaly_maps >= pipeline.calibration("fast").threshold, masks[sick]).mean()
     assert found > 0.5
     outside = (output.masks == 0).expand_as(output.counterfactuals)
     assert torch.equal(output.counterfactuals[outside], slices[sick][outside])
@@ -66,7 +67,7 @@ def test_dif_fuse_finds_a_synthetic_lesion_better_than_its_saliency_alone(pipeli
 @pytest.mark.skipif(not SCANS.is_dir(), reason=f"needs the sample scans in {SCANS}")
 def test_a_real_glioma_is_found_and_the_geometry_kept_exactly(pipeline, tmp_path):
     source = SCANS / "BraTS2021_96692"
-    summary = detect_case(pipeline, source, tmp_path, write_report, **QUICK, progress=False)
+    summary = detect_case(pipeline, source, tmp_path, write_report, preset="fast", progress=False)
     assert summary["dice"] >= 0.6
     original = nibabel.load(source / "BraTS2021_96692_flair.nii.gz")
     for file in (tmp_path / "BraTS2021_96692").glob("*.nii.gz"):

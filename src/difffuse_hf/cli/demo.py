@@ -11,8 +11,6 @@ from .results import print_results
 
 SEED = 2038  # any will do: the demo model never saw the ICBM152 anatomy that the subject is drawn on
 
-QUICK = {"preset": "fast", "num_inference_steps": 12, "num_samples": 1, "display_steps": 0}  # one chain for both
-
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the synthetic subject and the results.")] = Path(
@@ -52,7 +50,7 @@ def run_demo(
     summaries: list[dict] = []
     for source in sources:
         taken = [one["case"] for one in summaries]
-        summaries.append(detect_case(pipeline, source, output, write_report, model, line, taken, **QUICK))
+        summaries.append(detect_case(pipeline, source, output, write_report, model, line, taken, preset="fast"))
     print_results(summaries, console)
     for one in summaries:
         kind = "a synthetic scan, no patient" if one["synthetic"] else "a real scan"

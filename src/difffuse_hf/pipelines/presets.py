@@ -56,7 +56,9 @@ class Preset:
     def display(self, noise_level: int) -> "Preset":
         """The chain that makes the counterfactual to look at: one sample, of at most K steps."""
         steps = min(self.display_steps or noise_level, noise_level)
-        return replace(self, num_inference_steps=steps, spacing=self.display_spacing, num_samples=1)
+        return replace(
+            self, num_inference_steps=steps, spacing=self.display_spacing, num_samples=1, display_steps=None
+        )
 
 
 PRESETS = {
@@ -65,7 +67,7 @@ PRESETS = {
     # The author's map is FLAIR only (`anomaly_channels=[0]`), rescaled and eroded once more; those two are left out.
     "reference_code": Preset(background="reconstruction", mask_variant="reference_code", author_chain=True),
     # Ours: short chains blur, but find more; the longer one is for the eye.
-    "fast": Preset(background="forward", num_inference_steps=3, num_samples=4, display_steps=50),
+    "fast": Preset(background="forward", num_inference_steps=3, num_samples=4, display_steps=50, display_spacing=2.0),
 }
 
 
