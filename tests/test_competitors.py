@@ -184,7 +184,7 @@ def test_a_callback_sees_the_steps_down_to_the_image_and_may_change_the_sample(m
     assert (output.counterfactuals[changed] == 0.5).all()
     assert pipeline.scheduler.levels == levels  # the scheduler's own grid
     entries = call(pipeline, images(), generator=seeded(), callback_on_step_end=blank, return_dict=False)
-    assert torch.equal(entries[0], output.counterfactuals) and len(entries) == 6
+    assert torch.equal(entries[0], output.counterfactuals) and len(entries) == 8
 
 
 @pytest.mark.slow

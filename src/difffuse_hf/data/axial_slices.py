@@ -141,6 +141,7 @@ class SliceRecipe:
             "image_processor_type": "DifFuseProcessor",
             **asdict(self),
             "false_positive_thresholds": {},
+            "calibrations": {},
             "lesion_probability_threshold": LESION_PROBABILITY,
         }
 

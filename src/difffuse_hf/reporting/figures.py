@@ -131,7 +131,7 @@ def overview_figure(
         axes.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto", extent=(0, limit, 0, 1))
         axes.set_yticks([])
         axes.tick_params(labelsize=7, length=2)
-        axes.set_xlabel(label, fontsize=7, labelpad=2)
+        axes.set_xlabel(label, fontsize=min(7, 700 / len(label)), labelpad=2)  # long ones smaller, none cut off
         for value in mark:
             axes.axvline(value, color="white", linewidth=1.2)
     write_whole(path, lambda file: figure.savefig(file, format="png", facecolor="white"))
