@@ -50,11 +50,9 @@ class ScanSlices:
 
     def classify(self, usable: torch.Tensor) -> torch.Tensor:
         """Probability of a lesion in each slice (S,), 0 for those that are not usable."""
-        probability, classifier = torch.zeros(len(self.slices)), self.pipeline.classifier
-        assert classifier is not None  # checked by detection before
+        probability = torch.zeros(len(self.slices))
         for index in self._batches(usable, "Classifying slices"):
-            images = self.slices[index].to(self.pipeline.device, classifier.dtype)
-            probability[index] = classifier(images).logits.float().softmax(dim=1)[:, 1].cpu()
+            probability[index] = self.pipeline.lesion_probability(self.slices[index]).cpu()
         return probability
 
     def look(self, suspicious: torch.Tensor) -> torch.Tensor:
@@ -76,24 +74,38 @@ class ScanSlices:
         return made
 
     def picture(self, chosen: torch.Tensor, made: Made, call: dict[str, Any]) -> torch.Tensor:
-        """The counterfactuals (S, C, H, W), those of the chosen slices by the chain that is made to be looked at."""
-        pictures = made.counterfactual.clone()
-        level = call.get("noise_level") or self.plan.noise_level
-        chain = {"preset": self.plan.settings.display(level), "noise_level": level, "num_samples": 1}
-        call = {**call, **chain, "num_inference_steps": None, "display_steps": 0}
-        for index, output in self._through(chosen, "Making pictures", call, masks=made.mask):
-            pictures[index] = output.counterfactuals.float().cpu()
+        """The counterfactuals (S, C, H, W), those of the chosen slices by the chain that is made to be looked at.
+
+        Where the classifier does not take a picture for healthy it is made once more, with other noise and from the
+        model's own K if that is higher; of the two the one that looks more healthy is kept.
+        """
+        pictures, doubt = made.counterfactual.clone(), torch.full((len(self.slices),), torch.inf)
+        first = call.get("noise_level") or self.plan.noise_level
+        for attempt, level in enumerate((first, max(first, self.pipeline.config["noise_level"]))):
+            chain = {"preset": self.plan.settings.display(level), "noise_level": level, "num_samples": 1}
+            call = {**call, **chain, "num_inference_steps": None, "display_steps": 0}
+            for index, output in self._through(chosen, "Making pictures", call, made.mask, self.seed + attempt):
+                probability = self.pipeline.lesion_probability(output.counterfactuals).cpu()
+                better = probability < doubt[index]
+                pictures[index[better]] = output.counterfactuals.float().cpu()[better]
+                doubt[index] = torch.minimum(probability, doubt[index])
+            chosen = chosen[doubt[chosen] >= self.pipeline.lesion_probability_threshold]
+            if not len(chosen):
+                break
         return pictures
 
-    def _through(self, indices, doing: str, call: dict[str, Any], masks: torch.Tensor | None = None) -> Iterator:
-        """Batches of slices, and what the pipeline makes of them."""
+    def _through(
+        self, indices, doing: str, call: dict[str, Any], masks: torch.Tensor | None = None, seed: int | None = None
+    ) -> Iterator:
+        """Batches of slices, and what the pipeline makes of them; with masks of their own and another seed."""
+        seed = self.seed if seed is None else seed
         shared = self.saliency is not None
         with self._without_progress_bar():
             for index in self._batches(indices, doing, self._slices_that_fit(call)):
                 given = {} if self.saliency is None else {"saliency": self.saliency[index]}
                 if masks is not None:
                     given["mask"] = masks[index]
-                generators = [generator_of(self.seed, 0 if shared else i) for i in index.tolist()]
+                generators = [generator_of(seed, 0 if shared else i) for i in index.tolist()]
                 images = self.slices[index].to(self.pipeline.device)
                 yield index, self.pipeline(images, generator=generators, output_type="pt", **given, **call)
 

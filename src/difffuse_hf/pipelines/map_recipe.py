@@ -86,10 +86,8 @@ class MapRecipe:
         names = [modalities[channel] if modalities else f"channel {channel}" for channel in self.channels]
         how = {1: "brighter", -1: "darker", 0: "brighter or darker"}
         changes = ", ".join(f"{how[sign]} on {name}" for name, sign in zip(names, self.signs))
-        unit = (
-            "share of the model's intensity range" if self.sample_noise is None else "standard deviations of samples"
-        )
-        return f"{changes} than the healthy counterfactual; {unit}"
+        unit = "share of the model's intensity range" if self.sample_noise is None else "standard deviations"
+        return f"{changes} than healthy, {unit}"
 
 
 def map_by_recipe(

@@ -47,14 +47,14 @@ class MaskedPipeline(CounterfactualPipeline):
         """Side of a pixel of the model's slices in millimetres; 1 where the model does not say."""
         return getattr(self.processor, "pixel_spacing_mm", 1.0)
 
-    def looks_diseased(self, image: torch.Tensor) -> torch.Tensor:
-        """Which images the classifier finds at least as suspicious as the model's threshold on the lesion probability.
+    @property
+    def lesion_probability_threshold(self) -> float:
+        """The lesion probability from which on a slice is taken for diseased."""
+        return getattr(self.processor, "lesion_probability_threshold", LESION_PROBABILITY)
 
-        Args:
-            image (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1].
-
-        Returns:
-            Boolean `torch.Tensor` of shape `(B,)`.
+    @torch.no_grad()
+    def lesion_probability(self, image: torch.Tensor) -> torch.Tensor:
+        """What the classifier thinks of images (B, C, H, W) in [0, 1]: probabilities (B,) in float32.
 
         Raises:
             InputError: the model has no classifier.
@@ -62,8 +62,11 @@ class MaskedPipeline(CounterfactualPipeline):
         if self.classifier is None:
             raise InputError("This model has no classifier to say whether a slice passes as healthy.")
         logits = self.classifier(image.to(self.classifier.device, self.classifier.dtype)).logits
-        threshold = getattr(self.processor, "lesion_probability_threshold", LESION_PROBABILITY)
-        return logits.float().softmax(dim=1)[:, 1] >= threshold
+        return logits.float().softmax(dim=1)[:, 1]
+
+    def looks_diseased(self, image: torch.Tensor) -> torch.Tensor:
+        """Which images (B, C, H, W) the classifier finds suspicious: boolean, (B,)."""
+        return self.lesion_probability(image) >= self.lesion_probability_threshold
 
     def choose_mask(
         self,
