@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from ..data.axial_slices import LESION_PROBABILITY
 from ..pipelines.calibration import Calibration
 from ..pipelines.pipeline_difffuse import DifFusePipeline
 
@@ -89,7 +90,7 @@ class ScanSlices:
                 better = probability < doubt[index]
                 pictures[index[better]] = output.counterfactuals.float().cpu()[better]
                 doubt[index] = torch.minimum(probability, doubt[index])
-            chosen = chosen[doubt[chosen] >= self.pipeline.lesion_probability_threshold]
+            chosen = chosen[doubt[chosen] >= LESION_PROBABILITY]  # the model's own threshold may lie far above
             if not len(chosen):
                 break
         return pictures
