@@ -2,10 +2,10 @@
 
 python benchmarks/cohort.py --subjects 4 --workers 2 --output_dir out/cohort
 
-The sides take turns in one run: the command with one worker; with several; and, as the bound, as many commands at once
-that know nothing of each other and share the cases and the cores. In their time are the start of Python and the
-loading of the model, once a process. One worker that hands its memory back shows what `keep_memory` saves. All sides
-write the same volumes, which is checked.
+The sides take turns in one run: the command with one worker on one thread, and on all cores; with several workers,
+which share the cores; and, as the bound, as many commands at once that know nothing of each other and share the cases
+and the cores. In their time are the start of Python and the loading of the model, once a process. All sides write the
+same volumes, which is checked.
 
 The stages are timed in this process: for each, the time in its function less that in the functions of other stages.
 Options that this script does not know go to the command: `--samples 1`.
@@ -33,7 +33,7 @@ from difffuse_hf.errors import run_script
 STAGES = {  # function of each
     "reading": "difffuse_hf.detection.run.read_case",
     "cutting slices": "difffuse_hf.DifFuseProcessor.preprocess_volume",
-    "classifier": "difffuse_hf.detection.volume._classify",
+    "classifier": "difffuse_hf.detection.slices.ScanSlices.classify",
     "saliency": "difffuse_hf.DifFusePipeline.make_saliency",
     "U-Net": "diffusers.UNet2DModel.forward",
     "restoring": "difffuse_hf.DifFuseProcessor.restore",
@@ -41,14 +41,6 @@ STAGES = {  # function of each
     "report": "difffuse_hf.reporting.report.write_report",
     "loading": "difffuse_hf.detection.run.load_model",
 }
-COMMAND = """
-import sys
-from difffuse_hf.cli.main import main
-from difffuse_hf.detection import workers
-if sys.argv.pop(1) == "give back":
-    workers.keep_memory = lambda: None
-sys.exit(main())
-"""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,8 +67,8 @@ def compare(cases: Sequence[str], options: Sequence[str], folder: Path, workers:
     """A row for each way of running over the cohort."""
     cores = len(os.sched_getaffinity(0))
 
-    def start(name, cases, threads, *more, memory="keep"):
-        words = [sys.executable, "-c", COMMAND, memory, "detect", *cases, *options, "--output", str(folder / name)]
+    def start(name, cases, threads, *more):
+        words = [sys.executable, "-m", "difffuse_hf.cli", "detect", *cases, *options, "--output", str(folder / name)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         return subprocess.Popen([*words, *more], env=environment, stdout=subprocess.DEVNULL)
 
@@ -90,15 +82,15 @@ def compare(cases: Sequence[str], options: Sequence[str], folder: Path, workers:
         finish(*[start("apart", share, max(1, cores // workers)) for share in shares if share])
 
     sides = {
-        "one worker": lambda: finish(start("one", cases, cores)),
+        "one worker, one thread": lambda: finish(start("one", cases, 1)),
+        f"one worker, {cores} threads": lambda: finish(start("threads", cases, cores)),
         f"{workers} workers": lambda: finish(start("several", cases, cores, "--workers", str(workers))),
         f"{workers} commands apart": apart,
-        "one worker, memory handed back": lambda: finish(start("handed_back", cases, cores, memory="give back")),
     }
     timings, _ = take_turns(sides, rounds=rounds, warm_up=False)
-    for other in ("several", "apart", "handed_back"):
+    for other in ("threads", "several", "apart"):
         check_same(folder / "one", folder / other)
-    first = timings["one worker"]
+    first = timings["one worker, one thread"]
     return [
         {"way": name, "wall_s_a_case": timing.row()["wall_s"] / len(cases), **timing.row(first)}
         for name, timing in timings.items()
