@@ -130,19 +130,21 @@ def measure(pipeline, data: Data, preset: Preset | str, scored: bool = True, lik
             "passes": 1 - float(pipeline.looks_diseased(expected).float().mean()),
         }
         if like is None:
-            row |= pictures(pipeline, data, preset, plan)
+            row |= pictures(pipeline, data, preset, plan, cost["calls"] if plan.settings.display_steps else 0)
     return row
 
 
-def pictures(pipeline, data: Data, preset, plan) -> dict[str, float]:
-    """Calls, sharpness and identity error of the counterfactual to look at, on healthy slices."""
-    settings = plan.settings.display(plan.noise_level) if plan.settings.display_steps else plan.settings
+def pictures(pipeline, data: Data, preset, plan, map_calls: float) -> dict[str, float]:
+    """Calls, sharpness and identity error of the counterfactual to look at, on healthy slices.
+
+    The calls are those of its own chain, which comes on top of those for the map.
+    """
     images = data.healthy.images
     with Calls(pipeline.unet) as calls:
         output = pipeline(
             images.to(pipeline.device),
             saliency=data.saliency[id(data.healthy)],
-            preset=settings,
+            preset=preset,
             noise_level=plan.noise_level,
             percentile=plan.percentile,
             generator=[torch.Generator().manual_seed(i) for i in range(len(images))],
@@ -150,7 +152,7 @@ def pictures(pipeline, data: Data, preset, plan) -> dict[str, float]:
     made, inside = output.counterfactuals.cpu(), (output.masks.cpu() > 0) & data.healthy.brain
     brain = data.healthy.brain.expand_as(images)
     return {
-        "picture_calls": calls.images / len(images),
+        "picture_calls": calls.images / len(images) - map_calls,
         "sharpness": gradient_energy(made, inside) / gradient_energy(images, inside),
         "identity_error": float((made - images).abs()[brain].mean()),
     }

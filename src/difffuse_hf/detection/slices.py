@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from rich.progress import track
 
 from ..data.axial_slices import LESION_PROBABILITY
 from ..pipelines.calibration import Calibration
-from ..pipelines.pipeline_difffuse import DifFusePipeline
+from ..pipelines.pipeline_difffuse import DifFusePipeline, without_found
 
 TRAJECTORY_BYTES = 400_000_000  # most that the kept inversions of a batch of slices may take
 
@@ -74,18 +74,21 @@ class ScanSlices:
                 made.saliency[index] = output.saliency.float().cpu()
         return made
 
-    def picture(self, chosen: torch.Tensor, made: Made, call: dict[str, Any]) -> torch.Tensor:
+    def picture(self, chosen: torch.Tensor, made: Made, call: dict[str, Any], threshold: float) -> torch.Tensor:
         """The counterfactuals (S, C, H, W), those of the chosen slices by the chain that is made to be looked at.
+
+        Where the anomaly reaches the threshold it starts from the mean of the samples (see `without_found`).
 
         Where the classifier does not take a picture for healthy it is made once more, with other noise and from the
         model's own K if that is higher; of the two the one that looks more healthy is kept.
         """
+        start = replace(self, slices=without_found(self.slices, made.counterfactual, made.anomaly, threshold))
         pictures, doubt = made.counterfactual.clone(), torch.full((len(self.slices),), torch.inf)
         first = call.get("noise_level") or self.plan.noise_level
         for attempt, level in enumerate((first, max(first, self.pipeline.config["noise_level"]))):
             chain = {"preset": self.plan.settings.display(level), "noise_level": level, "num_samples": 1}
             call = {**call, **chain, "num_inference_steps": None, "display_steps": 0}
-            for index, output in self._through(chosen, "Making pictures", call, made.mask, self.seed + attempt):
+            for index, output in start._through(chosen, "Making pictures", call, made.mask, self.seed + attempt):
                 probability = self.pipeline.lesion_probability(output.counterfactuals).cpu()
                 better = probability < doubt[index]
                 pictures[index[better]] = output.counterfactuals.float().cpu()[better]

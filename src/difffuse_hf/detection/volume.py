@@ -83,7 +83,7 @@ def detect_volume(
     pictures = made.counterfactual
     if plan.settings.display_steps and call_arguments.get("display_steps") != 0:
         worth = suspicious if counterfactuals == "all" else _worth_showing(made, reference, usable, num_shown)
-        pictures = scan.picture(worth[torch.isin(worth, suspicious)], made, call_arguments)
+        pictures = scan.picture(worth[torch.isin(worth, suspicious)], made, call_arguments, threshold)
         if counterfactuals == "all":
             made.counterfactual = pictures
 
@@ -157,10 +157,12 @@ def _compose(volumes: np.ndarray, change: np.ndarray, blend: np.ndarray, geometr
     """The counterfactual in native intensities: the model's change added where it repainted, with soft edges.
 
     The model sees intensities up to 1; brighter voxels start from there, or what was clipped would stay as a ghost.
+    The array of the change becomes that of the counterfactual.
     """
-    scale = geometry.intensity_scale[:, None, None, None]
-    repainted = np.minimum(volumes, 1 / scale) + change / scale
-    return np.where(blend > 0, np.maximum(volumes + blend * (repainted - volumes), 0), volumes).astype(np.float32)
+    for volume, difference, scale in zip(volumes, change, geometry.intensity_scale):  # one at a time: memory
+        repainted = np.minimum(volume, 1 / scale) + difference / scale
+        difference[...] = np.where(blend > 0, np.maximum(volume + blend * (repainted - volume), 0), volume)
+    return change
 
 
 def _reference_slices(processor: DifFuseProcessor, case: Case, geometry: SliceGeometry) -> torch.Tensor | None:

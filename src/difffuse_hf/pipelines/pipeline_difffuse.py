@@ -130,20 +130,26 @@ class DifFusePipeline(MaskedPipeline):
         up = sorted({level for chain in chains for level in chain.up})
         with self.bar(len(up) - 1 + sum(len(chain.down) - 1 for chain in chains)) as bar:
             trajectory = self._invert(run, chains[0], up, bar.update)
-            results = [self._repaint(run, chain, trajectory, mask, bar.update) for chain in chains]
-        samples, reference = results[0]  # (B, N, C, H, W), (B, C, H, W)
+            samples, reference = self._repaint(run, chains[0], trajectory, mask, bar.update)
 
-        # 4. What changed: the mean of the samples finds more than any one of them
-        expected = samples.mean(dim=1)
-        deviation = samples.std(dim=1) if samples.shape[1] > 1 else None
-        anomaly_maps = self._make_map(reference, expected, deviation, recipe, saliency)
+            # 4. What changed: the mean of the samples (B, N, C, H, W) finds more than any one of them
+            expected = samples.mean(dim=1)
+            deviation = samples.std(dim=1) if samples.shape[1] > 1 else None
+            anomaly_maps = self._make_map(reference, expected, deviation, recipe, saliency)
+
+            # 5. The counterfactual to look at
+            counterfactuals = samples[:, 0]
+            if settings.display_steps:
+                if settings.background == "forward":
+                    run = replace(run, image=without_found(run.image, expected, anomaly_maps, chosen.threshold))
+                counterfactuals = self._repaint(run, chains[1], trajectory, mask, bar.update)[0][:, 0]
         uncertainty, agreement = None if deviation is None else deviation.mean(dim=1, keepdim=True), None
         in_sigmas = recipe is not None and recipe.sample_noise is not None  # which one sample alone has none of
         if deviation is not None and chosen.threshold is not None and not in_sigmas:
             alone = [self._make_map(reference, one, None, recipe, saliency) for one in samples.unbind(1)]
             agreement = torch.stack([one >= chosen.threshold for one in alone]).float().mean(0)
         of_samples = {"uncertainty": uncertainty, "agreement": agreement, "expected": expected, "deviation": deviation}
-        return self.make_output(options, results[-1][0][:, 0], anomaly_maps, mask, saliency, **of_samples)
+        return self.make_output(options, counterfactuals, anomaly_maps, mask, saliency, **of_samples)
 
     def calibration(self, preset: str | Preset | None = None) -> Calibration:
         """What the model was calibrated to for a preset, or the preset as it is with the model's own settings.
@@ -289,6 +295,21 @@ class DifFusePipeline(MaskedPipeline):
         if kind in ("trajectory", "forward"):  # free of the rounding of [0, 1] -> [-1, 1] -> [0, 1]
             counterfactuals = torch.where(mask > 0, counterfactuals, per_sample(image))
         return counterfactuals.unflatten(0, (len(image), num_samples)), outside.reference
+
+
+def without_found(
+    image: torch.Tensor, expected: torch.Tensor, anomaly_maps: torch.Tensor, threshold: float | None
+) -> torch.Tensor:
+    """What a chain for the eye starts from: the image, and where a lesion was found the mean of the samples instead.
+
+    Noise up to K = 350 leaves a bright lesion bright, and a single sample that starts from it may keep some of it.
+
+    Args:
+        image, expected (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1].
+        anomaly_maps (`torch.Tensor` of shape `(B, 1, H, W)`): of the change between the two.
+        threshold (`float`, *optional*): from where on it is lesion; without one the image stays as it is.
+    """
+    return image if threshold is None else torch.where(anomaly_maps >= threshold, expected, image)
 
 
 @dataclass(frozen=True)
