@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
 
@@ -29,7 +30,7 @@ def write_series(
     `tags` are DICOM keywords: a value for all slices, a function of the slice's index, or None to leave the tag out.
     Slices follow each other along z from `origin_mm` (LPS, the centre of the first pixel); say
     `ImagePositionPatient=lambda i: ...` for anything else. Stored values are `(hounsfield - intercept) / slope`,
-    with -1024 for an intercept that is left out.
+    with -1024 for an intercept that is left out. `written_as` is a transfer syntax that the files claim to be in.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,7 @@ def write_series(
         "WindowCenter": 40,
         "WindowWidth": 80,
     }
+    written_as = UID(tags.pop("written_as", ""))
     paths = []
     for i, image in enumerate(hounsfield):
         values = {tag: value(i) if callable(value) else value for tag, value in {**common, **tags}.items()}
@@ -72,6 +74,10 @@ def write_series(
         values = {tag: list(value) if isinstance(value, tuple) else value for tag, value in values.items()}
         paths.append(folder / f"{i:04d}.dcm")
         write_slice(paths[-1], image, transfer_syntax, **values)
+        if written_as:  # what the file says of itself, whatever it is
+            dataset = dcmread(paths[-1])
+            dataset.file_meta.TransferSyntaxUID = written_as
+            dataset.save_as(paths[-1], implicit_vr=False, little_endian=True)
     return paths
 
 

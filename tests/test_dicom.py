@@ -153,9 +153,10 @@ def test_keys_are_distinct_and_do_not_depend_on_the_order_of_files(write, tmp_pa
 
 
 def test_a_key_stays_when_a_slice_is_added(write, series):
-    write(pixels(27), SeriesInstanceUID="1.2", StudyInstanceUID="1.3")
+    common = {"SeriesInstanceUID": "1.2", "StudyInstanceUID": "1.3", "FrameOfReferenceUID": "1.4"}
+    write(pixels(27), **common)
     (before,) = series()
-    write(pixels(1), SeriesInstanceUID="1.2", StudyInstanceUID="1.3", ImagePositionPatient=(-20, -20, 75))
+    write(pixels(1), **common, ImagePositionPatient=(-20, -20, 75), InstanceNumber=28)
     (after,) = series()
     assert len(after.slices) == 28 and after.key == before.key
 
@@ -197,7 +198,21 @@ ODD = {
     "two steps": ({"ImagePositionPatient": lambda i: (0, 0, 4 * i + 3 * max(i - 13, 0))}, Exclusion.SPLIT_BASE_VAULT),
     "half a head": ({"ImagePositionPatient": lambda i: (0, 0, 2 * i)}, Exclusion.INCOMPLETE_HEAD),
     "8-bit pixels": ({"BitsAllocated": 8, "PixelRepresentation": 0, "RescaleIntercept": 0}, Exclusion.NOT_HOUNSFIELD),
-    "slope differs in one slice": ({"RescaleSlope": lambda i: 1 + (i == 5)}, Exclusion.NOT_HOUNSFIELD),
+    "slope differs in one slice": ({"RescaleSlope": lambda i: 1 + (i == 5)}, None),
+    "colour": ({"PhotometricInterpretation": "RGB"}, Exclusion.NOT_HOUNSFIELD),
+    "contrast agent": ({"ContrastBolusAgent": "ULTRAVIST 370"}, Exclusion.CONTRAST),
+    "contrast agent: none": ({"ContrastBolusAgent": "NONE"}, None),
+    "contrast agent by mouth": ({"ContrastBolusAgent": "TELEBRIX", "ContrastBolusRoute": "ORAL"}, None),
+    "angiography": ({"SeriesDescription": "CTA HEAD 0.6"}, Exclusion.CONTRAST),
+    "perfusion": ({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 DYN"]}, Exclusion.CONTRAST),
+    "with contrast, in words": ({"SeriesDescription": "HEAD POST CONTRAST"}, Exclusion.CONTRAST),
+    "without contrast, in words": ({"SeriesDescription": "HEAD W/O CONTRAST"}, None),
+    "projection": ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MIP"]}, Exclusion.DERIVED),
+    "perfusion map": ({"ImageType": ["DERIVED", "SECONDARY", "CBF"]}, Exclusion.DERIVED),
+    "axial reformat": ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MPR"]}, None),
+    "head and neck": ({"ImagePositionPatient": lambda i: (0, 0, 10 * i)}, Exclusion.BEYOND_HEAD),
+    "private transfer syntax": ({"written_as": "1.2.840.113619.5.2"}, Exclusion.UNREADABLE),
+    "decubitus": ({"ImageOrientationPatient": (0, 1, 0, -1, 0, 0)}, None),
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from difffuse_hf.preprocessing.exclusion import Exclusion
 from difffuse_hf.preprocessing.manifest import exclusion_table, make_manifest, write_tables
-from difffuse_hf.preprocessing.pictures import TILE, contact_sheet, save_picture, thumbnail
+from difffuse_hf.preprocessing.pictures import COLUMNS, TILE, contact_sheet, save_picture, shown_slices, thumbnail
 
 
 def record(number, reason=None, series=1):
@@ -61,13 +61,14 @@ def test_parquet_and_csv_say_the_same(manifest, tmp_path):
     ]
 
 
-def test_a_contact_sheet_shows_the_middle_slice_of_each_scan(manifest, tmp_path):
-    slices = np.stack([np.full((50, 40), value) for value in (0, 100, 0)])
+def test_a_contact_sheet_shows_four_slices_of_each_scan_two_of_them_neighbours(manifest, tmp_path):
+    assert shown_slices(28).tolist() == [7, 14, 15, 20] and shown_slices(1).tolist() == [0] * 4
+    slices = np.stack([np.full((50, 40), value) for value in (0, 100, 0, 100)])
     for scan_id in manifest["scan_id"].unique()[1:]:
         save_picture(thumbnail(slices, 0, 100), tmp_path / f"{scan_id}.png")
     with Image.open(tmp_path / f"{9:016x}.png") as strip:
-        assert strip.size == (3 * TILE[0], TILE[1])
-        assert [strip.getpixel((TILE[0] * i + TILE[0] // 2, TILE[1] // 2)) for i in range(3)] == [0, 255, 0]
+        assert strip.size == (4 * TILE[0], TILE[1])
+        assert [strip.getpixel((TILE[0] * i + TILE[0] // 2, TILE[1] // 2)) for i in range(4)] == [0, 255, 0, 255]
     sheet = contact_sheet(manifest, tmp_path, "All")
-    middles = [sheet.getpixel((TILE[0] * i + TILE[0] // 2, 32 + TILE[1] // 2)) for i in range(len(manifest))]
-    assert middles[0] != 255 and middles[1:] == [255] * (len(manifest) - 1)
+    middles = [sheet.getpixel((TILE[0] * i + TILE[0] // 2, 32 + TILE[1] // 2)) for i in range(4 * COLUMNS)]
+    assert middles == [128] * 4 + [0, 255] * (2 * COLUMNS - 2)

@@ -282,6 +282,7 @@ def test_no_text_of_the_header_is_in_any_output(tmp_path):
     }
     assert len(planted) > 600 and {"PatientName", "PatientID", "ReferringPhysicianName"} <= set(planted)
     planted["ConvolutionKernel"] = "UB"
+    planted["ContrastBolusAgent"] = "NONE"
     del planted["Manufacturer"]
     uids = study(77) | {"SeriesInstanceUID": "1.2.3.77.9", "PatientBirthDate": "19331122", "StudyDate": "20060504"}
     head = turned_head(turn("y", 4))[0].hounsfield

@@ -8,28 +8,21 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
-from pydicom.pixels.processing import apply_rescale
 
-from ..errors import InputError
 from .dicom import Series, SliceHeader
+from .pixels import (
+    CANNOT_BE_DECODED,
+    PADDING_BELOW_HU,
+    UnreadableSeries,
+    declared_padding,
+    decode_slice,
+    forget_file,
+)
 
 MAX_FAILED_FILES = 2  # as many as may be missing
 MIN_STEP_MM = 2.0  # of uneven series: eleven slices show nothing finer
-PADDING_BELOW_HU = -1100  # nothing in a patient is darker than air
 _WHOLE_PIXEL = 0.02  # shifts and steps this close to a whole one need no interpolation
-
-
-class UnreadableSeries(InputError):
-    """Files of a series cannot be decoded: made of the reason, which names no file, and the first such file."""
-
-    @property
-    def reason(self) -> str:
-        return self.args[0]
-
-    def __str__(self):
-        return f"{self.reason}, the first is {self.args[1]}; export the series again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +44,31 @@ class CTVolume:
         return image
 
 
-def assemble(series: Series) -> CTVolume:
-    """Decode the slices of a series and put them on one orthogonal grid with one spacing.
+@dataclass(frozen=True, eq=False)
+class DecodedSlices:
+    """The slices of a series that could be decoded, inferior to superior, as they were stored."""
+
+    headers: tuple[SliceHeader, ...]
+    hounsfield: np.ndarray  # (S, H, W) int16, rows and columns as in the files
+    measures: dict = field(default_factory=dict)
+
+
+def decode_series(series: Series) -> DecodedSlices:
+    """Decode the slices of a series; what lies outside the field of view takes the darkest measured value.
+
+    Raises:
+        UnreadableSeries: more than two of the files cannot be decoded.
+    """
+    slices, images, num_failed = _decode(series)
+    images, padding = remove_padding(images)
+    declared = declared_padding(slices[0])
+    if padding is None and declared is not None:
+        padding = round(declared[0])
+    return DecodedSlices(tuple(slices), images, {"files_failed": num_failed, "padding": padding})
+
+
+def assemble(series: Series, decoded: DecodedSlices | None = None) -> CTVolume:
+    """Put the slices of a series on one orthogonal grid with one spacing; decode them unless they are given.
 
     A gantry tilt shears the stack: the slices stay parallel but move in their own plane. Each is moved back, on a
     canvas that holds all of them. Unevenly spaced slices are interpolated along the normal (see `regular_step`).
@@ -61,44 +77,26 @@ def assemble(series: Series) -> CTVolume:
     Raises:
         UnreadableSeries: more than two of the files cannot be decoded.
     """
-    slices, images, num_failed = _decode(series)
-    images, padding = remove_padding(images)
-    row_mm, column_mm = slices[0].pixel_spacing_mm  # between rows, between columns
-    orientation = slices[0].orientation
+    decoded = decoded or decode_series(series)
+    slices, images = decoded.headers, decoded.hounsfield
+    spacing, orientation = slices[0].pixel_spacing_mm, slices[0].orientation
+    if spacing is None or orientation is None:  # `header_exclusion` has been asked
+        raise ValueError(f"{slices[0].path} does not say how its slice lies.")
+    row_mm, column_mm = spacing  # between rows, between columns
     u, _, vt = np.linalg.svd(np.column_stack([orientation[:3], orientation[3:], series.normal]))
     axes = u @ vt  # (3, 3) orthonormal, where headers round to a few digits
-    positions = np.array([header.position for header in slices]) @ axes  # (S, 3) mm along a row, a column, the normal
+    positions = np.array([header.position for header in slices], float) @ axes  # (S, 3) mm along a row, a column, the normal
 
     shifts = (positions[:, :2] - positions[0, :2]) / (column_mm, row_mm)  # (S, 2) pixels
     images, first = _unshear(images, shifts)
     images, step_mm = _even_steps(images, positions[:, 2])
     origin = positions[0] + (first[0] * column_mm, first[1] * row_mm, 0)
     measures = {
-        "files_failed": num_failed,
-        "padding": padding,
+        **decoded.measures,
         "unsheared_mm": round(float(np.ptp(positions[:, :2], axis=0).max()), 2),
         "num_slices": len(images),
     }
     return _to_lps(images, (step_mm, row_mm, column_mm), axes @ origin, axes, measures)
-
-
-def decode_slice(header: SliceHeader) -> np.ndarray:
-    """Pixels (H, W) times slope plus intercept, as int16; raises `UnreadableSeries`.
-
-    GDCM decodes every transfer syntax in use. It would also invert MONOCHROME1, which says how to display the values
-    and not what they are: pydicom does not.
-    """
-    try:
-        if header.photometric == "MONOCHROME1":
-            dataset = pydicom.dcmread(header.path)
-            image = apply_rescale(dataset.pixel_array, dataset)
-        else:
-            image = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO="GDCMImageIO"))[0]
-    except (RuntimeError, ValueError, AttributeError, NotImplementedError) as error:
-        raise UnreadableSeries("a file cannot be decoded", header.path) from error
-    if image.shape != (header.rows, header.columns):
-        raise UnreadableSeries("a file has other pixels than its header says", header.path)
-    return image if image.dtype == np.int16 else np.rint(image).clip(-32768, 32767).astype(np.int16)
 
 
 def _decode(series):
@@ -111,9 +109,12 @@ def _decode(series):
             slices.append(header)
         except UnreadableSeries as error:
             failed.append(error)
+    forget_file()
     if len(failed) > MAX_FAILED_FILES or len(slices) < 2:
-        _, path = failed[0].args
-        raise UnreadableSeries(f"{len(failed)} of {len(series.slices)} slices cannot be decoded", path) from failed[0]
+        why, path = failed[0].args
+        more = "" if why == CANNOT_BE_DECODED else f": {why}"
+        sentence = f"{len(failed)} of {len(series.slices)} slices cannot be decoded{more}"
+        raise UnreadableSeries(sentence, path) from failed[0]
     return slices, images[: len(slices)], len(failed)
 
 

@@ -5,8 +5,11 @@ rules look for.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+
+from pydicom.uid import UID
 
 from .dicom import LOCALISER
 from .headers import SliceHeader
@@ -15,6 +18,7 @@ from .kernel import kernel_name, tells_of_bone, vendor
 from .rules import NOT_PICTURES_OF_A_HEAD
 
 TIME_BYTES = 17  # of a concealed AcquisitionTime, written in hexadecimal digits
+_PRIVATE = "2.25.0"  # stands for all transfer syntaxes that are not the standard's
 _LONGEST_TIME = 16  # characters: "HHMMSS.ffffff", or "HH:MM:SS.ffffff" in old files
 
 
@@ -25,28 +29,37 @@ def conceal(header: SliceHeader, salt: bytes) -> SliceHeader:
     """
     hide = partial(pseudonym, salt=salt)
     day, (known_class, rest) = header.study_day, _split_class(header.sop_class_uid)
-    name = kernel_name(header.kernel)
+    kernels = [_conceal_kernel(one.kernel, hide) for one in header.frames]
     return replace(
         header,
+        transfer_syntax=_PRIVATE if UID(header.transfer_syntax).is_private else header.transfer_syntax,
         sop_class_uid=known_class + hide(rest),
         sop_instance_uid=hide(header.sop_instance_uid),
         series_uid=hide(header.series_uid),
         study_uid=hide(header.study_uid),
         frame_of_reference_uid=hide(header.frame_of_reference_uid),
         patient_id=hide(header.patient_id),
+        owner=hide(header.owner),
+        session=hide(header.session),
         age_years=told_age(header.age_years),
         study_date="",
         study_day=None if day is None else day + secret_shift(header.patient_id, salt, 4),
         modality="CT" if header.modality == "CT" else "",
         manufacturer=vendor(header.manufacturer),
         image_type=tuple(word for value in header.image_type for word in _known_words(value)),
-        kernel=f"{name}\\{hide(header.kernel)}" if name else hide(header.kernel),
+        kernel=_conceal_kernel(header.kernel, hide),
         description="BONE" if tells_of_bone(header.description) else "",
         acquisition_time=_conceal_time(header, salt),
-        photometric="".join(re.findall("^MONOCHROME(?:[12]$)?", header.photometric)),
+        photometric="".join(re.findall("^(?:MONOCHROME(?:[12]$)?|RGB$)", header.photometric)),
         series_key=hide(header.series_key),
         frame_key=hide(header.frame_key),
+        frames=tuple(one._replace(kernel=kernel) for one, kernel in zip(header.frames, kernels)),
     )
+
+
+def _conceal_kernel(kernel: str, hide: Callable[[str], str]) -> str:
+    name = kernel_name(kernel)
+    return f"{name}\\{hide(kernel)}" if name else hide(kernel)
 
 
 def _split_class(uid: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..io.files import write_csv, write_whole
 from .exclusion import Exclusion
 from .header_cache import HeaderCache
+from .headers import ARCHIVE, Unread, printable, read_header
 from .identity import load_salt
 from .manifest import make_manifest, write_tables
 from .parallel import WorkerDied, Workers
@@ -61,6 +62,8 @@ def preprocess_ct(
         OSError: the disk is full, or a folder cannot be written; what was finished is kept.
     """
     config, dicom_dir, output = config or CTPreprocessConfig(), Path(dicom_dir).resolve(), Path(output).resolve()
+    if dicom_dir.is_file() and read_header(dicom_dir) == Unread(ARCHIVE, True):
+        raise InputError(f"{dicom_dir} is {ARCHIVE}.")
     if not dicom_dir.is_dir():
         raise InputError(f"{dicom_dir} is not a folder; give the one that holds the DICOM files.")
     if output == dicom_dir or dicom_dir in output.parents:
@@ -101,11 +104,12 @@ def _run(dicom_dir, output, config, pool, linkage, progress) -> pandas.DataFrame
             bar.advance(line)
 
     manifest = _judge_cohort(make_manifest(list(latest.values())), config)
-    write_tables(manifest, output)
+    unreadable = [(printable(path), printable(why)) for path, why in disk.unreadable()]
+    write_tables(manifest, output, unreadable)
     for decision, title in (("keep", "kept"), ("reject", "rejected")):
         rows = manifest.loc[(manifest["decision"] == decision) & (manifest["merged_into"] == "")]
         save_picture(contact_sheet(rows, output / "thumbnails", f"Series {title}"), output / f"{title}.png")
-    write_csv(output / "private" / "unreadable.csv", ["path", "why"], disk.unreadable(), owner_only=True)
+    write_csv(output / "private" / "unreadable.csv", ["path", "why"], unreadable, owner_only=True)
     if linkage:
         _write_linkage(output / "private" / "linkage.csv", by_id, disk)
     return manifest
@@ -116,8 +120,8 @@ def _process_task(task, **settings):
 
 
 def _is_open(row: dict | None, series: FoundSeries) -> bool:
-    """Not done yet, failed unexpectedly, or grown since."""
-    return row is None or row["reason"] == Exclusion.FAILED.value or row["num_files"] != len(series.numbers)
+    """Not done yet, failed unexpectedly, or made of other slices since."""
+    return row is None or row["reason"] == Exclusion.FAILED.value or row.get("content") != series.content
 
 
 def _scan(dicom_dir: Path, cache: HeaderCache, salt: bytes, pool: Workers, progress: bool) -> Disk:
@@ -127,7 +131,9 @@ def _scan(dicom_dir: Path, cache: HeaderCache, salt: bytes, pool: Workers, progr
         line = bar.add_task("Reading headers", total=total, completed=total - len(disk.unread))
         disk.read(pool, lambda count: bar.advance(line, count))
     if not disk.has_header().any():
-        raise InputError(f"{dicom_dir} holds no readable DICOM image ({total} files were looked at).")
+        failed = disk.unreadable()
+        example = f"; {printable(failed[0][0])}: {printable(failed[0][1])}" if failed else ""
+        raise InputError(f"{dicom_dir} holds no readable DICOM image ({total} files were looked at{example}).")
     return disk
 
 
@@ -185,7 +191,9 @@ def _write_linkage(path: Path, by_id: dict[str, FoundSeries], disk: Disk):
         for header in disk.load(series).slices:
             first_of.setdefault(header.series_uid, header.number)
         for one in disk.read_again(first_of.values()):
-            rows.append((scan_id, one.patient_id, one.study_uid, one.series_uid, one.study_date, one.path.parent))
+            rows.append(
+                (scan_id, one.patient_id, one.study_uid, one.series_uid, one.study_date, printable(one.path.parent))
+            )
     write_csv(path, columns, rows, owner_only=True)
 
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from ..io.files import write_whole
 from .conceal import TIME_BYTES, conceal
+from .frames import Frame
 from .headers import SliceHeader, read_header, walk_files
 from .identity import Pseudonym
 
@@ -32,6 +33,7 @@ _REPEATED = pa.dictionary(pa.int32(), pa.string())
 _COLUMNS = {
     "study_uid": _REPEATED,
     "series_uid": _REPEATED,
+    "owner": _REPEATED,
     "series_key": _REPEATED,
     "sop_instance_uid": pa.uint64(),  # as a number
     "x": pa.float64(),
@@ -48,7 +50,7 @@ _OWN = [name for name in _FIELDS if name in _COLUMNS and name != "rest"]
 _REST = [name for name in _FIELDS if name not in {*_COLUMNS, "path", "position", "number"}]
 _SCHEMA = pa.schema([("file", pa.uint64()), ("why", _REPEATED), *_COLUMNS.items()])
 # The number is raised when `headers.py` or `conceal.py` reads or keeps something else in the same fields.
-_VERSION = {b"difffuse_hf.headers": f"1 {' '.join(_FIELDS)}".encode()}
+_VERSION = {b"difffuse_hf.headers": f"2 {' '.join(_FIELDS)}".encode()}
 
 
 class FileList:
@@ -62,8 +64,9 @@ class FileList:
     def __init__(self, folder: Path, salt: bytes):
         self._folders, self._folder_of, self._names, self._ends = [], array("I"), bytearray(), array("q")
         numbers, keyed = array("Q"), hashlib.blake2b(key=salt[:64], digest_size=8, person=b"file")
+        self.closed: list[tuple[Path, str]] = []  # folders that could not be listed, and why
         number_of = {}
-        for entry in walk_files(folder):
+        for entry in walk_files(folder, lambda path, error: self.closed.append((Path(path), str(error)))):
             parent = os.path.dirname(entry.path)
             if parent not in number_of:
                 number_of[parent] = len(self._folders)
@@ -83,6 +86,10 @@ class FileList:
 
     def __len__(self):
         return len(self._ends)
+
+    def folders(self, indices: np.ndarray) -> np.ndarray:
+        """Numbers of the folders that these files lie in."""
+        return np.frombuffer(self._folder_of, np.uint32)[indices] if len(self) else np.zeros(0, np.uint32)
 
     def path(self, index: int) -> Path:
         start = self._ends[index - 1] if index else 0
@@ -207,7 +214,7 @@ def _read_column(parts: list[Path], name: str) -> pa.Array:
 
 
 def to_headers(rows: pa.Table, paths: Iterable[Path], numbers: Iterable[int]) -> Iterator[SliceHeader]:
-    """The concealed headers of rows that have one, with the paths of their files and these numbers of them."""
+    """The concealed headers of rows that have one, of whole files, with their paths and these numbers of them."""
     columns = [column.cast(pa.string()) if column.type == _REPEATED else column for column in rows.columns]
     columns = dict(zip(rows.column_names, (column.to_pylist() for column in columns)))
     own = [map(_REVIVE.get(name, _unchanged), columns[name]) for name in _OWN]
@@ -221,14 +228,18 @@ def _unchanged(value):
     return tuple(value) if isinstance(value, list) else value
 
 
+def _frames(values: list[list]) -> tuple[Frame, ...]:
+    return tuple(Frame._make(map(_unchanged, value)) for value in values)
+
+
 def _whole(number: float | None) -> int | None:
     return None if number is None else int(number)
 
 
 # From a row back to the header; pseudonyms are known as such, so that they are not hashed again.
-_NAMES = "study_uid series_uid series_key frame_of_reference_uid patient_id frame_key".split()
+_NAMES = "study_uid series_uid series_key frame_of_reference_uid patient_id owner session frame_key".split()
 _REVIVE: dict[str, Callable] = dict.fromkeys(_NAMES, Pseudonym)
-_REVIVE |= {"acquisition": _whole, "instance": _whole, "acquisition_time": bytes.hex}
+_REVIVE |= {"frames": _frames, "acquisition": _whole, "instance": _whole, "acquisition_time": bytes.hex}
 _REVIVE |= {"sop_instance_uid": lambda number: "" if number is None else f"{number:016x}"}
 
 

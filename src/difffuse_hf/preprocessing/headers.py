@@ -1,16 +1,15 @@
 """DICOM files into slice headers, about a millisecond each (thesis Sec. 3.4.4, step 1). No pixel is decoded.
 
-Coordinates are DICOM's patient coordinates in mm, LPS: x to the patient's left, y to the back, z to the head.
+A file of one slice gives one header. A multi-frame file (Enhanced CT) gives one with `frames`, from which `frames_of`
+makes one for each slice. Coordinates are DICOM's patient coordinates in mm, LPS: x to the patient's left, y to the
+back, z to the head.
 """
 
-import math
 import os
 import re
-import struct
 import sys
-import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,20 +19,39 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from .contents import contrast_of, derivation_of
+from .frames import Frame, frames_of_dataset
+from .values import number_of, numbers_of, orientation_of, spacing_of, text_of, whole_of
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP class; with a suffix, Enhanced CT and its legacy conversion
+UNCOMPRESSED = ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian
 NOT_DICOM = "not a DICOM file"
+ARCHIVE = "an archive; unpack it, and give the folder with what was in it"
+_ARCHIVES = b"PK\x03\x04", b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
 _TAGS = [
     Tag(name)
     for name in """
     SOPClassUID SOPInstanceUID SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID PatientID PatientAge
-    PatientBirthDate StudyDate Modality Manufacturer ImageType ConvolutionKernel SeriesDescription Rows Columns
-    PixelSpacing ImageOrientationPatient ImagePositionPatient SliceThickness GantryDetectorTilt AcquisitionNumber
-    AcquisitionTime InstanceNumber WindowCenter WindowWidth BitsAllocated BitsStored SamplesPerPixel NumberOfFrames
-    PhotometricInterpretation RescaleSlope RescaleIntercept BurnedInAnnotation
+    PatientName PatientSex IssuerOfPatientID PatientBirthDate StudyDate SeriesDate SeriesTime SeriesNumber Modality
+    Manufacturer ImageType ConvolutionKernel SeriesDescription Rows Columns PixelSpacing ImageOrientationPatient
+    ImagePositionPatient SliceThickness GantryDetectorTilt AcquisitionNumber AcquisitionTime InstanceNumber
+    TemporalPositionIdentifier WindowCenter WindowWidth BitsAllocated BitsStored PixelRepresentation SamplesPerPixel
+    NumberOfFrames PhotometricInterpretation RescaleSlope RescaleIntercept PixelPaddingValue PixelPaddingRangeLimit
+    BurnedInAnnotation ContrastBolusAgent ContrastBolusRoute ContrastBolusVolume ContrastBolusUsageSequence
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
     """.split()
 ]
+_MOST_FRAMES = 100_000  # in a file
+_PATIENT = "PatientID IssuerOfPatientID PatientName PatientBirthDate PatientSex".split()
+_SESSION = "FrameOfReferenceUID StudyDate SeriesDate SeriesTime SeriesNumber TemporalPositionIdentifier".split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +59,28 @@ class SliceHeader:
     """What the rules need to know of one slice; None or "" where the header does not say."""
 
     path: Path
+    transfer_syntax: str = field(compare=False)  # how the file is written, and not what
     sop_class_uid: str
     sop_instance_uid: str
     series_uid: str
     study_uid: str
     frame_of_reference_uid: str
     patient_id: str
+    owner: str  # all that tells one patient from another; "" if nothing is left of it
+    session: str  # all that the slices of one series share beside the identifiers above, and two scans do not
     age_years: float | None
     study_date: str  # YYYYMMDD
     study_day: int | None  # the same as a number of days, to be subtracted
     modality: str
     manufacturer: str
     image_type: tuple[str, ...]
+    contrast: str  # a word of `contents.py`, as is the next
+    derivation: str
     kernel: str
     description: str
     rows: int
     columns: int
-    num_frames: int  # more than one in Enhanced CT files, which are not supported
+    num_frames: int  # in the file
     pixel_spacing_mm: tuple[float, float] | None  # between rows, between columns
     orientation: tuple[float, ...] | None  # unit vectors along a row and down a column
     position: tuple[float, ...] | None  # centre of the first pixel
@@ -71,10 +94,13 @@ class SliceHeader:
     photometric: str
     slope: float | None
     intercept: float | None
+    padding: tuple[float, float] | None  # stored values, lowest and highest, that are no measurement
     burned_in: bool
     truncated: bool  # the file is shorter than its pixels
     series_key: str  # names a series that this slice begins, by its SeriesInstanceUID
     frame_key: str  # the same, by its study and frame of reference
+    frames: tuple[Frame, ...] = ()  # of a multi-frame file; () in the header of one frame
+    frame: int = 0  # of the slice in its file
     number: int = -1  # of the file in a scan of a disk (`scan.py`)
 
 
@@ -86,29 +112,62 @@ class Unread:
     lasting: bool
 
 
+def frames_of(header: SliceHeader) -> list[SliceHeader]:
+    """The headers of the slices in a file."""
+    return [frame_of(header, index) for index in range(max(len(header.frames), 1))]
+
+
+def frame_of(header: SliceHeader, index: int) -> SliceHeader:
+    """The header of one slice in a file; frames are numbered in the order of the file."""
+    if not header.frames:
+        return header
+    own = {name: value for name, value in header.frames[index]._asdict().items() if value not in (None, "")}
+    own |= {"position": header.frames[index].position, "orientation": header.frames[index].orientation}
+    instance = (header.instance or 0) * _MOST_FRAMES + index + 1  # of several files in their order
+    return replace(header, frames=(), frame=index, instance=instance, **own)
+
+
 def find_files(root: str | Path) -> list[Path]:
     """All files below `root` that may be DICOM, sorted; hidden files, `._*` and DICOMDIR are left out."""
     root = Path(root)
     return [root] if root.is_file() else [Path(entry.path) for entry in walk_files(root)]
 
 
-def walk_files(folder: str | Path) -> Iterator[os.DirEntry]:
-    """The same, one by one as the system lists them; folders that cannot be listed and links to folders are not
-    entered."""
+def walk_files(
+    folder: str | Path, closed: Callable[[str, OSError], object] = lambda path, error: None
+) -> Iterator[os.DirEntry]:
+    """The same, one by one as the system lists them. Links are followed, and each folder is entered once.
+
+    `closed` is told which folders could not be listed.
+    """
+    yield from _walk(os.fspath(folder), closed, set())
+
+
+def _walk(folder: str, closed: Callable, entered: set[tuple[int, int]]) -> Iterator[os.DirEntry]:
     try:
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in entered and stat.st_ino:
+            return
+        entered.add((stat.st_dev, stat.st_ino))
         with os.scandir(folder) as entries:
             found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_name)
-    except OSError:
+    except OSError as error:
+        closed(folder, error)
         return
     for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk_files(entry.path)
-        elif entry.name.upper() != "DICOMDIR" and not entry.is_dir():
+        if entry.is_dir():
+            yield from _walk(entry.path, closed, entered)
+        elif entry.name.upper() != "DICOMDIR" and (entry.is_file() or entry.is_symlink()):  # no sockets and pipes
             yield entry
 
 
 def _name(entry: os.DirEntry) -> str:
     return os.path.normcase(entry.name)  # as paths are compared
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A path as text that can be written anywhere: bytes of its name that are no UTF-8 become `\\x..`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_headers(paths: Iterable[str | Path]) -> tuple[list[SliceHeader], list[tuple[Path, str]]]:
@@ -122,30 +181,28 @@ def read_headers(paths: Iterable[str | Path]) -> tuple[list[SliceHeader], list[t
         if isinstance(header, Unread):
             failed.append((path, header.why))
         else:
-            headers.append(header)
+            headers += frames_of(header)
     return headers, failed
 
 
 def read_header(path: Path) -> SliceHeader | Unread:
-    """The header of the image in a file, as `read_headers` gives it."""
+    """The header of the image in a file, of all its frames."""
     try:
         with disable_value_validation():
             return _read(path)
     except InvalidDicomError:
-        return Unread(NOT_DICOM, True)
-    except (
-        OSError,
-        EOFError,
-        zlib.error,
-        ValueError,
-        OverflowError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        struct.error,
-    ) as error:
-        lasting = getattr(error, "errno", None) is None
-        return Unread(str(error).partition("\n")[0] or type(error).__name__, lasting)
+        return Unread(_what_it_is(path), True)
+    except OSError as error:
+        return Unread(str(error).partition("\n")[0], error.errno is None)
+    except MemoryError:
+        return Unread("the memory does not suffice", False)
+    except Exception as error:  # one damaged byte makes pydicom raise anything; one file must not end the run
+        return Unread(str(error).partition("\n")[0] or type(error).__name__, True)
+
+
+def _what_it_is(path: Path) -> str:
+    with open(path, "rb") as file:
+        return ARCHIVE if file.read(6).startswith(_ARCHIVES) else NOT_DICOM
 
 
 def _read(path: Path) -> SliceHeader:
@@ -155,96 +212,94 @@ def _read(path: Path) -> SliceHeader:
         bare = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"  # old exports begin with the data
         dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
         rest = os.fstat(file.fileno()).st_size - file.tell()
-    syntax = dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
-    number, text = partial(_number, dataset), partial(_text, dataset)
-    rows, columns = int(number("Rows") or 0), int(number("Columns") or 0)
+    number, whole, text = partial(number_of, dataset), partial(whole_of, dataset), partial(text_of, dataset)
+    rows, columns = whole("Rows") or 0, whole("Columns") or 0
     if rows * columns == 0 and text("SOPClassUID").startswith(CT_IMAGE):
         raise ValueError("the file ends in its header")
-    num_frames = int(number("NumberOfFrames") or 1)
-    pixels = rows * columns * num_frames * int(number("SamplesPerPixel") or 1)
-    num_bytes = pixels * int(number("BitsAllocated") or 16) // 8
-    if syntax == DeflatedExplicitVRLittleEndian:
-        truncated = False  # zlib would have failed
-    else:
-        truncated = rest < (min(num_bytes, 1) if syntax.is_encapsulated else num_bytes)
-    centre, width, spacing = number("WindowCenter"), number("WindowWidth"), _numbers(dataset, "PixelSpacing", 2)
-    acquisition, instance = number("AcquisitionNumber"), number("InstanceNumber")
-    orientation, study, kernel = _orientation(dataset), text("StudyInstanceUID"), text("ConvolutionKernel")
+    centre, width, num_frames = number("WindowCenter"), number("WindowWidth"), whole("NumberOfFrames") or 1
+    frames = frames_of_dataset(dataset) if "PerFrameFunctionalGroupsSequence" in dataset else ()
+    if frames and len(frames) != num_frames:
+        raise ValueError(f"the file describes {len(frames)} frames and holds {num_frames}")
+    orientation = frames[0].orientation if frames else orientation_of(dataset)
+    if num_frames > 1 and not frames:
+        orientation = None  # one place does not say where each frame lies
+    study, kernel = text("StudyInstanceUID"), frames[0].kernel if frames else text("ConvolutionKernel")
     turned = [round(100 * cosine) for cosine in orientation or ()]
     look = f"{kernel}|{rows}x{columns}|{turned}"
     return SliceHeader(
         path=path,
+        transfer_syntax=_syntax(dataset),
         sop_class_uid=text("SOPClassUID"),
         sop_instance_uid=text("SOPInstanceUID"),
         series_uid=text("SeriesInstanceUID"),
         study_uid=study,
         frame_of_reference_uid=text("FrameOfReferenceUID"),
         patient_id=text("PatientID"),
+        owner=_joined(map(text, _PATIENT)),
+        session=_joined(map(text, _SESSION)),
         age_years=_age(text("PatientAge"), text("PatientBirthDate"), text("StudyDate")),
         study_date=text("StudyDate"),
         study_day=_day(text("StudyDate")),
         modality=text("Modality"),
         manufacturer=text("Manufacturer"),
         image_type=tuple(filter(None, text("ImageType").upper().split("\\"))),
+        contrast=contrast_of(dataset),
+        derivation=derivation_of(dataset),
         kernel=kernel,
         description=text("SeriesDescription"),
         rows=rows,
         columns=columns,
         num_frames=num_frames,
-        pixel_spacing_mm=None if spacing is None else (spacing[0], spacing[1]),
+        pixel_spacing_mm=spacing_of(dataset),
         orientation=orientation,
-        position=_numbers(dataset, "ImagePositionPatient", 3),
+        position=numbers_of(dataset, "ImagePositionPatient", 3),
         thickness_mm=number("SliceThickness"),
         tilt_tag_deg=number("GantryDetectorTilt"),
-        acquisition=None if acquisition is None else int(acquisition),
+        acquisition=whole("AcquisitionNumber"),
         acquisition_time=text("AcquisitionTime"),
-        instance=None if instance is None else int(instance),
+        instance=whole("InstanceNumber"),
         window=None if centre is None or width is None else (centre, width),
-        bits_stored=int(number("BitsStored") or 0),
+        bits_stored=whole("BitsStored") or 0,
         photometric=text("PhotometricInterpretation"),
         slope=number("RescaleSlope"),
         intercept=number("RescaleIntercept"),
+        padding=_padding(dataset),
         burned_in=text("BurnedInAnnotation").upper() == "YES",
-        truncated=truncated,
+        truncated=rest < _least_bytes(dataset, rows * columns * num_frames),
         series_key=f"{text('SeriesInstanceUID')}|{look}",
         frame_key=f"{study}|{text('FrameOfReferenceUID')}|{look}",
+        frames=frames,
     )
 
 
-def _values(dataset: Dataset, name: str) -> list:
-    value = dataset.get(name)
-    return [] if value is None or value == "" else [value] if isinstance(value, (str, int, float)) else list(value)
+def _joined(values: Iterable[str]) -> str:
+    joined = "|".join(values)
+    return sys.intern(joined if joined.strip("|") else "")
 
 
-def _text(dataset: Dataset, name: str) -> str:
-    """One string, several values joined by a backslash; shared between slices, since most repeat."""
-    return sys.intern("\\".join(str(value).strip(" \0") for value in _values(dataset, name)))
+def _syntax(dataset: Dataset) -> str:
+    return sys.intern(str(dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)))
 
 
-def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
-    try:
-        numbers = tuple(float(value) for value in _values(dataset, name))
-    except ValueError:  # text where a number belongs
-        return None
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+def _least_bytes(dataset: Dataset, num_pixels: int) -> int:
+    """How many bytes follow the header at least. Of compressed pixels nobody can say, nor of a private syntax."""
+    syntax = UID(_syntax(dataset))
+    num_bytes = num_pixels * (whole_of(dataset, "SamplesPerPixel") or 1) * (whole_of(dataset, "BitsAllocated") or 16)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        return 0  # zlib would have failed
+    return num_bytes // 8 if syntax in UNCOMPRESSED else min(num_bytes, 1)
 
 
-def _orientation(dataset: Dataset) -> tuple[float, ...] | None:
-    """Six cosines; None unless they are two unit vectors at a right angle."""
-    cosines = _numbers(dataset, "ImageOrientationPatient", 6)
-    if cosines is None:
-        return None
-    row, column = cosines[:3], cosines[3:]
-    lengths = [math.hypot(*row), math.hypot(*column), 1 + abs(sum(a * b for a, b in zip(row, column)))]
-    return cosines if all(abs(length - 1) < 0.01 for length in lengths) else None
+def _padding(dataset: Dataset) -> tuple[float, float] | None:
+    """PixelPaddingValue up to PixelPaddingRangeLimit, as numbers of the kind that the pixels are.
 
-
-def _number(dataset: Dataset, name: str) -> float | None:
-    """The first value: windows are often given in pairs."""
-    try:
-        return float(_values(dataset, name)[0])
-    except (IndexError, ValueError):
-        return None
+    Both are often written with the other sign: 63536 is -2000 in 16 bits.
+    """
+    bits = whole_of(dataset, "BitsAllocated") or 16
+    half = 2 ** (bits - 1) if whole_of(dataset, "PixelRepresentation") else 0
+    ends = [whole_of(dataset, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    ends = [(end + half) % 2**bits - half for end in ends if end is not None]
+    return (float(min(ends)), float(max(ends))) if ends and dataset.get("PixelPaddingValue") is not None else None
 
 
 def _age(age: str, birth_date: str, study_date: str) -> float | None:

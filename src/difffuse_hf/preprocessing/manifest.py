@@ -1,5 +1,8 @@
 """The tables of a run: one row per series with its decision, and the count of exclusions (thesis Table 3.1)."""
 
+import csv
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from rich.table import Table
 
 from ..io.files import write_whole
 from .exclusion import Exclusion
+from .headers import ARCHIVE, NOT_DICOM
 
 _FIRST = "scan_id patient study series decision reason detail header_decision header_reason merged_into file".split()
 
@@ -41,13 +45,26 @@ def exclusion_table(manifest: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def write_tables(manifest: pandas.DataFrame, output: Path):
-    """`manifest.parquet` and `.csv`, `exclusions.csv` and `.md`; each appears complete or not at all."""
+def file_table(unreadable: Iterable[tuple[str, str]]) -> pandas.DataFrame:
+    """How many files gave no image for each kind of reason, of (path, reason) pairs; paths stay behind."""
+    kinds = Counter(why if why in (NOT_DICOM, ARCHIVE) else "cannot be read, or is damaged" for _, why in unreadable)
+    return pandas.DataFrame([{"file": why, "files": count} for why, count in kinds.most_common()])
+
+
+def write_tables(manifest: pandas.DataFrame, output: Path, unreadable: Iterable[tuple[str, str]] = ()):
+    """`manifest.parquet` and `.csv`, `exclusions.csv` and `.md`; each appears complete or not at all.
+
+    `unreadable` are the paths of files that belong to no series, and why; they are counted in `exclusions.md`.
+    """
     exclusions = exclusion_table(manifest)
+    text = _markdown(exclusions)
+    if len(files := file_table(unreadable)):
+        lines = [f"| {row['file']} | {row['files']} |" for row in files.to_dict("records")]
+        text += "\n".join(["\n| files without an image | files |", "|---|---:|", *lines]) + "\n"
     write_whole(output / "manifest.parquet", lambda path: manifest.to_parquet(path, index=False))
     write_whole(output / "manifest.csv", lambda path: manifest.to_csv(path, index=False))
     write_whole(output / "exclusions.csv", lambda path: exclusions.to_csv(path, index=False))
-    write_whole(output / "exclusions.md", lambda path: path.write_text(_markdown(exclusions), encoding="utf-8"))
+    write_whole(output / "exclusions.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def print_summary(manifest: pandas.DataFrame, output: Path, console: Console):
@@ -58,6 +75,15 @@ def print_summary(manifest: pandas.DataFrame, output: Path, console: Console):
     for row in exclusion_table(manifest).to_dict("records"):
         table.add_row(*(str(row[name]) for name in ("reason", "description", "series", "remaining")))
     console.print(table)
+    unreadable = output / "private" / "unreadable.csv"
+    if unreadable.exists():
+        with unreadable.open(newline="", encoding="utf-8") as file:
+            rows = file_table([(path, why) for path, why in csv.reader(file)][1:]).to_dict("records")
+        if rows:
+            counts = "; ".join(f"{row['files']} ({row['file']})" for row in rows)
+            console.print(
+                f"Files without an image: {counts}; {unreadable} names them.", highlight=False, soft_wrap=True
+            )
     scans = np.count_nonzero(manifest["file"] != "")
     console.print(
         f"{scans} scans in {output / 'scans'}; every decision is in {output / 'manifest.csv'}, "

@@ -5,19 +5,28 @@ patient.
 """
 
 import numpy as np
+from pydicom.uid import UID
 
-from .dicom import MAX_OFF_LINE_MM, WHOLE_HEAD_MM, Series, is_localiser
+from .contents import ANGIOGRAPHY, CONTRAST, MAP, PERFUSION, PROJECTION
+from .dicom import DYNAMIC, MAX_OFF_LINE_MM, MIXED, REPEATED, WHOLE_HEAD_MM, Series, is_localiser
 from .exclusion import Exclusion
 from .headers import CT_IMAGE
 from .kernel import kernel_from_header, kernel_name, vendor
+from .pixels import PRIVATE_SYNTAX
 
 AXIAL_COSINE = 0.85  # of the normal with the body's axis: gantries tilt by up to 30 degrees
+MAX_HEAD_MM = 240.0  # from the vertex to the chin, and some air; from there on, half of the slices show no brain
 MIN_SLICES = 3  # fewer are a localiser
 FEW_SLICES = 25  # Sec. 3.4.4, step 5: a whole head has more
 MAX_MISSING_SLICES = 2  # in one gap, and
 MAX_MISSING_MM = 12.0  # a gap that interpolation still bridges
 MAX_MISSING_IN_ALL_MM = 24.0
 _SAME_STEP = 0.1  # steps and thicknesses that differ by less are one
+_CONTRAST = {
+    CONTRAST: "a contrast agent was given, says the header",
+    ANGIOGRAPHY: "angiography, says the header: a contrast agent was given",
+    PERFUSION: "perfusion, says the header: a contrast agent was given",
+}
 NOT_PICTURES_OF_A_HEAD = {"REF_SURVIEW", "DOSE_INFO", "PATIENT_INFO"}
 
 
@@ -33,9 +42,13 @@ def header_exclusion(series: Series, merge_split: bool = False) -> tuple[Exclusi
         "num_slices": len(series.slices),
         "rows": first.rows,
         "columns": first.columns,
+        "contrast": PERFUSION if series.problem == DYNAMIC else first.contrast,
+        "derived": first.derivation,
     }
     reason, detail = _of_one_image(series)
-    if reason is None or reason is Exclusion.BONE_KERNEL:
+    if reason is None and series.problem == MIXED:
+        reason, detail = Exclusion.MIXED, "slices of several scans or patients, and no number or identifier parts them"
+    if reason in (None, Exclusion.DERIVED, Exclusion.CONTRAST, Exclusion.BONE_KERNEL) and series.problem != MIXED:
         measures |= _geometry(series)
     if reason is None:
         reason, detail = _of_the_stack(series, measures, merge_split)
@@ -49,12 +62,15 @@ def _of_one_image(series: Series) -> tuple[Exclusion | None, str]:
     num_slices = len(series.slices)
     if first.truncated:
         return Exclusion.UNREADABLE, "the files end before their pixels do"
+    if UID(first.transfer_syntax).is_private:
+        return Exclusion.UNREADABLE, PRIVATE_SYNTAX
     if not first.sop_class_uid.startswith(CT_IMAGE) and (first.sop_class_uid or first.modality != "CT"):
         return Exclusion.NOT_CT, "the files are not of the kind CT image"
     if NOT_PICTURES_OF_A_HEAD & set(first.image_type) or any(header.burned_in for header in series.slices):
         return Exclusion.NOT_CT, "summary pages, or text is burned into the images"
-    if first.num_frames > 1:
-        return Exclusion.NO_GEOMETRY, "a multi-frame file; convert it to one file per slice (classic CT) to use it"
+    if first.num_frames > 1 and not series.has_geometry:
+        detail = "a multi-frame file that does not say where its frames lie; export one file per slice (classic CT)"
+        return Exclusion.NO_GEOMETRY, detail
     if not series.has_geometry:
         return Exclusion.NO_GEOMETRY, "orientation, position or pixel spacing is missing from the header"
     if is_localiser(first):
@@ -65,6 +81,12 @@ def _of_one_image(series: Series) -> tuple[Exclusion | None, str]:
         upright = np.abs(series.normal[:2]) >= AXIAL_COSINE
         plane = "sagittal" if upright[0] else "coronal" if upright[1] else "oblique"
         return Exclusion.NOT_AXIAL, f"the slices are {plane}"
+    if first.derivation in (PROJECTION, MAP):
+        return Exclusion.DERIVED, f"a {first.derivation} computed from a scan, says the header"
+    if first.contrast:
+        return Exclusion.CONTRAST, _CONTRAST[first.contrast]
+    if series.problem == DYNAMIC:
+        return Exclusion.CONTRAST, "one of several scans of the same places in a series: perfusion, or as good as"
     if kernel_from_header(series) == "bone":
         return Exclusion.BONE_KERNEL, "kernel, window or description are those of bone images"
     return None, ""
@@ -76,6 +98,8 @@ def _of_the_stack(series: Series, measures: dict, merge_split: bool) -> tuple[Ex
     if measures["gap_too_large"]:
         return Exclusion.MISSING_SLICES, f"{measures['missing_slices']} slices ({measures['missing_mm']} mm) missing"
     num_slices, coverage = len(series.slices), series.coverage_mm
+    if series.problem == REPEATED:
+        return Exclusion.INCOMPLETE_HEAD, f"{num_slices} slices that were scanned again beside a longer scan"
     if not merge_split and measures["num_thicknesses"] > 1:
         return Exclusion.SPLIT_BASE_VAULT, f"slices of {measures['num_thicknesses']} thicknesses in one series"
     if not merge_split and measures["num_steps"] > 1:
@@ -83,6 +107,8 @@ def _of_the_stack(series: Series, measures: dict, merge_split: bool) -> tuple[Ex
     if coverage < WHOLE_HEAD_MM:
         reason = Exclusion.SPLIT_BASE_VAULT if num_slices < FEW_SLICES else Exclusion.INCOMPLETE_HEAD
         return reason, f"{num_slices} slices cover {coverage:.0f} mm of the head, less than {WHOLE_HEAD_MM:.0f} mm"
+    if coverage > MAX_HEAD_MM:
+        return Exclusion.BEYOND_HEAD, f"{coverage:.0f} mm are covered; a head takes at most {MAX_HEAD_MM:.0f} mm"
     return None, ""
 
 
@@ -90,8 +116,6 @@ def _of_the_values(series: Series) -> tuple[Exclusion | None, str]:
     first = series.slices[0]
     if first.bits_stored <= 8 or not first.photometric.startswith("MONOCHROME"):
         return Exclusion.NOT_HOUNSFIELD, "8-bit or colour pixels: a picture of a scan, not its values"
-    if len({header.slope for header in series.slices}) > 1:
-        return Exclusion.NOT_HOUNSFIELD, "the rescale slope differs between slices"
     return None, ""
 
 

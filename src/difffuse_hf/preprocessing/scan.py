@@ -5,7 +5,7 @@ Until its turn comes, a series is the numbers of its files. What is found does n
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
@@ -15,23 +15,29 @@ import pandas
 import pyarrow as pa
 
 from ..errors import InputError
-from .dicom import Series, SliceHeader, join_parts, parts_to_join, read_headers, series_of
+from .dicom import Series, join_parts, parts_to_join, series_of
 from .header_cache import FileList, HeaderCache, read_rows, to_headers
+from .headers import SliceHeader, Unread, frame_of, frames_of, printable, read_header
 from .identity import Pseudonym, pseudonym
 from .parallel import WorkerDied, Workers
+from .pixels import same_pixels
 
 _FILES_PER_TASK = 400
 _HEADERS_AT_ONCE = 2000
+_WHICH = "number", "frame"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundSeries:
-    """A `Series` by the numbers of its files."""
+    """A `Series` by the numbers of its files, and of the frames in them."""
 
     key: str
     numbers: np.ndarray  # (S,)
+    frames: np.ndarray  # (S,)
     named_by: tuple[int, ...]
     dropped: dict[str, int]
+    problem: str
+    content: str  # of the slices: another one where slices were added, removed or exchanged
     study_uid: str
     patient_id: str
     study_day: int | None
@@ -84,7 +90,7 @@ class Disk:
         """Files without a header, and why, in the order of their paths."""
         numbers = np.flatnonzero((self.rows >= 0) & ~self.has_header())
         reasons = self.table["why"].take(pa.array(self.rows[numbers])).to_pylist()
-        return sorted([*zip(map(self.files.path, numbers.tolist()), reasons), *self._failed])
+        return sorted([*zip(map(self.files.path, numbers.tolist()), reasons), *self._failed, *self.files.closed])
 
     def has_header(self) -> np.ndarray:
         """(N,) of all files."""
@@ -92,15 +98,19 @@ class Disk:
         return known[self.rows]
 
     def headers(self, numbers: np.ndarray, with_paths: bool = True) -> list[SliceHeader]:
-        """The headers of these files. To make the paths takes as long as the rest."""
+        """The headers of these files, one of each. To make the paths takes as long as the rest."""
         rows = self.table.take(pa.array(self.rows[numbers]))
         paths = map(self.files.path, numbers) if with_paths else repeat(Path())
         return list(to_headers(rows, paths, numbers.tolist()))
 
+    def same_pixels(self, one: SliceHeader, other: SliceHeader) -> bool:
+        """Whether two slices, whose headers have no paths here, show the same."""
+        return same_pixels(*(replace(header, path=self.files.path(header.number)) for header in (one, other)))
+
     def find_series(self, join_split: bool = False) -> list[FoundSeries]:
         """As `group_series` and, with `join_split`, `merge_split` find them, in the same order."""
         found, parts = [], defaultdict(list)
-        for series in series_of(_Groups(self)):
+        for series in series_of(_Groups(self), self.same_pixels):
             neighbours = parts_to_join(series) if join_split else None
             (found if neighbours is None else parts[neighbours]).append(_found(series))
         for same in parts.values():
@@ -110,7 +120,8 @@ class Disk:
     def load(self, found: FoundSeries) -> Series:
         """The series with its headers."""
         named_by = self.headers(np.array(found.named_by))
-        return Series(found.key, tuple(self.headers(found.numbers)), found.dropped, tuple(named_by))
+        slices = tuple(map(frame_of, self.headers(found.numbers), found.frames.tolist()))
+        return Series(found.key, slices, found.dropped, tuple(named_by), found.problem)
 
     def scan_id(self, found: FoundSeries) -> str:
         """The pseudonym of a series' key. A key of several pseudonyms is first put together from the files again."""
@@ -123,23 +134,31 @@ class Disk:
 
     def read_again(self, numbers: Iterable[int]) -> list[SliceHeader]:
         """Headers with all that they say, from the files; raises `InputError` if one cannot be read any more."""
-        headers, failed = read_headers(map(self.files.path, numbers))
-        for path, why in failed:
-            raise InputError(f"{path} has changed during the run ({why}); run the same command again.")
+        headers = []
+        for path in map(self.files.path, numbers):
+            header = read_header(path)
+            if isinstance(header, Unread):
+                why = f"{printable(path)} has changed during the run ({header.why})"
+                raise InputError(f"{why}; run the same command again.")
+            headers.append(header)
         return headers
 
 
 class _Groups(Sequence):
-    """The headers of each study and SeriesInstanceUID, in the order of their first files; loaded when asked for."""
+    """The headers of each patient, study and SeriesInstanceUID (or folder, where that is missing), in the order of
+    their first files; loaded when asked for."""
 
     def __init__(self, disk: Disk):
         numbers = np.flatnonzero(disk.has_header()).astype(np.int32)
         rows = pa.array(disk.rows[numbers])
-        study, series = (disk.table[name].combine_chunks().indices.take(rows) for name in ("study_uid", "series_uid"))
-        both = study.to_numpy().astype(np.int64)
-        both <<= 32
-        both |= series.to_numpy()
-        group, _ = pandas.factorize(both)  # numbered in the order of the first files
+        uids = disk.table["series_uid"].combine_chunks()
+        group = np.zeros(len(numbers), np.int64)
+        for values in (*(disk.table[name].combine_chunks().indices for name in ("owner", "study_uid")), uids.indices):
+            group, _ = pandas.factorize((group << 32) | values.take(rows).to_numpy())
+        blank = uids.dictionary.index("").as_py()
+        if blank >= 0:
+            folders = np.where(uids.indices.take(rows).to_numpy() == blank, disk.files.folders(numbers) + 1, 0)
+            group, _ = pandas.factorize((group.astype(np.int64) << 32) | folders)
         self.disk, self.numbers = disk, numbers[group.argsort(kind="stable")]
         self.ends = np.bincount(group).cumsum()
 
@@ -148,7 +167,7 @@ class _Groups(Sequence):
 
     def __getitem__(self, index: int) -> list[SliceHeader]:
         numbers = self.numbers[self.ends[index - 1] if index else 0 : self.ends[index]]
-        return self.disk.headers(numbers, with_paths=False)
+        return [one for header in self.disk.headers(numbers, with_paths=False) for one in frames_of(header)]
 
     def __iter__(self) -> Iterator[list[SliceHeader]]:
         done = 0
@@ -157,13 +176,22 @@ class _Groups(Sequence):
             upto = max(done + 1, int(np.searchsorted(self.ends, start + _HEADERS_AT_ONCE, side="right")))
             headers = iter(self.disk.headers(self.numbers[start : self.ends[upto - 1]], with_paths=False))
             for count in np.diff(self.ends[done:upto], prepend=start):
-                yield list(islice(headers, int(count)))
+                yield [one for header in islice(headers, int(count)) for one in frames_of(header)]
             done = upto
 
 
 def _found(series: Series) -> FoundSeries:
-    numbers = np.array([header.number for header in series.slices], np.int32)
-    first, named_by = series.slices[0], tuple(header.number for header in series.named_by)
+    numbers, frames = (np.array([getattr(one, name) for one in series.slices], np.int32) for name in _WHICH)
+    first = series.slices[0]
     return FoundSeries(
-        series.key, numbers, named_by, series.dropped, first.study_uid, first.patient_id, first.study_day
+        key=series.key,
+        numbers=numbers,
+        frames=frames,
+        named_by=tuple(header.number for header in series.named_by),
+        dropped=series.dropped,
+        problem=series.problem,
+        content=series.content,
+        study_uid=first.study_uid,
+        patient_id=first.patient_id,
+        study_day=first.study_day,
     )

@@ -9,8 +9,7 @@ reason and everything that was measured.
 
 import time
 import traceback
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel
@@ -19,13 +18,16 @@ import SimpleITK as sitk
 
 from ..errors import require_choice
 from ..io.files import write_whole
-from .assemble import CTVolume, UnreadableSeries, assemble, decode_slice
+from .assemble import CTVolume, assemble, decode_series
 from .dicom import Series
 from .exclusion import Exclusion
-from .hounsfield import check_hounsfield
+from .headers import SliceHeader, printable
+from .hounsfield import find_repair
 from .identity import pseudonym, told_age
 from .kernel import kernel_from_header, kernel_from_image
-from .pictures import THUMBNAIL_HU, save_picture, thumbnail
+from .mixture import count_alternating, is_mixture
+from .pictures import THUMBNAIL_HU, save_picture, shown_slices, thumbnail
+from .pixels import UnreadableSeries, decode_slice, forget_file
 from .positioning import MAX_ROTATION_DEG, MIN_DICE, MIN_NMI, check_registration
 from .registration import Registration, choose_template, load_template, midline_plane, register
 from .rules import header_exclusion
@@ -92,8 +94,8 @@ def process_series(series: Series, scan_id: str, config: CTPreprocessConfig, sal
     except OSError:  # of writing: decoding errors are not of this kind
         raise
     except Exception as error:  # one series must not end the run of ten thousand
-        with (output / "private" / "errors.log").open("a", encoding="utf-8") as log:
-            log.write(f"scan {scan_id}, {series.slices[0].path}\n{traceback.format_exc()}\n")
+        with (output / "private" / "errors.log").open("a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"scan {scan_id}, {printable(series.slices[0].path)}\n{traceback.format_exc()}\n")
         row |= rejection(Exclusion.FAILED, f"{type(error).__name__}, see private/errors.log")
     row |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     return {name: _plain(value) for name, value in row.items()}
@@ -112,22 +114,63 @@ def _process(series: Series, row: dict, config: CTPreprocessConfig, output: Path
         _save_header_thumbnail(series, exclusion, output / "thumbnails" / f"{scan_id}.png")
         return {}
 
+    scan = examine(series, config, row)  # steps 2, 4, 6, 7
+    if scan.exclusion:
+        _save_thumbnail(scan, output / "thumbnails" / f"{scan_id}.png")
+        return rejection(scan.exclusion, scan.detail)
     clock = _Clock(row)
-    volume = assemble(series)  # step 2
-    volume, exclusion, measures = check_hounsfield(volume)
-    row |= volume.measures | measures | {"num_files": len(series.slices)}
+    row |= _write_scan(scan.volume, scan.registration, config, output, scan_id)  # step 8
+    clock.lap("write")
+    return {}
+
+
+@dataclass(frozen=True, eq=False)
+class ExaminedScan:
+    """A series whose header is fine, and what its pixels say: `exclusion` is None if it is a scan to be used.
+
+    Both volumes are in Hounsfield units, clipped to [-1024, 3071], unless that is why the scan is left out.
+    """
+
+    slices: tuple[SliceHeader, ...]  # those that could be decoded, inferior to superior
+    hounsfield: np.ndarray  # (S, H, W) int16 of `slices`, rows and columns as stored
+    volume: CTVolume  # the same on an orthogonal, evenly spaced grid
+    registration: Registration | None = None
+    exclusion: Exclusion | None = None
+    detail: str = ""
+
+
+def examine(series: Series, config: CTPreprocessConfig, row: dict) -> ExaminedScan:
+    """Steps 2, 4, 6 and 7: decode, check Hounsfield units and kernel, register the template and judge the position.
+
+    What is measured is written into `row` as it comes.
+
+    Raises:
+        UnreadableSeries: more than two of the files cannot be decoded.
+    """
+    clock = _Clock(row)
+    decoded = decode_series(series)
+    volume = assemble(series, decoded)  # step 2
+    repair, measures = find_repair(volume.hounsfield)
+    row |= volume.measures | measures
+    if repair is None:
+        clock.lap("read")
+        detail = "air and soft tissue have other values, and neither a shift nor 12 bits without a sign explain them"
+        return ExaminedScan(
+            decoded.headers, decoded.hounsfield, volume, exclusion=Exclusion.NOT_HOUNSFIELD, detail=detail
+        )
+    volume = replace(volume, hounsfield=repair.apply(volume.hounsfield))
+    scan = ExaminedScan(decoded.headers, repair.apply(decoded.hounsfield), volume)
     clock.lap("read")
-    picture = partial(_save_thumbnail, volume, output / "thumbnails" / f"{scan_id}.png")
-    if exclusion:
-        picture()
-        return rejection(exclusion, exclusion.description)
+    row["slices_alternating"], _ = count_alternating(scan.hounsfield)
+    if is_mixture(scan.hounsfield):
+        return replace(scan, exclusion=Exclusion.MIXED, detail="the pictures of two scans alternate")
 
     verdict, measures = kernel_from_image(volume.hounsfield, volume.spacing_mm)
     row |= {**measures, "kernel_image": verdict}
     clock.lap("kernel")
     if kernel_from_header(series) is None and verdict == "bone":
-        picture()
-        return rejection(Exclusion.BONE_KERNEL, "no kernel in the header; the image is as sharp as bone kernels")
+        detail = "no kernel in the header; the image is as sharp as bone kernels"
+        return replace(scan, exclusion=Exclusion.BONE_KERNEL, detail=detail)
 
     young, old = config.template or config.template_old, config.template_old or config.template
     template = load_template(choose_template(row["age_years"], young, old, config.age_border))
@@ -137,13 +180,7 @@ def _process(series: Series, row: dict, config: CTPreprocessConfig, output: Path
     )
     row |= {"template": template.name} | _registration_row(registration)
     clock.lap("register")
-    if exclusion:
-        picture()
-        return rejection(exclusion, detail)
-
-    row |= _write_scan(volume, registration, config, output, scan_id)  # step 8
-    clock.lap("write")
-    return {}
+    return replace(scan, registration=registration, exclusion=exclusion, detail=detail)
 
 
 def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, output: Path, scan_id: str) -> dict:
@@ -164,8 +201,11 @@ def _write_scan(volume: CTVolume, registration, config: CTPreprocessConfig, outp
     image.header.set_slope_inter(INTENSITY_STEP, 0)
     image.header.set_xyzt_units("mm")
     write_whole(output / file, lambda path: nibabel.save(image, path))
-    middle = np.linspace(0, config.num_slices - 1, 5).round().astype(int)[1:4]
-    save_picture(thumbnail(images[middle], 0, 1), output / "thumbnails" / f"{scan_id}.png")
+    shown = window_hounsfield(
+        volume.hounsfield[shown_slices(len(volume.hounsfield)), rows, columns], *config.window_hu
+    )
+    shown, *_ = pad_or_resize(shown, config.image_size, (row_mm, column_mm), config.pixel_mm)
+    save_picture(thumbnail(shown, 0, 1), output / "thumbnails" / f"{scan_id}.png")
     return {
         "file": file,
         "pixel_mm": pixel_mm,
@@ -238,7 +278,8 @@ def identity_row(series: Series, scan_id: str, salt: bytes) -> dict:
         "study": pseudonym(series.study_uid, salt),
         "series": [pseudonym(uid, salt) for uid in uids],
         "age_years": told_age(series.slices[0].age_years),
-        "num_files": len(series.slices),
+        "num_files": len({(one.path, one.number) for one in series.slices}),
+        "content": series.content,
         "file": "",
         "dropped": "; ".join(f"{count} {why}" for why, count in series.dropped.items()),
     }
@@ -252,21 +293,22 @@ def rejection(exclusion: Exclusion, detail: str) -> dict:
     return {**_decision(exclusion), "detail": detail}
 
 
-def _save_thumbnail(volume: CTVolume, path: Path):
-    middle = np.linspace(0, len(volume.hounsfield) - 1, 5).round().astype(int)[1:4]
-    _, row_mm, column_mm = volume.spacing_mm
-    save_picture(thumbnail(volume.hounsfield[middle], *THUMBNAIL_HU, row_mm / column_mm), path)
+def _save_thumbnail(scan: ExaminedScan, path: Path):
+    row_mm, column_mm = scan.slices[0].pixel_spacing_mm or (1, 1)
+    images = scan.hounsfield[shown_slices(len(scan.hounsfield))]
+    save_picture(thumbnail(images, *THUMBNAIL_HU, row_mm / column_mm), path)
 
 
 def _save_header_thumbnail(series: Series, exclusion: Exclusion, path: Path):
     """A picture of a series that its header rejects; none where patient data may be burned into the pixels."""
     if exclusion in (Exclusion.NOT_CT, Exclusion.UNREADABLE) or any(one.burned_in for one in series.slices):
         return
-    middle = np.linspace(0, len(series.slices) - 1, 5).round().astype(int)[1:4]
     try:
-        slices = np.stack([decode_slice(series.slices[i]) for i in middle])
+        slices = np.stack([decode_slice(series.slices[i]) for i in shown_slices(len(series.slices))])
     except UnreadableSeries:
         return
+    finally:
+        forget_file()
     row_mm, column_mm = series.slices[0].pixel_spacing_mm or (1, 1)
     save_picture(thumbnail(slices, *THUMBNAIL_HU, row_mm / column_mm), path)
 
