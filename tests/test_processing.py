@@ -116,6 +116,25 @@ def test_an_oblique_scan_is_read_along_its_nearest_axes():
     torch.testing.assert_close(slices, straight)
 
 
+def test_an_oblique_header_on_the_same_voxels_moves_no_slice():
+    """Where the middle of an axis falls between two pixels, rounding noise of a turned affine must not decide."""
+    volume, processor = brain((91, 75, 6)), DifFuseProcessor(image_size=(48, 48), pixel_spacing_mm=2.0, **ONE)
+    straight, geometry = processor.preprocess_volume(volume, np.diag([-1.0, -1.0, 2.0, 1.0]))
+    for degrees in range(-20, 20, 3):
+        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.diag([-1.0, -1.0, 2.0])
+        affine = nibabel.affines.from_matvec(turn.astype(np.float32), [7, 8, 9])
+        slices, turned = processor.preprocess_volume(volume, affine)
+        np.testing.assert_allclose([turned.rows, turned.columns], [geometry.rows, geometry.columns], atol=1e-4)
+        torch.testing.assert_close(slices, straight, atol=1e-4, rtol=0)
+
+
+def test_a_scan_without_a_usable_slice_is_refused():
+    processor = DifFuseProcessor(image_size=(64, 64), min_foreground=0.6, **ONE)
+    with pytest.raises(InputError, match="None of the 12 axial slices can be looked at: at most .* needs 60.0%"):
+        processor.preprocess_volume(brain(), np.eye(4))
+
+
 def test_a_scan_larger_than_the_image_is_cropped_around_its_brain():
     volume = np.zeros((1, 100, 100, 3), dtype=np.float32)
     volume[0, 60:90, 5:35] = 1
@@ -164,7 +183,11 @@ def test_calling_the_processor_gives_pixel_values():
 
 def z_scored():
     volume = brain()
-    return (volume - volume.mean()) / volume.std()
+    return np.where(volume > 0, (volume - 200) / 60, 0)
+
+
+def shifted(value):
+    return brain() + np.float32(value)
 
 
 def not_stripped():
@@ -178,6 +201,9 @@ def not_stripped():
         (np.full((1, 8, 8, 8), np.inf), "infinite"),
         (np.zeros((1, 8, 8, 8)), "empty"),
         (z_scored(), "negative intensities"),
+        (shifted(-3), "constant background of -3 instead of 0"),
+        (shifted(-1024), "constant background of -1024 instead of 0"),
+        (shifted(100), "constant background of 100 instead of 0"),
         (not_stripped(), "skull-stripped"),
         (brain().repeat(4, axis=0), "1 three-dimensional volumes"),
         (brain()[0], "1 three-dimensional volumes"),

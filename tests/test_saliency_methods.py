@@ -9,6 +9,7 @@ from test_latent_shift import Identity
 
 from difffuse_hf import ResNetAutoencoder
 from difffuse_hf.errors import InputError
+from difffuse_hf.saliency.common import read_logits
 from difffuse_hf.saliency.methods import METHODS, WITH_AUTOENCODER, saliency_method
 
 OPTIONS = {
@@ -93,3 +94,52 @@ def test_a_method_is_named_and_has_what_it_needs():
         saliency_method("wishes", OneLayer())
     with pytest.raises(InputError, match="The saliency method latent_shift needs an autoencoder"):
         saliency_method("latent_shift", OneLayer())
+
+
+class Bare(torch.nn.Module):
+    """What torchvision and timm return: the logits themselves; one of them, where the network ends in a sigmoid."""
+
+    def __init__(self, columns):
+        super().__init__()
+        self.whole, self.columns = OneLayer(seed=1), columns
+
+    def forward(self, image):
+        return self.whole(image).logits[:, self.columns]
+
+
+WITHOUT_MAPS = tuple(name for name in METHODS if "cam" not in name)
+
+
+@pytest.mark.parametrize("name", WITHOUT_MAPS)
+def test_logits_may_be_returned_alone(name):
+    image, target = random(2, 2, 5, 7), torch.tensor([0, 2])
+    alone, whole = (
+        saliency_of(name, one, autoencoder(), image, target) for one in (Bare([0, 1, 2]), OneLayer(seed=1))
+    )
+    assert torch.equal(alone, whole)
+
+
+@pytest.mark.parametrize("name", WITHOUT_MAPS)
+def test_one_logit_speaks_for_class_1_against_class_0(name):
+    image = random(2, 2, 5, 7)
+    options = {"num_steps": 2, "l1_weight": 0.0, "step_rule": "fixed"} if name == "class_agnostic_saliency" else {}
+    networks = Bare([1]), autoencoder()
+    for target in (torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long)):
+        if options:
+            maps = saliency_method(name, *networks, **options)(image, target)
+        else:
+            maps = saliency_of(name, *networks, image, target)
+        assert maps.flatten(1).std(1).min() > 0
+    z = torch.tensor([[1.5], [-0.3]])
+    torch.testing.assert_close(read_logits(z).softmax(1)[:, 1], z[:, 0].sigmoid())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in WITHOUT_MAPS])
+def test_a_network_whose_feature_maps_cannot_be_reached_is_refused(name):
+    with pytest.raises(ValueError, match="Bare.* no convolutional feature maps that can be reached"):
+        saliency_of(name, Bare([0, 1, 2]), autoencoder(), random(2, 2, 5, 7))
+
+
+def test_what_is_no_logits_is_refused():
+    with pytest.raises(ValueError, match=r"must return logits \(B, K\).* got tuple"):
+        read_logits((torch.zeros(2, 2),))

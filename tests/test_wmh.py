@@ -41,7 +41,9 @@ def write_case(root, name, seed=0, scalp=0):
     labels[11:16, 16:22, 6:9] = 1
     (root / name / "pre").mkdir(parents=True)
     for modality, bright in (("FLAIR", 300), ("T1", -80)):
-        volume = brain * (rng.integers(200, 300, SHAPE) + bright * (labels == 1)) + scalp * ~brain
+        volume = brain * (rng.integers(200, 300, SHAPE) + bright * (labels == 1))
+        if scalp:
+            volume = np.where(brain, volume, rng.integers(scalp - 40, scalp + 40, SHAPE))
         save(volume.astype(np.int16), root / name / "pre" / f"{modality}.nii.gz")
     save(labels, root / name / "wmh.nii.gz")
     return brain, labels

@@ -129,8 +129,25 @@ def test_a_reference_on_another_grid_is_refused(model, tmp_path, capsys):
 
 
 def test_a_scan_that_is_not_skull_stripped_is_refused(model, tmp_path, capsys):
-    volumes = {name: volume + 100 for name, volume in tiny_volumes().items()}
-    refused(capsys, tmp_path, [write_case(tmp_path / "Case", volumes), "--model", model], names="Case")
+    noise = np.random.default_rng(0)
+    volumes = {name: volume + noise.integers(50, 90, volume.shape) for name, volume in tiny_volumes().items()}
+    volumes = {name: volume.astype(np.int16) for name, volume in volumes.items()}
+    case = write_case(tmp_path / "Case", volumes)
+    refused(capsys, tmp_path, [case, "--model", model], names="The scan is not skull-stripped")
+
+
+def test_a_constant_background_is_named(model, tmp_path, capsys):
+    volumes = {name: (volume + 100).astype(np.int16) for name, volume in tiny_volumes().items()}
+    case = write_case(tmp_path / "Case", volumes)
+    refused(capsys, tmp_path, [case, "--model", model], names="constant background of 100 instead of 0")
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.01])
+def test_a_scan_of_which_no_slice_can_be_looked_at_is_refused(scale, model, tmp_path, capsys):
+    case = write_case(tmp_path / "Case", reference=False)
+    for file in case.iterdir():
+        rewrite(file, affine=np.diag([-scale, -scale, scale, 1]))
+    refused(capsys, tmp_path, [case, "--model", model], names="axial slices can be looked at")
 
 
 def test_a_missing_input_is_refused(model, tmp_path, capsys):

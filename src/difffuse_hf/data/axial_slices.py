@@ -16,10 +16,13 @@ from nibabel import affines, orientations
 
 from ..errors import InputError
 from ..io.case import check_intensities
+from ..preprocessing.skull import skull_in
 
 BRATS_SLICES = 155  # axial slices of a BraTS volume, the length that `slice_margin` refers to
 MAX_BORDER_SHARE = 0.5  # brain on the sides of the axial slices: skull-stripped scans have hardly any
 MAX_BRAIN_OUTSIDE = 0.02  # share of the brain that may fall outside the model's field of view
+ROUNDING = 3  # digits of a voxel; an affine in single precision, or an oblique one, is not more exact than that
+STRIP_IT = "remove everything but the brain first, for example with HD-BET or SynthStrip"
 LESION_PROBABILITY = 0.5  # of the classifier, below which a slice is left as it is
 
 
@@ -109,7 +112,8 @@ class SliceRecipe:
             `SliceGeometry`: for `cut_labels`, and its `to_volume` is the way back.
 
         Raises:
-            InputError: the volumes are not skull-stripped, non-negative, finite scans of these modalities.
+            InputError: the volumes are not skull-stripped, non-negative, finite scans of these modalities, or no slice
+                of them is usable.
         """
         volumes = np.asarray(volumes, dtype=np.float32)
         if volumes.ndim != 4 or len(volumes) != len(self.modalities):
@@ -124,8 +128,14 @@ class SliceRecipe:
             [self.reference_intensity / np.median(volume[volume > 0]) for volume in volumes], dtype=np.float32
         )
         geometry = self._geometry((volumes > 0).any(axis=0), affine, scale)
+        for modality, volume in zip(self.modalities, volumes):
+            if (why := skull_in(volume, affine)) is not None:
+                raise InputError(f"The scan is not skull-stripped: on {modality}, {why}; {STRIP_IT}.")
         volumes = np.minimum(volumes * scale[:, None, None, None], 1)
-        return geometry.to_slices(volumes).clamp_(0, 1), geometry
+        slices = geometry.to_slices(volumes).clamp_(0, 1)
+        if not len(self.usable(slices)):
+            raise InputError(self._why_not_usable(slices, affine))
+        return slices, geometry
 
     def usable(self, slices: torch.Tensor) -> torch.Tensor:
         """Indices of the slices (S, C, H, W) that the model is meant for: inside the margin and with enough brain."""
@@ -134,6 +144,17 @@ class SliceRecipe:
         index = torch.arange(len(slices))
         inside = (index >= margin) & (index < len(slices) - margin)
         return index[inside & (foreground >= self.min_foreground) & (foreground > 0)]
+
+    def _why_not_usable(self, slices: torch.Tensor, affine: np.ndarray) -> str:
+        """The sentence on a scan (S, C, H, W) that has no usable slice."""
+        area = (slices > 0).any(dim=1).float().mean(dim=(1, 2))
+        margin = round(self.slice_margin * len(slices) / BRATS_SLICES)
+        size = " x ".join(f"{mm:.3g}" for mm in affines.voxel_sizes(affine))
+        return (
+            f"None of the {len(slices)} axial slices can be looked at: at most {area.max():.1%} of one is brain and "
+            f"the model needs {self.min_foreground:.1%}, {margin} slices from either end; check "
+            f"the voxel size in the header ({size} mm) and that the scan shows the whole brain."
+        )
 
     def processor_config(self) -> dict[str, Any]:
         """What `DifFuseProcessor.save_pretrained` writes into `preprocessor_config.json`, before any calibration."""
@@ -157,10 +178,7 @@ class SliceRecipe:
         brain = orientations.apply_orientation(brain, to_lps)  # (columns, rows, slices)
         spacing_mm = spacing_mm[np.argsort(to_lps[:, 0])]
         if np.concatenate([brain[[0, -1]].ravel(), brain[:, [0, -1]].ravel()]).mean() > MAX_BORDER_SHARE:
-            raise InputError(
-                "The scan is not skull-stripped (its slices are not surrounded by zeros); "
-                "remove everything but the brain first, for example with HD-BET or SynthStrip."
-            )
+            raise InputError(f"The scan is not skull-stripped: its slices are not surrounded by zeros; {STRIP_IT}.")
         height, width = self.image_size
         columns = self._field_of_view(brain.any(axis=(1, 2)), width, spacing_mm[0])
         rows = self._field_of_view(brain.any(axis=(0, 2)), height, spacing_mm[1])
@@ -185,9 +203,10 @@ class SliceRecipe:
         """(start, step) along one axis, in voxels; `occupied` says which voxels of the axis hold brain."""
         step = self.pixel_spacing_mm / spacing_mm
         centre = (len(occupied) - 1) / 2
-        if ceil(len(occupied) / step) > num_pixels:
+        if ceil(round(len(occupied) / step, ROUNDING)) > num_pixels:
             centre = np.flatnonzero(occupied)[[0, -1]].mean()
-        edge = round(centre - step * num_pixels / 2 + 0.5) - 0.5  # pixel edges on voxel edges: same sharpness for all
+        edge = centre - step * num_pixels / 2 + 0.5
+        edge = round(round(edge, ROUNDING)) - 0.5  # pixel edges on voxel edges: same sharpness for all
         return float(edge + step / 2), float(step)
 
 

@@ -20,7 +20,7 @@ from nibabel import orientations
 from torch.nn import functional as F
 
 from ..errors import InputError, require_choice
-from ..io.nifti import read_volume
+from ..io.volume_file import read_volume_file
 from ..preprocessing.volume import sample_slices, window_hounsfield
 from .builder import FolderBuilder, FolderConfig, classifier_config
 
@@ -184,11 +184,9 @@ def _mask_file(study):
 
 def _read(file: Path) -> np.ndarray:
     """Voxels (S, H, W), slices from inferior to superior, rows to posterior, columns to the patient's left."""
-    image, voxels = read_volume(file)
-    turn = orientations.ornt_transform(
-        orientations.io_orientation(np.array(image.affine)), orientations.axcodes2ornt("LPS")
-    )
-    return orientations.apply_orientation(voxels, turn).transpose(2, 1, 0)
+    volume = read_volume_file(file)
+    turn = orientations.ornt_transform(orientations.io_orientation(volume.affine), orientations.axcodes2ornt("LPS"))
+    return orientations.apply_orientation(volume.voxels, turn).transpose(2, 1, 0)
 
 
 def _resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:

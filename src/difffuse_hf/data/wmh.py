@@ -23,7 +23,8 @@ import datasets
 import numpy as np
 
 from ..errors import InputError, require_choice
-from ..io.nifti import check_same_grid, read_volume
+from ..io.nifti import check_same_grid
+from ..io.volume_file import read_volume_file
 from .builder import split_generators
 from .slice_builder import SliceBuilder, SliceConfig
 from .splits import SPLITS
@@ -181,9 +182,10 @@ class WMH(SliceBuilder):
         by_file = self.config.brain_mask not in ("template", "none")
         files += [_find(folder, name) for name in ("wmh.nii.gz", *([self.config.brain_mask] if by_file else []))]
         found = [file for file in files if file is not None]  # all of them: `_case_folders` has looked
-        images, arrays = zip(*(read_volume(file) for file in found))
-        for image, file in zip(images, found):
-            check_same_grid(image, file, images[0], found[0])
+        read = [read_volume_file(file) for file in found]
+        for volume in read:
+            check_same_grid(volume, read[0])
+        arrays = [volume.voxels for volume in read]
         num_modalities = len(self.config.modalities)
         volumes, labels = np.stack(arrays[:num_modalities]), np.rint(arrays[num_modalities])
         if by_file:
@@ -196,9 +198,9 @@ class WMH(SliceBuilder):
                 raise InputError(
                     f"{folder} lacks T1.nii.gz, on which the brain is found; give a mask by `brain_mask`."
                 )
-            image, values = read_volume(t1)
-            volumes = volumes * extract_brain(values, np.array(image.affine))
-        return volumes, labels, np.array(images[0].affine)
+            scan = read_volume_file(t1)
+            volumes = volumes * extract_brain(scan.voxels, scan.affine)
+        return volumes, labels, read[0].affine
 
 
 def _official_split(parts: tuple[str, ...]) -> str:

@@ -10,7 +10,6 @@ import pickle
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,22 +17,22 @@ from rich.progress import track
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import InputError
-from ..io.case import case_name
 from ..io.files import remove_unfinished
-from .run import Outcome, Run
+from ..io.layouts import Source, case_name
+from .run import Outcome, Run, name_in_words, namesake
 from .workers import ProcessDied, run_in_processes
 
 POLL_SECONDS = 0.05
 
 
 def detect_cases(
-    run: Run, sources: Sequence[str | Path], device: str = "cpu", workers: int = 1
+    run: Run, sources: Sequence[Source], device: str = "cpu", workers: int = 1
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Detect lesions in each of many scans, going on after a scan that cannot be used.
 
     Args:
         run: the model and the settings.
-        sources: case folders, or NIfTI files for a model of one modality.
+        sources: case folders, files for a model of one modality, or the file of each modality (see `find_case`).
         device: `"cuda"` stands for all GPUs, among which the processes are dealt.
         workers: processes of this machine; with 1, this one does the work. They share the cores, unless
             `OMP_NUM_THREADS` says otherwise.
@@ -49,7 +48,7 @@ def detect_cases(
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     if ranks > 1 and workers > 1:
         raise InputError(f"The launcher has started {ranks} processes already; leave out --workers.")
-    cases, outcomes = _without_namesakes([Path(source) for source in sources])
+    cases, outcomes = _without_namesakes(sources)
     workers = min(workers, len(cases))
     if ranks > 1:
         made = _among_ranks(run, device, list(cases.values()))
@@ -68,13 +67,13 @@ def detect_cases(
     return [one for one in in_order if isinstance(one, dict)], [one for one in in_order if isinstance(one, str)]
 
 
-def _without_namesakes(sources: Sequence[Path]) -> tuple[dict[int, Path], dict[int, Outcome]]:
+def _without_namesakes(sources: Sequence[Source]) -> tuple[dict[int, Source], dict[int, Outcome]]:
     """The sources with a name of their own, and a sentence for each of the others, by place; the first one counts."""
-    cases: dict[str, tuple[int, Path]] = {}
+    cases: dict[str, tuple[int, Source]] = {}
     refused: dict[int, Outcome] = {}
     for place, source in enumerate(sources):
         if cases.setdefault(case_name(source), (place, source))[0] != place:
-            refused[place] = f"{source} has the same name as an earlier input; run it by itself with another --output."
+            refused[place] = namesake(source)
     return dict(cases.values()), refused
 
 
@@ -87,19 +86,18 @@ def _deal(device: str, number: int) -> str:
     return f"cuda:{number % torch.cuda.device_count()}" if device == "cuda" else device
 
 
-def _among_workers(run: Run, device: str, cases: Sequence[Path], workers: int) -> Generator[tuple[int, Outcome]]:
+def _among_workers(run: Run, device: str, cases: Sequence[Source], workers: int) -> Generator[tuple[int, Outcome]]:
     """`(number of the case, outcome)` as they are made by processes of this machine."""
     devices = [_deal(device, worker) for worker in range(workers)]
     for number, outcome in run_in_processes(run.load, devices, cases):
         if isinstance(outcome, ProcessDied):
             remove_unfinished(run.output / case_name(cases[number]), outcome.process_id)
-            outcome = (
-                f"{cases[number]}: the process at work on it died, perhaps of too little memory; try fewer --workers."
-            )
+            name = name_in_words(cases[number])
+            outcome = f"{name}: the process at work on it died, perhaps of too little memory; try fewer --workers."
         yield number, outcome
 
 
-def _among_ranks(run: Run, device: str, cases: Sequence[Path]) -> Generator[tuple[int, Outcome]]:
+def _among_ranks(run: Run, device: str, cases: Sequence[Source]) -> Generator[tuple[int, Outcome]]:
     """`(number of the case, outcome)` as they are made by the processes of a launcher; for the first process only.
 
     The launcher's store holds a counter, from which a process takes the number of its next case, and the outcomes. No

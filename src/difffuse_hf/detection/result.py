@@ -12,7 +12,7 @@ import torch
 from ..evaluation.segmentation import dice
 from ..io.case import Case
 from ..io.files import check_output, write_into
-from ..io.nifti import open_nifti, own_dtype, write_volume
+from ..io.nifti import write_volume
 
 MAPS = {"anomaly": np.float32, "lesion": np.uint8, "saliency": np.float32, "mask": np.uint8}  # voxel type of each file
 
@@ -69,17 +69,17 @@ class DetectionResult:
             InputError: the folder cannot be written to.
         """
         folder, start = check_output(folder), self.case.name
-        inputs = {modality: open_nifti(file) for modality, file in self.case.files.items()}
+        headers = self.case.headers
 
         def write(temporary: Path):
-            for (modality, image), volume in zip(inputs.items(), self.counterfactual):
+            for (modality, header), volume in zip(headers.items(), self.counterfactual):
                 file = temporary / f"{start}_counterfactual_{modality}.nii.gz"
-                write_volume(file, volume, image.header, own_dtype(image))
+                write_volume(file, volume, header, header.get_data_dtype())
             for name, dtype in MAPS.items():
                 write_volume(temporary / f"{start}_{name}.nii.gz", getattr(self, name), self.case.header, dtype)
 
         write_into(folder, write)
-        return [folder / file for file in result_files(start, inputs)]
+        return [folder / file for file in result_files(start, headers)]
 
 
 def result_files(name: str, modalities: Iterable[str]) -> list[str]:

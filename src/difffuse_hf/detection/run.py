@@ -17,8 +17,9 @@ import torch
 
 from .. import __version__
 from ..errors import InputError, one_sentence
-from ..io.case import find_case, read_case
+from ..io.case import read_case
 from ..io.files import complete_folder
+from ..io.layouts import Source, case_name, find_case
 from ..phantoms.common import SYNTHETIC
 from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
@@ -43,7 +44,7 @@ class ReportWriter(Protocol):
 
 def detect_case(
     pipeline: DifFusePipeline,
-    source: str | Path,
+    source: Source,
     output: str | Path,
     write_report: ReportWriter,
     model: str = "",
@@ -55,7 +56,7 @@ def detect_case(
     """Detect lesions in one scan and write `output/<case name>/`; returns the summary, with the folder under "folder".
 
     Args:
-        source: a case folder in the BraTS layout, or one NIfTI file if the model takes one modality.
+        source: a case folder, a file if the model takes one modality, or the file of each (see `find_case`).
         write_report: makes the summary, and the report beside the NIfTI files.
         model, model_line: name of the model and a line of its card, for the report.
         taken: names of cases written before, which must not be replaced by a namesake.
@@ -70,7 +71,7 @@ def detect_case(
         raise InputError("The model has no processor, so its modalities and slice size are not known.")
     case = read_case(source, pipeline.processor.modalities)
     if case.name in taken:
-        raise InputError(f"{source} has the same name as an earlier input; run it by itself with another --output.")
+        raise InputError(namesake(source))
     folder = Path(output) / case.name
     with complete_folder(folder) as temporary:
         result = detect_volume(pipeline, case, **options)
@@ -109,7 +110,7 @@ class Run:
     resume: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def load(self, device: str, progress: bool = False) -> Callable[[Path], Outcome]:
+    def load(self, device: str, progress: bool = False) -> Callable[[Source], Outcome]:
         """Load the model; what is returned detects in one scan.
 
         Raises:
@@ -139,19 +140,31 @@ def fingerprint_of(files: Sequence[Path], settings: str = "") -> str:
 def _detect_or_say_why(run: Run, pipeline, model_line, made_with, options, source) -> Outcome:
     """The summary of one scan, or one sentence if it cannot be used."""
     try:
-        name, files, reference = find_case(source, pipeline.processor.modalities)
-        fingerprint = fingerprint_of([*files.values(), *([reference] if reference else [])], made_with)
-        earlier = _earlier(run.output / name, name, list(files), fingerprint) if run.resume else None
+        found = find_case(source, pipeline.processor.modalities)
+        files = [*found.files.values(), *([found.reference] if found.reference else [])]
+        fingerprint = fingerprint_of(files, made_with)
+        earlier = _earlier(run.output / found.name, found.name, list(found.files), fingerprint) if run.resume else None
         if earlier is not None:
             return earlier
         return detect_case(
             pipeline, source, run.output, run.write_report, run.model, model_line, fingerprint=fingerprint, **options
         )
     except torch.OutOfMemoryError:
-        return f"{source}: the device ran out of memory; try a smaller batch size (--batch-size)."
+        return f"{name_in_words(source)}: the device ran out of memory; try a smaller batch size (--batch-size)."
     except (ValueError, OSError) as error:
         sentence = one_sentence(error)
-        return sentence if str(source) in sentence else f"{source}: {sentence}"
+        name = name_in_words(source)
+        return sentence if name in sentence else f"{name}: {sentence}"
+
+
+def name_in_words(source: Source) -> str:
+    """A source as a sentence names it: its path, or the case's name where its files were named one by one."""
+    return case_name(source) if isinstance(source, Mapping) else str(source)
+
+
+def namesake(source: Source) -> str:
+    """The sentence on a source whose results would replace those of another one."""
+    return f"{name_in_words(source)} has the same name as an earlier input; run it by itself with another --output."
 
 
 def _earlier(folder: Path, name: str, modalities: Sequence[str], fingerprint: str) -> dict[str, Any] | None:

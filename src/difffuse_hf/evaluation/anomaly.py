@@ -12,6 +12,7 @@ import torch
 from rich.progress import track
 
 from ..errors import InputError
+from ..saliency.common import class_logits
 from .localisation import average_precision
 from .segmentation import best_dice, best_threshold, dice, iou
 
@@ -180,7 +181,7 @@ def score_healthy(
 @torch.no_grad()
 def _lesion_probability(classifier, images: torch.Tensor, batch_size: int) -> torch.Tensor:
     device = next(classifier.parameters()).device
-    logits = [classifier(batch.to(device)).logits.float().cpu() for batch in images.split(batch_size)]
+    logits = [class_logits(classifier, batch.to(device)).float().cpu() for batch in images.split(batch_size)]
     return 1 - torch.cat(logits).softmax(1)[:, 0]
 
 

@@ -1,7 +1,6 @@
-"""One patient's scan, read from a folder in the BraTS layout or from a single NIfTI file."""
+"""One patient's scan: all modalities of a model as they lie in their files, on one voxel grid."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import nibabel
 import numpy as np
 
 from ..errors import InputError
-from .nifti import check_same_grid, find_volume, read_volume
+from .layouts import CaseFiles, Source, find_case
+from .nifti import along_axes_of, check_same_grid
+from .volume_file import VolumeFile, read_volume_file
 
 # Interpolation undershoots by a little; a z-scored volume is negative in about half its voxels.
 MAX_NEGATIVE_SHARE = 0.05
@@ -22,9 +23,12 @@ class Case:
     name: str
     volumes: np.ndarray  # (C, X, Y, Z) float32, native intensities
     affine: np.ndarray  # (4, 4), voxel to RAS+ millimetres
-    header: nibabel.Nifti1Header  # of the first modality
+    header: nibabel.Nifti1Header  # of this grid, in millimetres
     reference: np.ndarray | None = None  # (X, Y, Z) uint8 labels, 0 = no lesion
     files: dict[str, Path] = field(default_factory=dict)  # modality -> file
+    headers: dict[str, nibabel.Nifti1Header] = field(default_factory=dict)  # modality -> `header` with its voxel type
+    read_as: str = ""  # by which names the files were found
+    notes: list[str] = field(default_factory=list)  # what was decided or done in reading it, a sentence each
 
     @property
     def voxel_ml(self) -> float:
@@ -32,63 +36,76 @@ class Case:
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
 
-def read_case(path: str | os.PathLike, modalities: Sequence[str]) -> Case:
-    """Read a case in the BraTS layout, or one NIfTI file when the model takes a single modality.
+def read_case(source: Source, modalities: Sequence[str]) -> Case:
+    """Read a case whose modalities lie on one grid, as they are.
 
     Args:
-        path: a folder with `<name>_<modality>.nii.gz` (or `.nii`) for every modality and, if there is one, a reference
-            segmentation `<name>_seg.nii.gz`; or a file. Scans are skull-stripped: non-negative, 0 outside the brain.
+        source: a folder with a file for every modality and, if there is one, a reference segmentation, named as
+            `io/layouts.py` says; a file, for a model of one modality; or the file of each modality, by its name.
+            Scans are skull-stripped: non-negative, 0 outside the brain.
         modalities: those of the model, in its channel order (`pipeline.processor.modalities`).
 
     Raises:
         InputError: names the file that cannot be used, and why.
     """
-    name, files, reference_file = find_case(path, modalities)
-    images, volumes, first_file = [], [], next(iter(files.values()))
-    for file in files.values():
-        image, volume = read_volume(file)
-        check_intensities(volume, str(file))
-        images.append(image)
-        volumes.append(volume)
-        check_same_grid(image, file, images[0], first_file)
-    reference = None
-    if reference_file is not None:
-        image, labels = read_volume(reference_file)
-        check_same_grid(image, reference_file, images[0], first_file)
-        reference = labels.round().clip(0, 255).astype(np.uint8)
-    return Case(name, np.stack(volumes), images[0].affine, images[0].header, reference, files)
+    found = find_case(source, modalities)
+    volumes, reference = read_files(found)
+    first = next(iter(volumes.values()))
+    for volume in volumes.values():
+        check_same_grid(volume, first)
+    return make_case(found, volumes, reference)
 
 
-def case_name(path: str | os.PathLike) -> str:
-    """Name of a case: of its folder, or of its file without `.nii` and what follows."""
-    path = Path(path)
-    return path.name.split(".nii")[0] if path.is_file() else path.resolve().name
-
-
-def find_case(path: str | os.PathLike, modalities: Sequence[str]) -> tuple[str, dict[str, Path], Path | None]:
-    """Name of the case, file of each modality, and the reference's file if there is one; see `read_case`.
+def read_files(found: CaseFiles) -> tuple[dict[str, VolumeFile], VolumeFile | None]:
+    """The volume of each modality and the reference, along the axes of the first; their grids may still differ.
 
     Raises:
-        InputError: names what is missing.
+        InputError: a file cannot be read or does not hold intensities that a model takes.
     """
-    path, name = Path(path), case_name(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist.")
-    if path.is_file():
-        if len(modalities) != 1:
-            raise InputError(
-                f"{path} is one file but the model takes {', '.join(modalities)}; give the folder that holds them."
-            )
-        return name, {modalities[0]: path}, None
-    found = {modality: find_volume(path, modality) for modality in modalities}
-    files = {modality: file for modality, file in found.items() if file is not None}
-    missing = [modality for modality in modalities if modality not in files]
-    if missing:
-        raise InputError(
-            f"{path} lacks {', '.join(missing)}: there is no file {name}_{missing[0]}.nii.gz "
-            f"(the model takes {', '.join(modalities)})."
-        )
-    return name, files, find_volume(path, "seg")
+    volumes: dict[str, VolumeFile] = {}
+    for modality, file in found.files.items():
+        volume = read_volume_file(file)
+        check_intensities(volume.voxels, str(file))
+        volumes[modality] = along_axes_of(volume, next(iter(volumes.values()), volume))
+    reference = None
+    if found.reference is not None:
+        reference = along_axes_of(read_volume_file(found.reference), next(iter(volumes.values())))
+    return volumes, reference
+
+
+def make_case(
+    found: CaseFiles, volumes: Mapping[str, VolumeFile], reference: VolumeFile | None, notes: Iterable[str] = ()
+) -> Case:
+    """The case of volumes on one grid, that of the first of them.
+
+    Raises:
+        InputError: the reference lies on another grid.
+    """
+    first = next(iter(volumes.values()))
+    labels = None
+    if reference is not None:
+        check_same_grid(reference, first)
+        labels = reference.voxels.round().clip(0, 255).astype(np.uint8)
+    return Case(
+        name=found.name,
+        volumes=np.stack([volume.voxels for volume in volumes.values()]),
+        affine=first.affine,
+        header=first.header,
+        reference=labels,
+        files=dict(found.files),
+        headers={modality: volume.header for modality, volume in volumes.items()},
+        read_as=found.read_as,
+        notes=[*_notes_of(volumes), *notes],
+    )
+
+
+def _notes_of(volumes: Mapping[str, VolumeFile]) -> list[str]:
+    """What was decided in reading the files, each sentence once, with the modalities that it is about."""
+    about: dict[str, list[str]] = {}
+    for modality, volume in volumes.items():
+        for note in volume.notes:
+            about.setdefault(note, []).append(modality)
+    return [f"{', '.join(some)}: {note}." for note, some in about.items()]
 
 
 def check_intensities(volume: np.ndarray, name: str) -> None:
@@ -97,8 +114,24 @@ def check_intensities(volume: np.ndarray, name: str) -> None:
         raise InputError(f"{name} holds NaN or infinite voxels; replace them or export the scan again.")
     if not volume.any():
         raise InputError(f"{name} is empty: all of its voxels are 0.")
-    if np.count_nonzero(volume < 0) > MAX_NEGATIVE_SHARE * np.count_nonzero(volume):
+    background = constant_background(volume)
+    negative = np.count_nonzero(volume < 0) > MAX_NEGATIVE_SHARE * np.count_nonzero(volume)
+    if background > 0 or (background < 0 and negative):
+        raise InputError(
+            f"{name} has a constant background of {background:g} instead of 0; set those voxels to 0, or subtract the "
+            "value from all voxels if the whole scan was shifted by it."
+        )
+    if negative:
         raise InputError(
             f"{name} has negative intensities, as after z-scoring; "
             "the model takes skull-stripped, non-negative intensities with a background of 0."
         )
+
+
+def constant_background(volume: np.ndarray) -> float:
+    """The value that most voxels on the edges of the volume's box have, 0 if no value has most of them."""
+    ends = [0, -1]
+    x, y = volume[ends], volume[:, ends]
+    edges = np.concatenate([part.ravel() for part in (x[:, ends], x[:, :, ends], y[:, :, ends])])
+    values, counts = np.unique(edges, return_counts=True)
+    return float(values[counts.argmax()]) if counts.max() > edges.size / 2 else 0.0

@@ -1,27 +1,16 @@
-"""NIfTI files: found in a case's folder, read whole, compared with one another, and written on the grid of another."""
+"""Volumes of one case: found in its folder, brought to the same axes, compared, and written on the grid of another."""
 
-import gzip
-import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel import orientations
 from numpy.typing import DTypeLike
 
 from ..errors import InputError
-
-AFFINE_TOLERANCE_MM = 1e-3  # modalities closer than this share one grid
-_UNREADABLE = (
-    ImageFileError,
-    HeaderDataError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    zlib.error,
-)
+from .volume_file import MAX_SHIFT, VolumeFile, largest_shift
 
 
 def find_volume(folder: Path, suffix: str) -> Path | None:
@@ -40,40 +29,35 @@ def open_nifti(file: str | Path) -> nibabel.Nifti1Pair:
     return image
 
 
-def read_volume(file: str | Path) -> tuple[nibabel.Nifti1Pair, np.ndarray]:
-    """The image of a file and its voxels as float32 (X, Y, Z); `InputError` if it is no readable NIfTI volume."""
-    file = Path(file)
-    try:
-        if file.suffix == ".gz":
-            with gzip.open(file) as stream:  # to the end, where the checksum is: nibabel stops before it
-                while stream.read(1 << 20):
-                    pass
-        image = open_nifti(file)
-        if image.ndim != 3:
-            raise InputError(f"{file} has {image.ndim} dimensions {image.shape}; a scan is one volume with three.")
-        return image, np.asarray(image.dataobj, dtype=np.float32)
-    except InputError:
-        raise
-    except _UNREADABLE as error:
-        raise InputError(f"{file} is not a readable NIfTI file ({' '.join(str(error).split())}).") from error
+def along_axes_of(volume: VolumeFile, first: VolumeFile) -> VolumeFile:
+    """The volume with its axes in the order and direction of another one's; no voxel changes."""
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(volume.affine), orientations.io_orientation(first.affine)
+    )
+    if np.array_equal(turn, [[0, 1], [1, 1], [2, 1]]):
+        return volume
+    voxels = np.ascontiguousarray(orientations.apply_orientation(volume.voxels, turn))
+    affine = volume.affine @ orientations.inv_ornt_aff(turn, volume.voxels.shape)
+    header: Any = volume.header.copy()
+    header.set_data_shape(voxels.shape)
+    header.set_sform(affine, code=int(header["sform_code"]) or int(header["qform_code"]) or 1)
+    header.set_qform(affine, code=int(header["qform_code"]))
+    return replace(volume, voxels=voxels, affine=affine, header=header)
 
 
-def check_same_grid(
-    image: nibabel.Nifti1Pair, file: str | Path, first: nibabel.Nifti1Pair, first_file: str | Path
-) -> None:
-    """`InputError` if two images differ in shape or affine."""
-    if image.shape != first.shape:
-        raise InputError(f"{file} has shape {image.shape} but {first_file} has {first.shape}; register them first.")
-    if not np.allclose(np.array(image.affine), np.array(first.affine), atol=AFFINE_TOLERANCE_MM):
-        raise InputError(f"{file} and {first_file} have different affines; resample them to one grid first.")
+def same_grid(volume: VolumeFile, first: VolumeFile) -> bool:
+    """Do two volumes share their voxels, to a tenth of one?"""
+    shape = volume.voxels.shape
+    return shape == first.voxels.shape and largest_shift(volume.affine, first.affine, shape) < MAX_SHIFT
 
 
-def own_dtype(image: nibabel.Nifti1Pair) -> np.dtype:
-    """The type in which volumes like this one are written: the file's if it holds plain integers, else float32."""
-    stored, voxels = np.dtype(image.get_data_dtype()), image.dataobj
-    scaling = getattr(voxels, "slope", 1), getattr(voxels, "inter", 0)
-    plain = stored.kind in "iu" and scaling == (1, 0)
-    return stored if plain else np.dtype(np.float32)
+def check_same_grid(volume: VolumeFile, first: VolumeFile) -> None:
+    """`InputError` if two volumes do not share their voxels."""
+    shapes = volume.voxels.shape, first.voxels.shape
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{volume.file} has shape {shapes[0]} but {first.file} has {shapes[1]}; register them first.")
+    if not same_grid(volume, first):
+        raise InputError(f"{volume.file} and {first.file} have different affines; resample them to one grid first.")
 
 
 def write_volume(

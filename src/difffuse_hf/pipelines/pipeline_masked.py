@@ -6,6 +6,7 @@ from ..data.axial_slices import LESION_PROBABILITY
 from ..errors import InputError, require_choice
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier
+from ..saliency.common import class_logits
 from ..saliency.mask import saliency_to_mask
 from ..saliency.methods import WITH_AUTOENCODER, saliency_method
 from .pipeline_base import CounterfactualPipeline, as_tensor
@@ -61,7 +62,7 @@ class MaskedPipeline(CounterfactualPipeline):
         """
         if self.classifier is None:
             raise InputError("This model has no classifier to say whether a slice passes as healthy.")
-        logits = self.classifier(image.to(self.classifier.device, self.classifier.dtype)).logits
+        logits = class_logits(self.classifier, image.to(self.classifier.device, self.classifier.dtype))
         return logits.float().softmax(dim=1)[:, 1]
 
     def looks_diseased(self, image: torch.Tensor) -> torch.Tensor:

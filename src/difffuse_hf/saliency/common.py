@@ -87,8 +87,24 @@ def choose_target(classifier, image: Images, target: Target = None, saliency: Ma
 
 
 def class_logits(classifier, image: torch.Tensor, saliency: Maps = None) -> torch.Tensor:
-    """Logits (B, K); saliency is only passed on where there is some."""
-    return classifier(image).logits if saliency is None else classifier(image, saliency=saliency).logits
+    """Logits (B, K) of a classifier; saliency is only passed on where there is some."""
+    return read_logits(classifier(image) if saliency is None else classifier(image, saliency=saliency))
+
+
+def read_logits(output: Any) -> torch.Tensor:
+    """Logits (B, K), K > 1, in what a classifier returns: `output.logits`, or the tensor itself (torchvision, timm).
+
+    A single logit z, as networks with a sigmoid have, becomes (−z/2, z/2): the softmax of the two is the sigmoid of z,
+    and class 1 is the one that z speaks for.
+
+    Raises:
+        ValueError: there are no logits of that shape.
+    """
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"`classifier` must return logits (B, K), alone or as `.logits`, got {got}.")
+    return torch.cat([-logits / 2, logits / 2], dim=1) if logits.shape[1] == 1 else logits
 
 
 def by_slice(function: Callable[[torch.Tensor], torch.Tensor], images: Images) -> torch.Tensor:

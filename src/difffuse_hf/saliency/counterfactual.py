@@ -56,7 +56,7 @@ def latent_counterfactual(
     norm and α = 100 the minimiser of g is E(x) itself as soon as every |∂CE/∂z_i| < 100. Hence the default.
 
     Args:
-        classifier: called as `classifier(image).logits`; in eval mode.
+        classifier: in eval mode; returns logits, alone or as `.logits`.
         autoencoder: with `encode` and `decode` of slices.
         image (`torch.Tensor` of shape `(B, C, H, W)` or `(B, S, C, H, W)`): slices or scans in [0, 1].
         target (`torch.Tensor` of shape `(B,)`): class to move towards.
@@ -164,7 +164,8 @@ def class_agnostic_saliency(
     """
     require_choice("reference", reference, REFERENCES)
     check_inputs(image, saliency)
-    count: int = getattr(getattr(classifier, "config", None), "num_labels", 2) if num_classes is None else num_classes
+    known = getattr(getattr(classifier, "config", None), "num_labels", 2)
+    count: int = max(known, 2) if num_classes is None else num_classes  # one label has a sigmoid: two classes
     pairs = torch.arange(count * len(image), device=image.device)  # class k of image b is pair k·B + b
     changes = []
     for chosen in pairs.split(batch_size or len(pairs)):

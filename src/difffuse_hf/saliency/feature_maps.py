@@ -9,7 +9,7 @@ puts them back. The thesis is silent on scans; so much is our reading.
 import torch
 
 from ..models.backbone import FeatureModifier
-from .common import Query, pick, scale_to_one
+from .common import Query, pick, read_logits, scale_to_one
 
 
 def last_maps(query: Query) -> torch.Tensor:
@@ -51,8 +51,12 @@ class _LastMaps(FeatureModifier):
 
 def _run(query):
     keep = _LastMaps(getattr(query.classifier, "num_stages", 0))
-    logits = query.classifier(query.image, saliency=query.saliency, feature_modifier=keep).logits
-    if keep.seen is None:
-        name = type(query.classifier).__name__
-        raise ValueError(f"`classifier` ({name}) has no convolutional feature maps; use `gradient` instead.")
-    return keep.seen, logits
+    if hasattr(query.classifier, "to_scan"):  # of ours
+        logits = read_logits(query.classifier(query.image, saliency=query.saliency, feature_modifier=keep))
+        if keep.seen is not None:
+            return keep.seen, logits
+    name = type(query.classifier).__name__
+    raise ValueError(
+        f"`classifier` ({name}) has no convolutional feature maps that can be reached; use `gradient` instead, or "
+        "wrap the network as a `SliceClassifier`."
+    )

@@ -1,0 +1,215 @@
+"""The file names that people give to the modalities of a case, and the files of one case by them.
+
+    BraTS 2018-2021    <case>_flair  _t1  _t1ce  _t2  _seg
+    BraTS 2023-2025    <case>-t2f  -t1n  -t1c  -t2w  -seg
+    BIDS               sub-<label>[/ses-<label>]/anat/sub-..._FLAIR  _T1w  _ce-<agent>_T1w  _T2w
+    plain names        FLAIR, T1, T1_Gd, T2w and the like, alone or after a name
+    nnU-Net            <case>_0000 and so on, where a dataset.json says which channel is which
+
+Case and format do not matter. A case is read by one of these, the first that has all modalities of the model.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from ..errors import InputError
+from .volume_file import stem, volume_files
+
+Source: TypeAlias = "str | os.PathLike | Mapping[str, str | os.PathLike]"  # a folder, a file, or files by modality
+
+REFERENCE = "seg"
+ENDINGS = {  # of the names, without the format; a modality that is not named here ends in its own name
+    "BraTS 2018-2021": {},
+    "BraTS 2023-2025": {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", REFERENCE: "-seg"},
+    "BIDS": {"flair": "_FLAIR", "t1": "_T1w", "t1ce": "_ce-gadolinium_T1w", "t2": "_T2w", REFERENCE: "_dseg"},
+    "plain names": {},
+}
+BIDS = {
+    "flair": r"sub-.*_flair",
+    "t1": r"sub-(?:(?!_ce-).)*_t1w",
+    "t1ce": r"sub-.*_ce-.*_t1w",
+    "t2": r"sub-.*_t2w",
+    REFERENCE: r"sub-.*_d?seg",
+}
+PLAIN = {
+    "flair": r"t2f|flair",
+    "t1": r"t1|t1n|t1w|t1[ _-]?pre",
+    "t1ce": r"t1ce|t1c|t1cw|t1gd|t1[ _-](?:ce|c|gd|post|contrast)|(?:ce|gd|post)[ _-]?t1w?",
+    "t2": r"t2|t2w",
+    REFERENCE: r"d?seg|segmentation",
+}
+MANY = 12  # files or folders that a sentence lists at most
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case: `files` in the channel order of the model, `reference` if there is one, and by which
+    names they were found."""
+
+    name: str
+    files: dict[str, Path]
+    reference: Path | None
+    read_as: str
+
+
+def case_name(source: Source) -> str:
+    """Name of a case: of its folder, of its file without the format, or what the names of its files begin with."""
+    if isinstance(source, Mapping):
+        stems = [stem(Path(file)) for file in source.values()]
+        begin = os.path.commonprefix(stems)
+        if begin not in stems:  # whole words only
+            begin = re.sub(r"[^_\-. ]*$", "", begin)
+        return begin.strip("_-. ") or Path(next(iter(source.values()))).resolve().parent.name
+    path = Path(source)
+    if path.is_file():
+        return stem(path)
+    path = path.resolve()
+    if path.name == "anat":
+        path = path.parent
+    if path.name.startswith("ses-") and path.parent.name.startswith("sub-"):
+        return f"{path.parent.name}_{path.name}"
+    return path.name
+
+
+def find_case(source: Source, modalities: Sequence[str]) -> CaseFiles:
+    """The file of each modality, and the reference's if there is one.
+
+    Args:
+        source: a case folder (see this module), a file for a model of one modality, or the file of each modality.
+        modalities: those of the model, in its channel order.
+
+    Raises:
+        InputError: a modality is missing or there twice; the sentence lists what was found.
+    """
+    if isinstance(source, Mapping):
+        return _named_files(source, modalities)
+    path, name = Path(source), case_name(source)
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
+    if path.is_file():
+        if len(modalities) != 1:
+            raise InputError(
+                f"{path} is one file but the model takes {', '.join(modalities)}; give the folder that holds them, "
+                f"or name each by --image {modalities[0]}=PATH."
+            )
+        return CaseFiles(name, {modalities[0]: path}, None, "one file")
+    found = _volumes_of(path)
+    for layout in ENDINGS:
+        files = {one: _matching(found, layout, one) for one in (*modalities, REFERENCE)}
+        if all(files[one] for one in modalities):
+            return _one_of_each(path, name, files, layout)
+    numbered = _by_channel_numbers(path, found, modalities)
+    if numbered is not None:
+        return _one_of_each(path, name, numbered, "nnU-Net numbers, as dataset.json says")
+    raise InputError(_what_is_missing(path, name, found, modalities))
+
+
+def _named_files(source: Mapping[str, str | os.PathLike], modalities: Sequence[str]) -> CaseFiles:
+    takes = f"the model takes {', '.join(modalities)}"
+    unknown = [one for one in source if one not in (*modalities, REFERENCE)]
+    missing = [one for one in modalities if one not in source]
+    if unknown or missing:
+        wrong = f"names {unknown[0]}" if unknown else f"lacks {', '.join(missing)}"
+        raise InputError(f"--image {wrong}, but {takes} (and {REFERENCE}, a reference, if there is one).")
+    files = {one: Path(file) for one, file in source.items()}
+    for file in files.values():
+        if not file.is_file():
+            raise InputError(f"{file} does not exist.")
+    return CaseFiles(
+        case_name(source), {one: files[one] for one in modalities}, files.get(REFERENCE), "files named one by one"
+    )
+
+
+def _volumes_of(folder: Path) -> list[Path]:
+    """The volumes of a case folder: in it, or where BIDS puts them, in `anat` of a subject or of its only session."""
+    places = [folder, folder / "anat", *sorted(folder.glob("ses-*/anat"))]
+    for place in places:
+        if place.is_dir() and (found := volume_files(place)):
+            others = [one.parent.name for one in places[2:] if one != place]
+            if place in places[2:] and others:
+                sessions = ", ".join([place.parent.name, *others])
+                raise InputError(f"{folder} holds several sessions ({sessions}); give one of them.")
+            return found
+    return []
+
+
+def _matching(found: Iterable[Path], layout: str, modality: str) -> list[Path]:
+    """The files that are named as a layout names a modality."""
+    if layout == "BIDS":
+        pattern = BIDS.get(modality, rf"sub-.*_{re.escape(modality)}")
+    elif layout == "plain names":
+        pattern = rf"(?:.*[_\-. ])?(?:{PLAIN.get(modality, re.escape(modality))})"
+    else:
+        pattern = f".*{re.escape(_ending(layout, modality))}"
+    return [file for file in found if re.fullmatch(pattern, stem(file), re.IGNORECASE)]
+
+
+def _ending(layout: str, modality: str) -> str:
+    return ENDINGS[layout].get(modality, f"_{modality}")
+
+
+def _one_of_each(path: Path, name: str, files: Mapping[str, list[Path]], layout: str) -> CaseFiles:
+    for modality, some in files.items():
+        if len(some) > 1:
+            raise InputError(
+                f"{path} holds more than one {modality} file: {', '.join(file.name for file in some)}; keep one of "
+                f"them there, or name the files by --image {modality}=PATH."
+            )
+    reference = files[REFERENCE][0] if files[REFERENCE] else None
+    return CaseFiles(name, {one: some[0] for one, some in files.items() if one != REFERENCE}, reference, layout)
+
+
+def _by_channel_numbers(path: Path, found: Sequence[Path], modalities: Sequence[str]) -> dict[str, list[Path]] | None:
+    """Files ..._0000, ..._0001 by what a dataset.json beside them or above says that the channels are."""
+    description = next((one / "dataset.json" for one in (path, *path.resolve().parents[:2])
+                        if (one / "dataset.json").is_file()), None)  # fmt: skip
+    if description is None or not any(re.search(r"_\d{4}$", stem(file)) for file in found):
+        return None
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        channels = dict(content.get("channel_names") or content["modality"])
+        numbers = {str(name): int(number) for number, name in channels.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{description} does not say in `channel_names` which channel is which.") from error
+    files: dict[str, list[Path]] = {REFERENCE: []}
+    for modality in modalities:
+        pattern = PLAIN.get(modality, re.escape(modality))
+        number = next((at for name, at in numbers.items() if re.fullmatch(pattern, name, re.IGNORECASE)), None)
+        if number is None:
+            return None
+        files[modality] = [file for file in found if stem(file).endswith(f"_{number:04d}")]
+    return files if all(files[modality] for modality in modalities) else None
+
+
+def _what_is_missing(path: Path, name: str, found: Sequence[Path], modalities: Sequence[str]) -> str:
+    """The sentence on a folder that lacks modalities: which, what would be read, and what is there."""
+    takes = f"the model takes {', '.join(modalities)}"
+    if not found:
+        folders = sorted(one.name for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+        inside = f"only the folders {_some(folders)}; give one of them" if folders else "no file of a known format"
+        return f"{path} holds no scan ({takes}, as {name}_{modalities[0]}.nii.gz for example), {inside}."
+    remedy = f"name the files by --image {modalities[0]}=PATH"
+    there = f"it holds {_some([file.name for file in found])}"
+    if any(re.search(r"_\d{4}$", stem(file)) for file in found):
+        return (
+            f"The files of {path} are numbered, and no dataset.json says by `channel_names` which of them is which "
+            f"({takes}; {there}); {remedy}."
+        )
+    lacks = {layout: [one for one in modalities if not _matching(found, layout, one)] for layout in ENDINGS}
+    layout = min(lacks, key=lambda one: len(lacks[one]))
+    layout = "BraTS 2018-2021" if layout == "plain names" and len(lacks[layout]) == len(modalities) else layout
+    missing = lacks[layout]
+    return (
+        f"{path} lacks {', '.join(missing)}: there is no file {name}{_ending(layout, missing[0])}.nii.gz "
+        f"({takes}; {there}); name the file by --image {missing[0]}=PATH if it has another name."
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return ", ".join(names[:MANY]) + more
