@@ -172,7 +172,7 @@ def test_masks_that_do_not_fit_are_named(build, root, tmp_path):
     (masks / "1.2.1.nii.gz").write_bytes(b"no NIfTI")
     with pytest.raises(InputError, match="1.2.1.nii.gz cannot be read as a mask"):
         build(masks=str(masks))
-    with pytest.raises(ValueError, match="the slices carry no mask"):
+    with pytest.raises(ValueError, match="of .slices. with .slice_labels"):
         build("slices", masks=str(masks))
     manifest = pandas.read_parquet(root / "manifest.parquet")
     manifest.drop(columns="to_patient_mm").to_parquet(root / "manifest.parquet")

@@ -34,6 +34,9 @@ Division = Annotated[str | None, _option("wmh: official parts, or patient for 70
 BrainMask = Annotated[str | None, _option(_MASK, "template")]
 Labels = Annotated[Path | None, _option("ist3: CSV or TSV.", "labels.csv in RAW or above it")]
 Masks = Annotated[Path | None, _option(_TRUTH, "truth/ of a phantom")]
+SliceLabels = Annotated[
+    str | None, _option("ist3, slices: the label of the scan, or mask: its own, by the lesion's mask.", "scan")
+]
 Key = Annotated[
     str | None, _option("ist3: scan_id, series_uid, study_uid or patient_id.", "the first that the table has")
 ]
@@ -65,6 +68,7 @@ def prepare(
     brain_mask: BrainMask = None,
     labels: Labels = None,
     masks: Masks = None,
+    slice_labels: SliceLabels = None,
     key: Key = None,
     columns: Columns = None,
     values: Values = None,
@@ -99,6 +103,7 @@ def prepare(
         brain_mask=brain_mask,
         labels=None if labels is None else str(labels),
         masks=None if masks is None else str(masks),
+        slice_labels=slice_labels,
         key=key,
         columns=_columns(columns) if columns else None,
         values=_values(values) if values else None,

@@ -1,12 +1,13 @@
 """Volumes to model slices and back (thesis Secs. 3.5 and 6.5): one recipe for data sets, models and detection.
 
-A volume arrives on its own voxel grid with its affine. Model slices are axial, from the feet to the head, seen in
+There are two kinds of scan: skull-stripped MR in arbitrary units, and head CT in Hounsfield units with its skull. A
+volume arrives on its own voxel grid with its affine. Model slices are axial, from the feet to the head, seen in
 radiological convention (row 0 anterior, column 0 the patient's right), resampled in the plane to `pixel_spacing_mm`
 and padded or cropped to `image_size`. Nothing is interpolated between slices. The geometry that comes back with the
 slices undoes all of it. `DifFuseProcessor` saves the recipe beside a model's weights.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from nibabel import affines, orientations
 
 from ..errors import InputError
-from ..io.case import check_intensities
+from ..io.case import check_hounsfield, check_intensities
+from ..preprocessing.intracranial import inside_skull
 from ..preprocessing.skull import skull_in
+from ..preprocessing.volume import crop_to_head
 
 BRATS_SLICES = 155  # axial slices of a BraTS volume, the length that `slice_margin` refers to
 MAX_BORDER_SHARE = 0.5  # brain on the sides of the axial slices: skull-stripped scans have hardly any
@@ -40,7 +43,9 @@ class SliceGeometry:
     rows: tuple[float, float]
     columns: tuple[float, float]
     image_size: tuple[int, ...]  # (H, W)
-    intensity_scale: np.ndarray  # (C,), model intensity = native intensity * scale
+    intensity_scale: np.ndarray  # (C,), model intensity = native intensity * scale + offset, from 0 to 1
+    intensity_offset: np.ndarray  # (C,)
+    tissue: np.ndarray  # native (X, Y, Z) bool, where a lesion can be: the brain, or all that the skull surrounds
 
     @property
     def lps_shape(self) -> tuple[int, int, int]:
@@ -69,17 +74,23 @@ class SliceGeometry:
 
 @dataclass(frozen=True)
 class SliceRecipe:
-    """How skull-stripped volumes become model slices; the defaults are the thesis's for BraTS (Sec. 6.5).
+    """How volumes become model slices; the defaults are the thesis's for BraTS (Sec. 6.5).
+
+    Skull-stripped MR is scaled by the brightness of its brain. With `window_hu` the recipe is for head CT, which keeps
+    its skull: the window becomes [0, 1] and the head's middle that of the slice, as `difffuse preprocess --pixel-mm`
+    does it (Sec. 3.4.4).
 
     Args:
         modalities (`tuple[str, ...]`): channel order; BraTS file suffixes.
         image_size (`tuple[int, int]`): (H, W) of a slice; BraTS: 240 x 240 zero-padded to 256 x 256 (thesis).
         pixel_spacing_mm (`float`): side of a pixel. An axis that fits into `image_size` is padded evenly; one that
-            does not is cropped around the brain.
+            does not is cropped around the brain. CT is always placed by the head.
         reference_intensity (`float`): each modality of a volume is scaled so that the median of its brain voxels has
             this value, then clipped to [0, 1]. A choice of ours: scaling alone keeps the background at exactly 0.
+            Of no use for CT.
         slice_margin (`int`): slices dropped at each end of a 155-slice volume (thesis: 25), in proportion for others.
-        min_foreground (`float`): a slice is used if at least this fraction of it is brain.
+        min_foreground (`float`): a slice is used if at least this fraction of it is brain, or on CT head.
+        window_hu (`tuple[float, float]`, *optional*): Hounsfield units that become 0 and 1.
     """
 
     modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")
@@ -88,6 +99,7 @@ class SliceRecipe:
     reference_intensity: float = 0.35
     slice_margin: int = 25
     min_foreground: float = 0.02
+    window_hu: tuple[float, ...] | None = None
 
     def __post_init__(self):
         if len(self.image_size) != 2 or min(self.image_size) < 1 or self.pixel_spacing_mm <= 0:
@@ -97,13 +109,15 @@ class SliceRecipe:
             )
         if not 0 < self.reference_intensity < 1:
             raise ValueError(f"`reference_intensity` lies between 0 and 1, got {self.reference_intensity}.")
+        if self.window_hu is not None and (len(self.window_hu) != 2 or self.window_hu[0] >= self.window_hu[1]):
+            raise ValueError(f"`window_hu` is (low, high) in Hounsfield units, got {self.window_hu}.")
 
     def cut(self, volumes: np.ndarray, affine: np.ndarray) -> tuple[torch.Tensor, SliceGeometry]:
         """All axial slices of a scan, and the way back.
 
         Args:
-            volumes (`np.ndarray` of shape `(C, X, Y, Z)`): one volume per modality on the native grid, skull-stripped,
-                0 outside the brain.
+            volumes (`np.ndarray` of shape `(C, X, Y, Z)`): one volume per modality on the native grid: skull-stripped,
+                0 outside the brain; or in Hounsfield units.
             affine (`np.ndarray` of shape `(4, 4)`): voxel to RAS+ millimetres. Oblique grids are read by their nearest
                 axes.
 
@@ -112,8 +126,8 @@ class SliceRecipe:
             `SliceGeometry`: for `cut_labels`, and its `to_volume` is the way back.
 
         Raises:
-            InputError: the volumes are not skull-stripped, non-negative, finite scans of these modalities, or no slice
-                of them is usable.
+            InputError: the volumes are not skull-stripped, non-negative, finite scans of these modalities, or not in
+                Hounsfield units, or no slice of them is usable.
         """
         volumes = np.asarray(volumes, dtype=np.float32)
         if volumes.ndim != 4 or len(volumes) != len(self.modalities):
@@ -121,18 +135,12 @@ class SliceRecipe:
                 f"The model takes {len(self.modalities)} three-dimensional volumes ({', '.join(self.modalities)}), "
                 f"got an array of shape {volumes.shape}."
             )
-        for modality, volume in zip(self.modalities, volumes):
-            check_intensities(volume, f"Modality {modality}")
-        volumes = np.maximum(volumes, 0)
-        scale = np.array(
-            [self.reference_intensity / np.median(volume[volume > 0]) for volume in volumes], dtype=np.float32
-        )
-        geometry = self._geometry((volumes > 0).any(axis=0), affine, scale)
-        for modality, volume in zip(self.modalities, volumes):
-            if (why := skull_in(volume, affine)) is not None:
-                raise InputError(f"The scan is not skull-stripped: on {modality}, {why}; {STRIP_IT}.")
-        volumes = np.minimum(volumes * scale[:, None, None, None], 1)
-        slices = geometry.to_slices(volumes).clamp_(0, 1)
+        geometry = self._place_mr(volumes, affine) if self.window_hu is None else self._place_ct(volumes[0], affine)
+        slices = [
+            geometry.to_slices((volume[None] * scale + offset).clip(0, 1)).clamp_(0, 1)
+            for volume, scale, offset in zip(volumes, geometry.intensity_scale, geometry.intensity_offset)
+        ]
+        slices = torch.cat(slices, dim=1)
         if not len(self.usable(slices)):
             raise InputError(self._why_not_usable(slices, affine))
         return slices, geometry
@@ -166,44 +174,67 @@ class SliceRecipe:
             "lesion_probability_threshold": LESION_PROBABILITY,
         }
 
-    def _geometry(self, brain, affine, intensity_scale):
-        """Place the model's field of view on a volume whose brain is the boolean array (X, Y, Z)."""
-        native = orientations.io_orientation(affine)
-        spacing_mm = affines.voxel_sizes(affine)
-        if np.isnan(native).any() or not np.isfinite(spacing_mm).all() or spacing_mm.min() <= 0:
-            raise InputError("The affine of the scan is singular: its header does not say how large a voxel is.")
-        lps = orientations.axcodes2ornt("LPS")
-        to_lps = orientations.ornt_transform(native, lps)
-        shape = brain.shape
-        brain = orientations.apply_orientation(brain, to_lps)  # (columns, rows, slices)
-        spacing_mm = spacing_mm[np.argsort(to_lps[:, 0])]
-        if np.concatenate([brain[[0, -1]].ravel(), brain[:, [0, -1]].ravel()]).mean() > MAX_BORDER_SHARE:
+    def _place_mr(self, volumes: np.ndarray, affine: np.ndarray) -> SliceGeometry:
+        """Where the slices of skull-stripped volumes (C, X, Y, Z) lie, and how bright they are."""
+        for modality, volume in zip(self.modalities, volumes):
+            check_intensities(volume, f"Modality {modality}")
+        scale = [self.reference_intensity / np.median(volume[volume > 0]) for volume in volumes]
+        brain = (volumes > 0).any(axis=0)
+        to_lps, spacing_mm = _axes(affine)
+        turned = orientations.apply_orientation(brain, to_lps)
+        if np.concatenate([turned[[0, -1]].ravel(), turned[:, [0, -1]].ravel()]).mean() > MAX_BORDER_SHARE:
             raise InputError(f"The scan is not skull-stripped: its slices are not surrounded by zeros; {STRIP_IT}.")
-        height, width = self.image_size
+        geometry = self._geometry(brain, turned, to_lps, spacing_mm, scale, np.zeros(len(scale)))
+        for modality, volume in zip(self.modalities, volumes):
+            if (why := skull_in(np.maximum(volume, 0), affine)) is not None:
+                raise InputError(f"The scan is not skull-stripped: on {modality}, {why}; {STRIP_IT}.")
+        return geometry
+
+    def _place_ct(self, hounsfield: np.ndarray, affine: np.ndarray) -> SliceGeometry:
+        """Where the slices of a head CT (X, Y, Z) lie: around the box of its bone and skin."""
+        assert self.window_hu is not None
+        check_hounsfield(hounsfield, "The scan")
+        to_lps, spacing_mm = _axes(affine)
+        turned = orientations.apply_orientation(hounsfield, to_lps)  # (columns, rows, slices)
+        rows, columns = crop_to_head(turned.transpose(2, 1, 0), (spacing_mm[2], spacing_mm[1], spacing_mm[0]))
+        head = np.zeros(turned.shape, bool)
+        head[columns, rows] = True
+        low, high = self.window_hu
+        geometry = self._geometry(head, head, to_lps, spacing_mm, [1 / (high - low)], [-low / (high - low)])
+        inside = inside_skull(geometry.to_slices(hounsfield[None])[:, 0].numpy(), self.pixel_spacing_mm)
+        tissue = geometry.to_volume(torch.from_numpy(inside)[:, None].float())[0] >= 0.5
+        return replace(geometry, tissue=tissue)
+
+    def _geometry(self, tissue, turned, to_lps, spacing_mm, intensity_scale, intensity_offset) -> SliceGeometry:
+        """Place the model's field of view on what it has to show: `turned` (columns, rows, slices), bool."""
+        brain, height, width = turned, *self.image_size
+        what = "brain" if self.window_hu is None else "head"
         columns = self._field_of_view(brain.any(axis=(1, 2)), width, spacing_mm[0])
         rows = self._field_of_view(brain.any(axis=(0, 2)), height, spacing_mm[1])
         seen = brain[_inside(columns, width, brain.shape[0])][:, _inside(rows, height, brain.shape[1])]
         if seen.sum() < (1 - MAX_BRAIN_OUTSIDE) * brain.sum():
             raise InputError(
-                f"The brain does not fit into the model's field of view of {height * self.pixel_spacing_mm:g} x "
+                f"The {what} does not fit into the model's field of view of {height * self.pixel_spacing_mm:g} x "
                 f"{width * self.pixel_spacing_mm:g} mm; check the voxel size in the header "
                 f"({spacing_mm[0]:g} x {spacing_mm[1]:g} mm in the plane)."
             )
         return SliceGeometry(
-            shape=shape,
+            shape=tissue.shape,
             to_lps=to_lps,
-            from_lps=orientations.ornt_transform(lps, native),
+            from_lps=_inverse(to_lps),
             rows=rows,
             columns=columns,
             image_size=self.image_size,
-            intensity_scale=intensity_scale,
+            intensity_scale=np.array(intensity_scale, np.float32),
+            intensity_offset=np.array(intensity_offset, np.float32),
+            tissue=tissue,
         )
 
     def _field_of_view(self, occupied, num_pixels, spacing_mm):
         """(start, step) along one axis, in voxels; `occupied` says which voxels of the axis hold brain."""
         step = self.pixel_spacing_mm / spacing_mm
         centre = (len(occupied) - 1) / 2
-        if ceil(round(len(occupied) / step, ROUNDING)) > num_pixels:
+        if self.window_hu is not None or ceil(round(len(occupied) / step, ROUNDING)) > num_pixels:
             centre = np.flatnonzero(occupied)[[0, -1]].mean()
         edge = centre - step * num_pixels / 2 + 0.5
         edge = round(round(edge, ROUNDING)) - 0.5  # pixel edges on voxel edges: same sharpness for all
@@ -214,6 +245,29 @@ def cut_labels(labels: np.ndarray, geometry: SliceGeometry) -> torch.Tensor:
     """A label volume (X, Y, Z), lesion > 0, as slices (S, H, W) of uint8: 1 where lesion fills half the pixel."""
     lesion = geometry.to_slices((np.asarray(labels) > 0)[None].astype(np.float32))
     return (lesion[:, 0] >= 0.5).to(torch.uint8)
+
+
+def _axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How the native axes turn to left, posterior, superior, and the voxel's size along these (mm).
+
+    Raises:
+        InputError: the affine is singular.
+    """
+    native = orientations.io_orientation(affine)
+    spacing_mm = affines.voxel_sizes(affine)
+    if np.isnan(native).any() or not np.isfinite(spacing_mm).all() or spacing_mm.min() <= 0:
+        raise InputError("The affine of the scan is singular: its header does not say how large a voxel is.")
+    to_lps = orientations.ornt_transform(native, orientations.axcodes2ornt("LPS"))
+    return to_lps, spacing_mm[np.argsort(to_lps[:, 0])]
+
+
+def _inverse(turn: np.ndarray) -> np.ndarray:
+    """The orientation transform that undoes another one."""
+    axes = turn[:, 0].astype(int)
+    inverse = np.empty_like(turn)
+    inverse[axes, 0] = np.arange(len(turn))
+    inverse[axes, 1] = turn[:, 1]
+    return inverse
 
 
 def _orient(volumes, transform):

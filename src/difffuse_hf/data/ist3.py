@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -23,11 +24,14 @@ from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 from torch.nn import functional as F
 
-from ..errors import InputError
+from ..errors import InputError, require_choice
+from ..io.case import CT
 from ..io.nifti import open_nifti
+from .axial_slices import SliceRecipe
 from .builder import FolderBuilder, FolderConfig, classifier_config
 from .ist3_labels import CHRONIC, SIDES, TIMES, find_labels, join_labels, read_labels, read_table
 
+SLICE_LABELS = ("scan", "mask")
 _CITATION = """\
 @article{ist32012,
   title = {The benefits and harms of intravenous thrombolysis with recombinant tissue plasminogen activator within 6 h
@@ -53,11 +57,19 @@ class IST3Config(FolderConfig):
     columns: dict[str, str] = field(default_factory=dict)  # our name -> name in the table
     values: dict[str, dict[str, str]] = field(default_factory=dict)  # our name -> {value in the table: our value}
     image_size: tuple[int, int] = (256, 256)  # of "slices", height and width: shrunk to fit, and padded
+    slice_labels: str = "scan"  # whose label a slice has: its scan's, or "mask": its own, from the mask of the lesion
+    min_lesion_pixels: int = 10  # of a slice's own label; a slice with fewer, but not none, is left out
 
     def __post_init__(self):
         super().__post_init__()
-        if self.masks and self.name == "slices":
-            raise ValueError('`masks` is an option of "volumes": the slices carry no mask.')
+        require_choice("slice_labels", self.slice_labels, SLICE_LABELS)
+        if self.masks and not self.with_masks:
+            raise ValueError('`masks` is an option of "volumes", and of "slices" with `slice_labels="mask"`.')
+
+    @property
+    def with_masks(self) -> bool:
+        """Whether rows carry a mask of the lesion."""
+        return self.name == "volumes" or self.slice_labels == "mask"
 
 
 class IST3(FolderBuilder):
@@ -66,7 +78,8 @@ class IST3(FolderBuilder):
     `data_dir` is the output folder of `difffuse preprocess`; what its manifest rejects is not read. Intensities are
     0-100 HU as [0, 1]; slices run from inferior to superior, rows to posterior, columns to the patient's left.
     `label` is the side of the lesion in "volumes", and healthy or lesion in "slices", where every slice has its scan's
-    label whether or not it shows the lesion. Splits are by patient, 70-15-15, or by the `group` of a phantom.
+    label whether or not it shows the lesion, unless `slice_labels` is "mask". Splits are by patient, 70-15-15, or by
+    the `group` of a phantom.
 
     `image` of "volumes" is (S, 1, H, W), as classifiers take it. `mask` is (S, H, W) uint8, 1 in the lesion, from a
     NIfTI mask that lies as the DICOM files say: a pixel is lesion where the mask (voxels of 0.5 or more are 1),
@@ -126,17 +139,33 @@ class IST3(FolderBuilder):
         return self.root / "private" / "linkage.csv"
 
     @property
-    def scan_shape(self) -> tuple[int, int, int]:
-        """Slices, height and width, as `difffuse preprocess` was told; the thesis's (Sec. 3.4.4) where it was not."""
+    def preprocessing(self) -> dict[str, Any]:
+        """What `difffuse preprocess` was told; the thesis's settings (Sec. 3.4.4) where it does not say."""
         settings = self.config.data_dir and Path(self.config.data_dir, "config.json")
         if not settings or not settings.exists():
-            return (11, 500, 400)
-        preprocessing = json.loads(settings.read_text(encoding="utf-8"))
-        return (preprocessing["num_slices"], *preprocessing["image_size"])
+            return {"num_slices": 11, "image_size": (500, 400)}
+        return json.loads(settings.read_text(encoding="utf-8"))
+
+    @property
+    def scan_shape(self) -> tuple[int, int, int]:
+        """Slices, height and width of a scan."""
+        height, width = self.preprocessing["image_size"]
+        return self.preprocessing["num_slices"], height, width
 
     def processor_config(self):
+        """Of slices of one pixel size: how a Dif-fuse model cuts them from a scan itself; else a classifier's."""
+        pixel_mm, size = self.preprocessing.get("pixel_mm"), self.config.image_size
+        if self.config.name == "slices" and pixel_mm is not None:
+            shrunk = min(size[0] / self.scan_shape[1], size[1] / self.scan_shape[2], 1.0)
+            return SliceRecipe(
+                modalities=(CT,),
+                image_size=tuple(size),
+                pixel_spacing_mm=pixel_mm / shrunk,
+                slice_margin=0,
+                window_hu=tuple(self.preprocessing["window_hu"]),
+            ).processor_config()
         if self.config.name == "slices":
-            return classifier_config(self.config.image_size)
+            return classifier_config(size)
         num_slices, *image_size = self.scan_shape
         return classifier_config(image_size, num_slices)
 
@@ -159,6 +188,8 @@ class IST3(FolderBuilder):
                 "side": side,
                 "slice": datasets.Value("int32"),
             }
+            if config.with_masks:
+                features["mask"] = datasets.Array2D(tuple(config.image_size), "uint8")
         features |= {
             "time": datasets.ClassLabel(names=TIMES),
             "infarct_size": datasets.Value("int32"),  # 0 (none) to 4
@@ -193,17 +224,28 @@ class IST3(FolderBuilder):
             "pixel_mm": scan["pixel_mm"] / scale,
             "age": scan["age_years"],
         }
-        if self.config.name == "slices":
-            for index, plane in enumerate(image):
-                labels = {"label": int(side > 0), "side": side, "slice": index}
-                yield f"{scan['scan_id']}_{index:02d}", {"image": plane[None], **labels, **row}
-            return
-        mask = np.zeros(image.shape, np.uint8) if side == 0 else None
+        mask = np.zeros(self.scan_shape, np.uint8) if side == 0 else None
         if scan["mask_file"]:
             mask = self._read_mask(scan)
+        if self.config.name == "slices":
+            yield from self._slices(image, mask, side, row)
+            return
         place = {name: scan.get(name) for name in ("to_mni_mm", "source_slices")}
         labels = {"label": side, "presence": int(side > 0)}
         yield scan["scan_id"], {"image": image[:, None], "mask": mask, **place, **labels, **row}
+
+    def _slices(self, image, mask, side, row):
+        """Key and columns of the slices (S, H, W) of a scan; its mask, where known, has the size of the scan."""
+        if self.config.with_masks and mask is None:
+            return  # there is a lesion, but nobody has drawn it
+        for index, plane in enumerate(image):
+            labels = {"label": int(side > 0), "side": side, "slice": index}
+            if self.config.with_masks:
+                lesion = _fit(mask[index, None].astype(np.float32), self.config.image_size)[0][0] >= 0.5
+                if 0 < lesion.sum() < self.config.min_lesion_pixels:
+                    continue
+                labels |= {"mask": lesion.astype(np.uint8), "label": int(lesion.any())}
+            yield f"{row['scan_id']}_{index:02d}", {"image": plane[None], **labels, **row}
 
     def _labelled_scans(self) -> pandas.DataFrame:
         """Rows of the manifest that are kept and have a label, with its columns; what is left out is counted aloud."""
@@ -231,7 +273,7 @@ class IST3(FolderBuilder):
     def _mask_files(self, scans) -> list[str]:
         """The mask of each scan, by its own name or by its study's; "" where there is none."""
         scan_ids, placed = scans["scan_id"], "to_patient_mm" in scans and scans["to_patient_mm"].notna().all()
-        folder = self.masks_folder if self.config.name == "volumes" else None
+        folder = self.masks_folder if self.config.with_masks else None
         if self.config.masks and not placed:
             raise InputError(
                 f"{self.root} was written by an older version and does not say where its scans lie, which `masks` "

@@ -87,7 +87,7 @@ def detect_volume(
         if counterfactuals == "all":
             made.counterfactual = pictures
 
-    brain = (case.volumes > 0).any(axis=0)
+    brain = geometry.tissue
     maps = torch.cat([made.anomaly, made.saliency, made.mask], dim=1)
     anomaly, saliency, blend = processor.restore(maps, geometry) * brain
     return DetectionResult(
@@ -159,9 +159,11 @@ def _compose(volumes: np.ndarray, change: np.ndarray, blend: np.ndarray, geometr
     The model sees intensities up to 1; brighter voxels start from there, or what was clipped would stay as a ghost.
     The array of the change becomes that of the counterfactual.
     """
-    for volume, difference, scale in zip(volumes, change, geometry.intensity_scale):  # one at a time: memory
-        repainted = np.minimum(volume, 1 / scale) + difference / scale
-        difference[...] = np.where(blend > 0, np.maximum(volume + blend * (repainted - volume), 0), volume)
+    scales = zip(geometry.intensity_scale, geometry.intensity_offset)
+    for volume, difference, (scale, offset) in zip(volumes, change, scales):  # one at a time: memory
+        repainted = np.minimum(volume, (1 - offset) / scale) + difference / scale
+        darkest = np.minimum(volume, -offset / scale)  # what is as dark as the model can show, or darker already
+        difference[...] = np.where(blend > 0, np.maximum(volume + blend * (repainted - volume), darkest), volume)
     return change
 
 

@@ -69,7 +69,8 @@ def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
         groups = [index[labels == label] for label in labels.unique()]
         index = torch.cat([g[torch.linspace(0, len(g) - 1, min(limit, len(g))).long()] for g in groups])
     rows = dataset.select(index.tolist())
-    subjects = list(rows["subject"]) if "subject" in rows.column_names else [str(i) for i in range(len(rows))]
+    whose = next((name for name in ("subject", "patient") if name in rows.column_names), None)
+    subjects = [str(i) for i in range(len(rows))] if whose is None else list(rows[whose])
     chosen = rows.with_format("torch", columns=["image", "mask", "label"])[:]
     return Slices(chosen["image"], chosen["mask"][:, None].float(), chosen["label"], subjects, split)
 

@@ -14,6 +14,8 @@ from .volume_file import VolumeFile, read_volume_file
 
 # Interpolation undershoots by a little; a z-scored volume is negative in about half its voxels.
 MAX_NEGATIVE_SHARE = 0.05
+CT = "ct"  # the modality that is in Hounsfield units
+AIR_HU, BONE_HU = -500, 300
 
 
 @dataclass
@@ -65,7 +67,7 @@ def read_files(found: CaseFiles) -> tuple[dict[str, VolumeFile], VolumeFile | No
     volumes: dict[str, VolumeFile] = {}
     for modality, file in found.files.items():
         volume = read_volume_file(file)
-        check_intensities(volume.voxels, str(file))
+        (check_hounsfield if modality == CT else check_intensities)(volume.voxels, str(file))
         volumes[modality] = along_axes_of(volume, next(iter(volumes.values()), volume))
     reference = None
     if found.reference is not None:
@@ -125,6 +127,18 @@ def check_intensities(volume: np.ndarray, name: str) -> None:
         raise InputError(
             f"{name} has negative intensities, as after z-scoring; "
             "the model takes skull-stripped, non-negative intensities with a background of 0."
+        )
+
+
+def check_hounsfield(volume: np.ndarray, name: str) -> None:
+    """Raise `InputError`, naming the volume, unless it can be a head in Hounsfield units: air, tissue and bone."""
+    if not np.isfinite(volume).all():
+        raise InputError(f"{name} holds NaN or infinite voxels; replace them or export the scan again.")
+    low, high = float(volume.min()), float(volume.max())
+    if low > AIR_HU or high < BONE_HU:
+        raise InputError(
+            f"{name} is not in Hounsfield units: its values go from {low:g} to {high:g}, and a head has air below "
+            f"{AIR_HU} and bone above {BONE_HU}; apply the rescale slope and intercept, and keep the skull."
         )
 
 

@@ -24,10 +24,10 @@ TENSORS = ("pt", "np")  # what `return_tensors` may be
 
 @private_by_default
 class DifFuseProcessor(BaseImageProcessor):
-    """Turns skull-stripped volumes into the slices a Dif-fuse model was trained on, and maps back.
+    """Turns skull-stripped MR, or head CT, into the slices a Dif-fuse model was trained on, and maps back.
 
     Args:
-        modalities, image_size, pixel_spacing_mm, reference_intensity, slice_margin, min_foreground: as in
+        modalities, image_size, pixel_spacing_mm, reference_intensity, slice_margin, min_foreground, window_hu: as in
             `SliceRecipe`, which says how they are used.
         anomaly_threshold (`float`, *optional*): calibrated on validation data; a voxel above it is lesion.
         false_positive_thresholds (`dict[str, float]`, *optional*): share of healthy brain to the anomaly threshold
@@ -51,6 +51,7 @@ class DifFuseProcessor(BaseImageProcessor):
         false_positive_thresholds: dict[str, float] | None = None,
         lesion_probability_threshold: float = LESION_PROBABILITY,
         calibrations: dict[str, dict[str, Any]] | None = None,
+        window_hu: list[float] | tuple[float, ...] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -60,6 +61,7 @@ class DifFuseProcessor(BaseImageProcessor):
         self.reference_intensity = reference_intensity
         self.slice_margin = slice_margin
         self.min_foreground = min_foreground
+        self.window_hu = None if window_hu is None else tuple(window_hu)
         self.anomaly_threshold = anomaly_threshold
         self.false_positive_thresholds = dict(false_positive_thresholds or {})
         self.lesion_probability_threshold = lesion_probability_threshold
@@ -76,6 +78,7 @@ class DifFuseProcessor(BaseImageProcessor):
             self.reference_intensity,
             self.slice_margin,
             self.min_foreground,
+            self.window_hu,
         )
 
     def threshold_for(self, false_positives: float) -> float:
