@@ -26,7 +26,8 @@ class SliceConfig(FolderConfig):
     @property
     def recipe(self) -> SliceRecipe:
         """How slices are cut, which a model trained on them must be saved with."""
-        return SliceRecipe(**{field.name: getattr(self, field.name) for field in fields(SliceRecipe)})
+        known = [field.name for field in fields(SliceRecipe) if hasattr(self, field.name)]  # no window, on MRI
+        return SliceRecipe(**{name: getattr(self, name) for name in known})
 
 
 class SliceBuilder(FolderBuilder):
