@@ -127,7 +127,7 @@ class SliceRecipe:
 
         Raises:
             InputError: the volumes are not skull-stripped, non-negative, finite scans of these modalities, or not in
-                Hounsfield units, or no slice of them is usable.
+                Hounsfield units.
         """
         volumes = np.asarray(volumes, dtype=np.float32)
         if volumes.ndim != 4 or len(volumes) != len(self.modalities):
@@ -141,8 +141,6 @@ class SliceRecipe:
             for volume, scale, offset in zip(volumes, geometry.intensity_scale, geometry.intensity_offset)
         ]
         slices = torch.cat(slices, dim=1)
-        if not len(self.usable(slices)):
-            raise InputError(self._why_not_usable(slices, affine))
         return slices, geometry
 
     def usable(self, slices: torch.Tensor) -> torch.Tensor:
@@ -153,12 +151,14 @@ class SliceRecipe:
         inside = (index >= margin) & (index < len(slices) - margin)
         return index[inside & (foreground >= self.min_foreground) & (foreground > 0)]
 
-    def _why_not_usable(self, slices: torch.Tensor, affine: np.ndarray) -> str:
-        """The sentence on a scan (S, C, H, W) that has no usable slice."""
+    def check_usable(self, slices: torch.Tensor, affine: np.ndarray) -> None:
+        """`InputError` if no slice (S, C, H, W) of a scan is usable: nothing looked at is not nothing found."""
+        if len(self.usable(slices)):
+            return
         area = (slices > 0).any(dim=1).float().mean(dim=(1, 2))
         margin = round(self.slice_margin * len(slices) / BRATS_SLICES)
         size = " x ".join(f"{mm:.3g}" for mm in affines.voxel_sizes(affine))
-        return (
+        raise InputError(
             f"None of the {len(slices)} axial slices can be looked at: at most {area.max():.1%} of one is brain and "
             f"the model needs {self.min_foreground:.1%}, {margin} slices from either end; check "
             f"the voxel size in the header ({size} mm) and that the scan shows the whole brain."
@@ -168,7 +168,7 @@ class SliceRecipe:
         """What `DifFuseProcessor.save_pretrained` writes into `preprocessor_config.json`, before any calibration."""
         return {
             "image_processor_type": "DifFuseProcessor",
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if value is not None},
             "false_positive_thresholds": {},
             "calibrations": {},
             "lesion_probability_threshold": LESION_PROBABILITY,
