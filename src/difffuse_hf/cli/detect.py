@@ -1,7 +1,7 @@
 """`difffuse detect`: lesions of scans, with a report for each."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,9 +9,25 @@ from rich.console import Console
 from .options import CounterfactualsOf, Device, DtypeName, PresetName, check_device, complain
 from .results import print_results
 
+if TYPE_CHECKING:
+    from ..io.layouts import Source
+
 Inputs = Annotated[
-    list[Path],
-    typer.Argument(metavar="INPUT", help="Case folders (BraTS layout), or NIfTI files for a one-modality model."),
+    list[Path] | None,
+    typer.Argument(
+        metavar="INPUT...", help="Case folders (BraTS, BIDS or plain names), or files for a one-modality model."
+    ),
+]
+Image = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODALITY=PATH", help="The file of a modality, in place of INPUT; once for each of them."),
+]
+Register = Annotated[
+    bool, typer.Option("--register/--no-register", help="Bring modalities that lie apart onto one grid.")
+]
+BrainExtraction = Annotated[
+    bool,
+    typer.Option("--brain-extraction/--no-brain-extraction", help="Take the skull off where there is one, on the T1."),
 ]
 Model = Annotated[str, typer.Option(help="Model folder, Hub repository user/name, or demo (the embedded one).")]
 Output = Annotated[Path, typer.Option(help="Each case gets a folder of its own in here.")]
@@ -65,9 +81,12 @@ OffloadTrajectory = Annotated[
 
 
 def detect(
-    inputs: Inputs,
     model: Model,
     output: Output,
+    inputs: Inputs = None,
+    image: Image = None,
+    register: Register = True,
+    brain_extraction: BrainExtraction = True,
     preset: Preset = PresetName.fast,
     device: Device = None,
     dtype: Dtype = DtypeName.auto,
@@ -88,6 +107,7 @@ def detect(
     """Find lesions: healthy counterfactual, anomaly map, lesion mask and a report for each scan."""
     if threshold is not None and false_positives is not None:
         raise typer.BadParameter("--threshold and --false-positives both choose the threshold; give one of them.")
+    sources = choose_sources(inputs, image)
     device = check_device(device)
     import torch
 
@@ -114,13 +134,30 @@ def detect(
             "anomaly_threshold": threshold,
             "counterfactuals": counterfactuals.value,
             "offload_trajectory": offload_trajectory,
+            "register": register,
+            "brain_extraction": brain_extraction,
             **{name: value for name, value in chosen.items() if value is not None},
         },
     )
-    summaries, failures = detect_cases(run, inputs, device, workers)
+    summaries, failures = detect_cases(run, sources, device, workers)
     if summaries:
         print_results(summaries, Console())
     for failure in failures:
         complain(failure)
     if failures:
         raise typer.Exit(1)
+
+
+def choose_sources(inputs: list[Path] | None, images: list[str] | None) -> "list[Source]":
+    """The cases to work on: as they were given, or the one whose files were named one by one."""
+    if bool(inputs) == bool(images):
+        raise typer.BadParameter("Give cases, or the files of one case by --image MODALITY=PATH.")
+    files: dict[str, Path] = {}
+    for one in images or []:
+        modality, _, path = one.partition("=")
+        if not modality or not path:
+            raise typer.BadParameter(f"{one!r} is not MODALITY=PATH", param_hint="--image")
+        if modality in files:
+            raise typer.BadParameter(f"{modality} is named twice", param_hint="--image")
+        files[modality] = Path(path)
+    return [files] if files else [*(inputs or [])]

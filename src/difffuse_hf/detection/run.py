@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import torch
+from PIL import Image
 
 from .. import __version__
 from ..errors import InputError, one_sentence
-from ..io.case import read_case
 from ..io.files import complete_folder
 from ..io.layouts import Source, case_name, find_case
 from ..phantoms.common import SYNTHETIC
 from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
+from ..preprocessing.mr_case import prepare_case
+from ..preprocessing.pictures import save_picture
 from .load import load_model
 from .result import DetectionResult, result_files
 from .volume import detect_volume
@@ -51,6 +53,8 @@ def detect_case(
     model_line: str = "",
     taken: Sequence[str] = (),
     fingerprint: str | None = None,
+    register: bool = True,
+    brain_extraction: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
     """Detect lesions in one scan and write `output/<case name>/`; returns the summary, with the folder under "folder".
@@ -61,6 +65,7 @@ def detect_case(
         model, model_line: name of the model and a line of its card, for the report.
         taken: names of cases written before, which must not be replaced by a namesake.
         fingerprint: of all that the result depends on, kept with its parameters (see `Run`).
+        register, brain_extraction: as in `prepare_case`.
         options: passed on to `detect_volume`.
 
     Raises:
@@ -69,7 +74,7 @@ def detect_case(
     start = time.perf_counter()
     if pipeline.processor is None:
         raise InputError("The model has no processor, so its modalities and slice size are not known.")
-    case = read_case(source, pipeline.processor.modalities)
+    case, pictures = prepare_case(source, pipeline.processor.modalities, register, brain_extraction)
     if case.name in taken:
         raise InputError(namesake(source))
     folder = Path(output) / case.name
@@ -78,6 +83,8 @@ def detect_case(
         if fingerprint is not None:
             result.parameters[FINGERPRINT] = fingerprint
         result.save(temporary)
+        for name, picture in pictures.items():
+            save_picture(Image.fromarray(picture), temporary / f"{name}.png")
         synthetic = case.header["descrip"].item() == SYNTHETIC
         seconds = time.perf_counter() - start
         summary = write_report(
@@ -99,7 +106,7 @@ class Run:
             fingerprint is of the files of the model and of the scan and of all that decides the result: the options
             (but not the batch size), the precision of the U-Net, the version of the package. The device is not part
             of it: a run may go on elsewhere.
-        options: of `detect_volume`.
+        options: of `detect_case`.
     """
 
     model: str

@@ -45,6 +45,13 @@ def along_axes_of(volume: VolumeFile, first: VolumeFile) -> VolumeFile:
     return replace(volume, voxels=voxels, affine=affine, header=header)
 
 
+def header_like(geometry: nibabel.Nifti1Header, volume: nibabel.Nifti1Header) -> nibabel.Nifti1Header:
+    """A header with the geometry of one and the voxel type of another."""
+    header: Any = geometry.copy()
+    header.set_data_dtype(volume.get_data_dtype())
+    return header
+
+
 def same_grid(volume: VolumeFile, first: VolumeFile) -> bool:
     """Do two volumes share their voxels, to a tenth of one?"""
     shape = volume.voxels.shape

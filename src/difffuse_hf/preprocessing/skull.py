@@ -65,10 +65,11 @@ def _coarse(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndar
     spacing_mm = affines.voxel_sizes(affine)[np.argsort(turn[:, 0])]
     for axis, (size, spacing) in enumerate(zip(GRID_MM, spacing_mm)):
         block = max(1, min(round(size / spacing), values.shape[axis]))
-        whole = values.shape[axis] // block * block
-        shape = (*values.shape[:axis], whole // block, block, *values.shape[axis + 1 :])
-        values = values.take(range(whole), axis).reshape(shape).mean(axis + 1)
+        starts = np.arange(0, values.shape[axis] - block + 1, block)
+        values = np.sum([values.take(starts + step, axis) for step in range(block)], axis=0) / block
         spacing_mm[axis] *= block
+    box = ndimage.find_objects((values > 0).astype(np.uint8))
+    values = values[box[0]] if box else values
     return values, spacing_mm
 
 

@@ -53,6 +53,8 @@ def summarise_scan(result: DetectionResult, model: str, seconds: float, syntheti
         "seconds": round(float(seconds), 1),
         "model": model,
         "package": f"difffuse_hf {__version__}",
+        "read_as": result.case.read_as,
+        "notes": list(result.case.notes),
         "inputs": {modality: str(path) for modality, path in result.case.files.items()},
         "parameters": {name: _plain(value) for name, value in result.parameters.items()},
     }
