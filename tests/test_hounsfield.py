@@ -39,6 +39,15 @@ def test_an_intercept_that_is_missing_or_applied_twice_is_undone(shift, brain):
     np.testing.assert_allclose(checked.hounsfield.astype(int), values, atol=24)
 
 
+@pytest.mark.parametrize("zero", [0, -1024])
+def test_twelve_bits_that_lost_their_sign_get_it_back(zero):
+    values = head().clip(-1024, 2047).astype(int)
+    stored = np.where(values < 0, values + 4096, values) + zero
+    checked, exclusion, measures = check_hounsfield(volume(stored))
+    assert exclusion is None and measures["hu_wrapped"] and measures["hu_shift"] == -zero
+    np.testing.assert_array_equal(checked.hounsfield, values)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

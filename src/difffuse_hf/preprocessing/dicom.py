@@ -20,6 +20,7 @@ from pydicom.uid import UID
 
 from .acquisitions import (
     STRAY_SLICES,
+    WHOLE_HEAD_MM,
     Placed,
     is_in_order,
     is_numbered_twice,
@@ -33,7 +34,6 @@ from .pixels import same_pixels
 
 __all__ = ["Series", "SliceHeader", "find_files", "group_series", "is_localiser", "merge_split", "read_headers"]
 
-WHOLE_HEAD_MM = 100.0  # between the first and the last slice; less is a part of the head
 MAX_OFF_LINE_MM = 1.0  # of slice positions from one straight line
 LOCALISER = "LOCALI[SZ]ER|SURVIEW|SCOUT|TOPOGRAM|PILOT"
 _SAME_POSITION_MM = 0.1
