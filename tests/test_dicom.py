@@ -249,7 +249,7 @@ ODD = {
     "contrast agent": ({"ContrastBolusAgent": "ULTRAVIST 370"}, Exclusion.CONTRAST),
     "contrast agent: none": ({"ContrastBolusAgent": "NONE"}, None),
     "contrast agent by mouth": ({"ContrastBolusAgent": "TELEBRIX", "ContrastBolusRoute": "ORAL"}, None),
-    "angiography": ({"SeriesDescription": "CTA HEAD 0.6"}, Exclusion.CONTRAST),
+    "angiography": ({"SeriesDescription": "HEAD_CTA_0.6"}, Exclusion.CONTRAST),
     "perfusion": ({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 DYN"]}, Exclusion.CONTRAST),
     "with contrast, in words": ({"SeriesDescription": "HEAD POST CONTRAST"}, Exclusion.CONTRAST),
     "without contrast, in words": ({"SeriesDescription": "HEAD W/O CONTRAST"}, None),

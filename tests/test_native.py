@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("SimpleITK", reason="needs the extra `preprocess`")
 
 from dicom_files import write_enhanced, write_series  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless  # noqa: E402
 from synthetic_head import SPACING, turn, turned_head  # noqa: E402
 
@@ -57,6 +58,15 @@ def test_points_in_time_of_one_file_are_scans_of_their_own(tmp_path):
     series = group_series(frames(path))
     assert [len(one.slices) for one in series] == [24] * 3 and {one.problem for one in series} == {DYNAMIC}
     assert {header_exclusion(one)[0] for one in series} == {Exclusion.CONTRAST}
+
+
+def test_a_multi_frame_file_tells_of_contrast_and_projection_in_its_own_way(tmp_path):
+    agent = Dataset()
+    agent.CodeMeaning = "Iohexol"
+    contrast = write_enhanced(tmp_path / "a", noise(), ContrastBolusAgentSequence=[agent])
+    projection = write_enhanced(tmp_path / "b", noise(), VolumeBasedCalculationTechnique="MAX_IP")
+    found = [header_exclusion(one)[0] for path in (contrast, projection) for one in group_series(frames(path))]
+    assert found == [Exclusion.CONTRAST, Exclusion.DERIVED]
 
 
 def test_a_multi_frame_file_without_places_has_no_geometry_and_is_told_so(tmp_path):

@@ -120,6 +120,9 @@ def test_a_syntax_that_cannot_be_decoded_is_named_with_a_remedy(tmp_path):
         decode_series(series)
     with pytest.raises(UnreadableSeries, match="a file cannot be decoded"):
         decode_slice(replace(header, transfer_syntax=JPEG2000Lossless))
+    paths[0].unlink()
+    with pytest.raises(UnreadableSeries):
+        decode_slice(header)
 
 
 def test_copies_show_the_same_however_they_are_written(tmp_path):
