@@ -1,12 +1,21 @@
 """Synthetic CT series as DICOM files, for tests: axial, regular and soft-tissue unless tags say otherwise."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -77,6 +86,8 @@ def write_series(
         if written_as:  # what the file says of itself, whatever it is
             dataset = dcmread(paths[-1])
             dataset.file_meta.TransferSyntaxUID = written_as
+            if not written_as.is_private and written_as.is_encapsulated:
+                dataset.PixelData = encapsulate([dataset.PixelData])
             dataset.save_as(paths[-1], implicit_vr=False, little_endian=True)
     return paths
 
@@ -102,3 +113,86 @@ def write_slice(path: Path, image: np.ndarray, transfer_syntax: UID = ExplicitVR
     elif transfer_syntax != ExplicitVRLittleEndian:
         dataset.compress(transfer_syntax, generate_instance_uid=False)
     dataset.save_as(path, enforce_file_format=True)
+
+
+def write_enhanced(
+    path: Path,
+    hounsfield: np.ndarray,
+    spacing_mm: Sequence[float] = (5.0, 0.5, 0.5),
+    transfer_syntax: UID = ExplicitVRLittleEndian,
+    slopes: Sequence[float] | None = None,
+    times: Sequence[int] | None = None,
+    placed: bool = True,
+    **tags,
+) -> Path:
+    """Write `hounsfield` (S, H, W) as one Enhanced CT file, slices from (-20, -20, -60) upwards along z.
+
+    `slopes` are those of the frames (intercept -1024); `times` their TemporalPositionIndex, each of which starts at
+    the same place; without `placed`, the functional groups hold no positions.
+    """
+    step, *pixel_spacing = map(float, spacing_mm)
+
+    def group(**values):
+        one = Dataset()
+        for name, value in values.items():
+            setattr(one, name, value)
+        return [one]
+
+    slopes, frames, seen = slopes or [1.0] * len(hounsfield), [], Counter()
+    for i, slope in enumerate(slopes):
+        content = group(InStackPositionNumber=i + 1, StackID="1")
+        if times:
+            content[0].TemporalPositionIndex = times[i]
+        place = seen[times[i] if times else 0]
+        seen[times[i] if times else 0] += 1
+        (frame,) = group(
+            FrameContentSequence=content,
+            PixelValueTransformationSequence=group(RescaleSlope=slope, RescaleIntercept=-1024, RescaleType="HU"),
+        )
+        if placed:
+            frame.PlanePositionSequence = group(ImagePositionPatient=[-20.0, -20.0, -60.0 + step * place])
+        frames.append(frame)
+    (shared,) = group(
+        PlaneOrientationSequence=group(ImageOrientationPatient=list(AXIAL)),
+        PixelMeasuresSequence=group(PixelSpacing=pixel_spacing, SliceThickness=step),
+        CTReconstructionSequence=group(ConvolutionKernel="UB"),
+    )
+    stored = (hounsfield + 1024) / np.reshape(slopes, (-1, 1, 1))
+    common = {
+        "SOPClassUID": EnhancedCTImageStorage,
+        "SOPInstanceUID": generate_uid(),
+        "StudyInstanceUID": generate_uid(),
+        "SeriesInstanceUID": generate_uid(),
+        "FrameOfReferenceUID": generate_uid(),
+        "PatientID": "SYNTHETIC-1",
+        "PatientName": "SYNTHETIC^HEAD",
+        "StudyDate": "20050102",
+        "Modality": "CT",
+        "ImageType": ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"],
+        "InstanceNumber": 1,
+        "NumberOfFrames": len(hounsfield),
+        "Rows": hounsfield.shape[1],
+        "Columns": hounsfield.shape[2],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 0,
+        "SharedFunctionalGroupsSequence": [shared],
+        "PerFrameFunctionalGroupsSequence": frames,
+        "PixelData": stored.round().astype(np.uint16).tobytes(),
+    }
+    (dataset,) = group(**common | tags)
+    dataset["PixelData"].VR = "OW"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    if transfer_syntax == DeflatedExplicitVRLittleEndian:
+        dataset.file_meta.TransferSyntaxUID = transfer_syntax
+    elif transfer_syntax != ExplicitVRLittleEndian:
+        dataset.compress(transfer_syntax, generate_instance_uid=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path

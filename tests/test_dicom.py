@@ -1,4 +1,5 @@
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless, generate_ui
 
 from difffuse_hf.preprocessing.dicom import find_files, group_series, merge_split, read_headers  # noqa: E402
 from difffuse_hf.preprocessing.exclusion import Exclusion  # noqa: E402
-from difffuse_hf.preprocessing.headers import NOT_DICOM  # noqa: E402
+from difffuse_hf.preprocessing.headers import ARCHIVE, NOT_DICOM, walk_files  # noqa: E402
 from difffuse_hf.preprocessing.rules import header_exclusion, regular_steps  # noqa: E402
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "ct_dicom"
@@ -76,6 +77,51 @@ def test_text_and_empty_files_are_not_dicom_and_do_no_harm(write, tmp_path, seri
     headers, failed = read_headers(find_files(tmp_path))
     assert len(headers) == 28 and {why for _, why in failed} == {NOT_DICOM} and len(failed) == 2
     assert decisions(series()) == [None]
+
+
+def test_links_are_followed_once_and_to_nowhere_they_are_named(write, tmp_path):
+    paths = write(pixels(3))
+    disk = tmp_path / "disk"
+    (disk / "a").mkdir(parents=True)
+    for name, target in (("b", paths[0].parent), ("c", paths[0].parent), ("loop", disk), ("lost", "nowhere"),
+                         ("one.dcm", paths[0])):  # fmt: skip
+        (disk / "a" / name).symlink_to(target)
+    os.mkfifo(disk / "pipe")
+    found = find_files(disk)
+    expected = [f"a/b/{path.name}" for path in paths] + ["a/lost", "a/one.dcm"]
+    assert [path.relative_to(disk).as_posix() for path in found] == expected
+    headers, failed = read_headers(found)
+    assert len(headers) == 4 and [path.name for path, _ in failed] == ["lost"] and "No such file" in failed[0][1]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    closed = []
+    assert list(walk_files(tmp_path / "gone", lambda path, error: closed.append((path, str(error))))) == []
+    ((path, why),) = closed
+    assert path == str(tmp_path / "gone") and "No such file" in why
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x1f\x8b\x08", b"7z\xbc\xaf\x27\x1c"])
+def test_an_archive_is_named_with_what_to_do(tmp_path, start):
+    (tmp_path / "scans").write_bytes(start + bytes(500))
+    assert read_headers([tmp_path / "scans"])[1] == [(tmp_path / "scans", ARCHIVE)]
+
+
+def test_a_damaged_byte_costs_its_file_and_no_more(write):
+    paths = write(pixels(24))
+    content = paths[3].read_bytes()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        damaged[rng.integers(132, len(content) - 128)] = rng.integers(256)
+        paths[3].write_bytes(damaged)
+        headers, failed = read_headers(paths)
+        assert len(headers) + len(failed) == 24 and len(failed) <= 1
+        group_series(headers)
+    paths[3].write_bytes(content.replace(b"\x20\x00\x13\x00IS", b"\x20\x00\x13\x00I\x82"))
+    headers, failed = read_headers(paths)
+    assert [path for path, _ in failed] == [paths[3]] and "Unknown Value Representation" in failed[0][1]
+    assert decisions(group_series(headers)) == [None]
 
 
 def test_a_file_that_ends_in_its_header_is_named(write):
@@ -203,7 +249,7 @@ ODD = {
     "contrast agent": ({"ContrastBolusAgent": "ULTRAVIST 370"}, Exclusion.CONTRAST),
     "contrast agent: none": ({"ContrastBolusAgent": "NONE"}, None),
     "contrast agent by mouth": ({"ContrastBolusAgent": "TELEBRIX", "ContrastBolusRoute": "ORAL"}, None),
-    "angiography": ({"SeriesDescription": "CTA HEAD 0.6"}, Exclusion.CONTRAST),
+    "angiography": ({"SeriesDescription": "HEAD_CTA_0.6"}, Exclusion.CONTRAST),
     "perfusion": ({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 DYN"]}, Exclusion.CONTRAST),
     "with contrast, in words": ({"SeriesDescription": "HEAD POST CONTRAST"}, Exclusion.CONTRAST),
     "without contrast, in words": ({"SeriesDescription": "HEAD W/O CONTRAST"}, None),
@@ -404,6 +450,13 @@ APART = {
 def test_parts_are_not_joined_across(base_and_vault, series, difference):
     base_and_vault(**difference)
     assert decisions(series(merge=True), merge=True) == [Exclusion.SPLIT_BASE_VAULT] * 2
+
+
+def test_a_base_is_not_joined_where_two_vaults_would_follow(base_and_vault, write, series):
+    base_and_vault()
+    common = {"StudyInstanceUID": "1.3", "FrameOfReferenceUID": "1.4"}
+    write(pixels(12), spacing_mm=(7, 0.5, 0.5), origin_mm=(0, 0, 60), **common)
+    assert decisions(series(merge=True), merge=True) == [Exclusion.SPLIT_BASE_VAULT] * 3
 
 
 def test_two_whole_heads_of_one_study_are_not_joined(write, series):

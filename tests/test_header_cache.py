@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("pydicom", reason="needs the extra `preprocess`")
 pytest.importorskip("distributed", reason="needs the extra `preprocess`")
 
-from dicom_files import write_series  # noqa: E402
+from dicom_files import write_enhanced, write_series  # noqa: E402
 from pydicom.uid import generate_uid  # noqa: E402
 from test_dicom import ODD  # noqa: E402
 
@@ -49,7 +49,7 @@ def odd_disk(tmp_path_factory):
     """Series of every odd kind, two scans under one UID, a UID for each slice, parts of a head, the same key twice."""
     root = tmp_path_factory.mktemp("odd")
     for number, (tags, _) in enumerate(ODD.values()):
-        write_series(root / f"odd {number:02d}", pixels(), **tags)
+        write_series(root / f"odd {number:02d}", pixels(10), **tags)
     twice = {"ImagePositionPatient": lambda i: (0, 0, 5 * (i % 28)), "AcquisitionTime": lambda i: f"10{i:02d}00.5"}
     write_series(root / "two", pixels(56), **twice, InstanceNumber=None, AcquisitionNumber=None)
     write_series(root / "alone", pixels(), **COMMON, SeriesInstanceUID=lambda i: generate_uid())
@@ -59,28 +59,44 @@ def odd_disk(tmp_path_factory):
         write_series(root / study, pixels(), StudyInstanceUID=study, SeriesInstanceUID="1.2.9", PatientID="P")
     write_series(root / "no uids", pixels(), StudyInstanceUID="", SeriesInstanceUID="", PatientID="", StudyDate="?")
     write_series(root / "huge number", pixels(3), InstanceNumber=lambda i: str(10**9 + i), SliceThickness=None)
+    write_enhanced(root / "enhanced.dcm", pixels(), SeriesTime="1015")
+    write_enhanced(root / "dynamic.dcm", pixels(60), times=[i // 20 for i in range(60)])
+    for name in ("a", "b"):  # two patients, nothing of their identifiers but the folder
+        blank = dict.fromkeys(["StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID"], "")
+        write_series(root / "blank" / name, pixels(), **blank)
+    mixed = {**COMMON, "SeriesInstanceUID": "1.2.10", "AcquisitionNumber": None}
+    for number in range(2):
+        write_series(root / "mixed" / f"{number}", pixels() + number, **mixed)
+        write_series(root / "copies" / f"{number}", pixels(), **{**mixed, "SeriesInstanceUID": "1.2.11"})
     (root / "notes.txt").write_text("no image")
     (root / "odd 00" / "0030.dcm").write_bytes((root / "odd 00" / "0003.dcm").read_bytes()[:600])
     return root
 
 
+@pytest.fixture(scope="module")
+def odd_headers(odd_disk, tmp_path_factory):
+    """Read plainly, and as the disk keeps them: just read, and from what is kept."""
+    kept = tmp_path_factory.mktemp("kept")
+    first, paths = read(odd_disk, kept)
+    assert paths == find_files(odd_disk)
+    resumed, paths = read(odd_disk, kept)
+    assert paths == []
+    return read_headers(find_files(odd_disk)), (first, resumed)
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["first", "resumed"])
 @pytest.mark.parametrize("join", [False, True], ids=["apart", "joined"])
-def test_kept_headers_give_the_same_series_keys_and_decisions_as_the_files(odd_disk, tmp_path, join, again):
-    headers, failed = read_headers(find_files(odd_disk))
-    plain = merge_split(group_series(headers)) if join else group_series(headers)
-    disk, paths = read(odd_disk, tmp_path)
-    assert paths == find_files(odd_disk)
-    if again:
-        disk, paths = read(odd_disk, tmp_path)
-        assert paths == []
+def test_kept_headers_give_the_same_series_keys_and_decisions_as_the_files(odd_headers, join, again):
+    (headers, failed), disks = odd_headers
+    plain, disk = merge_split(group_series(headers)) if join else group_series(headers), disks[again]
     found = disk.find_series(join)
     assert [disk.scan_id(one) for one in found] == [pseudonym(one.key, SALT) for one in plain]
     assert join == any("+" in one.key for one in found) and any("|2" in one.key for one in found)
     assert disk.unreadable() == failed and len(failed) == 2
     for one, expected in zip(map(disk.load, found), plain):
         assert [header.path for header in one.slices] == [header.path for header in expected.slices]
-        assert one.dropped == expected.dropped
+        assert (one.dropped, one.problem) == (expected.dropped, expected.problem)
+        assert [header.frame for header in one.slices] == [header.frame for header in expected.slices]
         assert one.series_uids == tuple(pseudonym(uid, SALT) for uid in expected.series_uids)
         assert one.patient_id == pseudonym(expected.patient_id, SALT)
         assert header_exclusion(one, join) == header_exclusion(expected, join)

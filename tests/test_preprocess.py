@@ -271,6 +271,50 @@ def test_folders_that_cannot_be_meant_are_refused(disk, tmp_path):
     (tmp_path / "texts" / "a.txt").write_text("text")
     with pytest.raises(InputError, match="no readable DICOM image"):
         preprocess_ct(tmp_path / "texts", tmp_path / "out2", progress=False)
+    (tmp_path / "scans.zip").write_bytes(b"PK\x03\x04" + bytes(200))
+    with pytest.raises(InputError, match="scans.zip is an archive; unpack it"):
+        preprocess_ct(tmp_path / "scans.zip", tmp_path / "out3", progress=False)
+
+
+def test_files_with_odd_names_one_damaged_and_archives_are_read_or_counted(disk, tmp_path, capsys):
+    root, names = tmp_path / "disk", sorted((disk / "heads" / "soft").iterdir())
+    root.mkdir()
+    for path in names:
+        os.symlink(path, os.path.join(os.fsencode(root), b"\xb5\xce" + os.fsencode(path.name)))
+    damaged = os.path.join(os.fsencode(root), b"\xb5\xce0020.dcm")
+    os.unlink(damaged)
+    content = names[20].read_bytes().replace(b"\x20\x00\x13\x00IS", b"\x20\x00\x13\x00I\x82")
+    Path(os.fsdecode(damaged)).write_bytes(content)
+    (root / "more.zip").write_bytes(b"PK\x03\x04" + bytes(200))
+    (root / "notes.txt").write_text("not an image")
+    assert difffuse(["preprocess", str(root), str(tmp_path / "out"), "--linkage"]) == 0
+    row = pandas.read_parquet(tmp_path / "out" / "manifest.parquet").iloc[0]
+    assert (row["decision"], row["num_files"], row["missing_slices"]) == ("keep", 47, 1)
+    unreadable = (tmp_path / "out" / "private" / "unreadable.csv").read_text()
+    assert "\\xb5\\xce0020.dcm" in unreadable and unreadable.count("\n") == 4
+    assert "Files without an image: 1 (" in capsys.readouterr().out
+    assert "| not a DICOM file | 1 |" in (tmp_path / "out" / "exclusions.md").read_text()
+
+
+def test_a_series_is_done_again_when_its_slices_are_others(tmp_path):
+    config, same = CTPreprocessConfig(headers_only=True), {"SeriesInstanceUID": "1.2", "StudyInstanceUID": "1.3"}
+    rows = []
+    for patient in "AAB":
+        tags = same | {"PatientID": patient, "SOPInstanceUID": lambda i, patient=patient: f"1.4.{ord(patient)}.{i}"}
+        write_series(tmp_path / "disk", np.full((28, 8, 8), 40), **tags, FrameOfReferenceUID="1.5")
+        rows.append(preprocess_ct(tmp_path / "disk", tmp_path / "out", config, progress=False).iloc[0])
+    assert (tmp_path / "out" / "records.jsonl").read_text().count("\n") == 2
+    assert rows[0]["patient"] == rows[1]["patient"] != rows[2]["patient"] and rows[0]["content"] != rows[2]["content"]
+
+
+def test_patients_without_a_number_are_told_apart_and_have_no_days_in_common(tmp_path):
+    dates = {"ANN": "20050102", "BEA": "20070305"}
+    for number, (name, date) in enumerate(dates.items()):
+        tags = {"PatientID": "", "PatientName": name, "StudyDate": date}
+        write_series(tmp_path / "disk" / name, np.full((28, 8, 8), 40), **study(number), **tags)
+    config = CTPreprocessConfig(headers_only=True)
+    manifest = preprocess_ct(tmp_path / "disk", tmp_path / "out", config, progress=False)
+    assert manifest["patient"].nunique() == 2 and manifest["study_day"].tolist() == [0, 0]
 
 
 def test_no_text_of_the_header_is_in_any_output(tmp_path):

@@ -11,6 +11,7 @@ from operator import itemgetter
 
 from .headers import SliceHeader
 
+WHOLE_HEAD_MM = 100.0  # between the first and the last slice; less is a part of the head
 STRAY_SLICES = 2  # so few slices beside a larger stack are strays, not a scan
 _LONG_SWEEP = 8  # blocks, on average: numbers in no order give two or three
 
@@ -41,19 +42,22 @@ def tell_apart(slices: Sequence[Placed]) -> list[list[Placed]] | None:
 
 
 def sweeps(blocks: Sequence[Block]) -> list[list[Block]]:
-    """Blocks in their order, parted where the next one does not go on beyond the last in the same direction."""
+    """Blocks in their order, parted where the next one does not go on beyond the last in the same direction, and
+    between two that are whole heads."""
     found, ends, direction = [], (0.0, 0.0), 0
     for block in blocks:
         low, high = _range(block)
         step = (low > ends[1]) - (high < ends[0])
-        if found and step and direction in (0, step):
+        both_whole = min(high - low, ends[1] - ends[0]) >= WHOLE_HEAD_MM
+        if found and step and direction in (0, step) and not both_whole:
             found[-1].append(block)
             ends, direction = (min(low, ends[0]), max(high, ends[1])), step
         else:
             found.append([block])
             ends, direction = (low, high), 0
     ranges = sorted(_range(sum(sweep, [])) for sweep in found)
-    if all(before[1] < after[0] for before, after in zip(ranges, ranges[1:])):
+    apart = all(before[1] < after[0] for before, after in zip(ranges, ranges[1:]))
+    if apart and sum(high - low >= WHOLE_HEAD_MM for low, high in ranges) < 2:
         return [list(blocks)]  # parts of one scan, in whatever order
     return found
 
@@ -74,8 +78,8 @@ def is_numbered_twice(headers: Sequence[SliceHeader]) -> bool:
 
 def is_in_order(headers: Sequence[SliceHeader]) -> bool:
     """Whether slices, given by their place, are numbered up or down without a repetition."""
-    numbers = [one.instance for one in headers]
-    if None in numbers:
+    numbers = [one.instance for one in headers if one.instance is not None]
+    if len(numbers) < len(headers):
         return False
     steps = {(after > before) - (after < before) for before, after in zip(numbers, numbers[1:])}
     return len(steps) == 1 and 0 not in steps

@@ -85,9 +85,8 @@ def assemble(series: Series, decoded: DecodedSlices | None = None) -> CTVolume:
     row_mm, column_mm = spacing  # between rows, between columns
     u, _, vt = np.linalg.svd(np.column_stack([orientation[:3], orientation[3:], series.normal]))
     axes = u @ vt  # (3, 3) orthonormal, where headers round to a few digits
-    positions = (
-        np.array([header.position for header in slices], float) @ axes
-    )  # (S, 3) mm along a row, a column, the normal
+    positions = np.array([header.position for header in slices], float)
+    positions = positions @ axes  # (S, 3) mm along a row, a column, the normal
 
     shifts = (positions[:, :2] - positions[0, :2]) / (column_mm, row_mm)  # (S, 2) pixels
     images, first = _unshear(images, shifts)

@@ -98,7 +98,7 @@ def _run(dicom_dir, output, config, pool, linkage, progress) -> pandas.DataFrame
             if isinstance(row, WorkerDied):
                 detail = "the processes that tried it died; their memory may be too small"
                 row = identity_row(series, scan_id, salt) | rejection(Exclusion.FAILED, detail)
-            row["study_day"] = study_day.get(series.study_uid)
+            row["study_day"] = study_day.get((series.patient_id, series.study_uid))
             records.append(row)
             latest[scan_id] = row
             bar.advance(line)
@@ -137,16 +137,18 @@ def _scan(dicom_dir: Path, cache: HeaderCache, salt: bytes, pool: Workers, progr
     return disk
 
 
-def _study_days(all_series: list[FoundSeries]) -> dict[str, int]:
-    """Days between a patient's first study on the disk and each study; dates themselves stay behind."""
-    days, patient_of = {}, {}
+def _study_days(all_series: list[FoundSeries]) -> dict[tuple[str, str], int]:
+    """Days between a patient's first study on the disk and each study, by patient and study.
+
+    Dates themselves stay behind; studies without a patient or an identifier have none.
+    """
+    days, first = {}, {}
     for series in all_series:
-        if series.study_day is not None:
-            days[series.study_uid], patient_of[series.study_uid] = series.study_day, series.patient_id
-    first = {}
-    for study, patient in patient_of.items():
-        first[patient] = min(days[study], first.get(patient, days[study]))
-    return {study: days[study] - first[patient] for study, patient in patient_of.items()}
+        if series.study_day is not None and series.patient_id and series.study_uid:
+            days[series.patient_id, series.study_uid] = series.study_day
+    for (patient, _), day in days.items():
+        first[patient] = min(day, first.get(patient, day))
+    return {(patient, study): day - first[patient] for (patient, study), day in days.items()}
 
 
 def _judge_cohort(manifest: pandas.DataFrame, config: CTPreprocessConfig) -> pandas.DataFrame:

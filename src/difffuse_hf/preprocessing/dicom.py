@@ -20,6 +20,7 @@ from pydicom.uid import UID
 
 from .acquisitions import (
     STRAY_SLICES,
+    WHOLE_HEAD_MM,
     Placed,
     is_in_order,
     is_numbered_twice,
@@ -33,12 +34,12 @@ from .pixels import same_pixels
 
 __all__ = ["Series", "SliceHeader", "find_files", "group_series", "is_localiser", "merge_split", "read_headers"]
 
-WHOLE_HEAD_MM = 100.0  # between the first and the last slice; less is a part of the head
 MAX_OFF_LINE_MM = 1.0  # of slice positions from one straight line
 LOCALISER = "LOCALI[SZ]ER|SURVIEW|SCOUT|TOPOGRAM|PILOT"
 _SAME_POSITION_MM = 0.1
 _SAME_DIRECTION = 0.02  # of a cosine: about one degree
 MIXED, REPEATED, DYNAMIC = "mixed", "repeated", "dynamic"  # what is wrong with slices that have been put together
+_SLICES_PER_SESSION = 4  # on average, at least
 _MANY_SCANS = 3  # of the same places, one after the other: contrast is followed on its way
 
 Same = Callable[[SliceHeader, SliceHeader], bool]
@@ -69,7 +70,8 @@ class Series:
 
     @property
     def patient_id(self) -> str:
-        return self.slices[0].patient_id
+        """What is left of the patient's identifiers."""
+        return self.slices[0].patient_id or self.slices[0].owner
 
     @property
     def content(self) -> str:
@@ -197,7 +199,7 @@ def _stacks(slices: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
     """Slices that can be stacked: the same session, kind of image, kernel, size and orientation."""
     stacks, orientations = defaultdict(list), []
     sessions = len({header.session for header in slices})
-    by_session = sessions < len(slices)  # else an export has given each slice one of its own
+    by_session = _SLICES_PER_SESSION * sessions <= len(slices)  # else each slice or rotation has one of its own
     for header in slices:
         turned = next((i for i, one in enumerate(orientations) if _same_orientation(one, header.orientation)), None)
         if turned is None:

@@ -45,7 +45,8 @@ _TAGS = [
     ImagePositionPatient SliceThickness GantryDetectorTilt AcquisitionNumber AcquisitionTime InstanceNumber
     TemporalPositionIdentifier WindowCenter WindowWidth BitsAllocated BitsStored PixelRepresentation SamplesPerPixel
     NumberOfFrames PhotometricInterpretation RescaleSlope RescaleIntercept PixelPaddingValue PixelPaddingRangeLimit
-    BurnedInAnnotation ContrastBolusAgent ContrastBolusRoute ContrastBolusVolume ContrastBolusUsageSequence
+    BurnedInAnnotation ContrastBolusAgent ContrastBolusRoute ContrastBolusVolume ContrastBolusAgentSequence
+    VolumeBasedCalculationTechnique
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
     """.split()
 ]

@@ -5,22 +5,18 @@ negative numbers of 12 bits that were stored without their sign, and then lie ab
 Anything else (8-bit pictures, a wrong slope) cannot be repaired and excludes the scan.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-
-from .assemble import CTVolume
-from .exclusion import Exclusion
 
 HU_RANGE = (-1024, 3071)  # 12 bits, what scanners write
 AIR_HU = (-1060, -920)
 SOFT_HU = (10, 70)  # brain, about 35
 ANY_SOFT_HU = (-150, 150)  # fat to plastic: enough where nothing needs repair; a brain is looked for later
 SHIFTS = (0, 1024, -1024, 1000, -1000, 2048, -2048)
-STORED_ZEROS = (0, -1024)  # what the lowest stored number means, by the intercept
+WRAPPED_FROM = (2048, 1024)  # half of 12 bits, without an intercept and with one of -1024
 MIN_AIR, MIN_SOFT = 0.05, 0.01  # share of all voxels in the range
 _FLOOR, _CEILING, _BIN = -4096, 8192, 10
-_TWELVE_BITS = 4096
 
 
 @dataclass(frozen=True)
@@ -32,61 +28,41 @@ class Repair:
 
     def apply(self, hounsfield: np.ndarray) -> np.ndarray:
         """Hounsfield units clipped to [-1024, 3071], as int16, of an array of any shape."""
-        if self.wrapped_from is not None:
-            hounsfield = np.where(
-                hounsfield >= self.wrapped_from, hounsfield.astype(np.int32) - _TWELVE_BITS, hounsfield
-            )
+        hounsfield = _unwrap(hounsfield, self.wrapped_from)
         if self.shift:
             hounsfield = hounsfield.astype(np.int32) + self.shift
         return np.clip(hounsfield, *HU_RANGE).astype(np.int16, copy=False)
 
 
-def check_hounsfield(volume: CTVolume) -> tuple[CTVolume, Exclusion | None, dict]:
-    """The volume in Hounsfield units, clipped to [-1024, 3071], or the reason why it cannot be had.
+def find_repair(hounsfield: np.ndarray) -> tuple[Repair | None, dict]:
+    """What makes a head's numbers (S, H, W) Hounsfield units, None if nothing does, and what was measured.
 
     A repair is made only if it brings both peaks to their place; of several shifts, the one that brings soft tissue
-    closest to 35 HU. The measures are the shift that was added (`hu_shift`), whether numbers had wrapped round
+    closest to 35 HU. The measures are the shift that is added (`hu_shift`), whether numbers had wrapped round
     (`hu_wrapped`) and the peaks after the repair.
     """
-    repair, measures = find_repair(volume.hounsfield)
-    if repair is None:
-        return volume, Exclusion.NOT_HOUNSFIELD, measures
-    return replace(volume, hounsfield=repair.apply(volume.hounsfield)), None, measures
-
-
-def find_repair(hounsfield: np.ndarray) -> tuple[Repair | None, dict]:
-    """What makes a head's numbers (S, H, W) Hounsfield units, None if nothing does, and what was measured."""
     sample = hounsfield[:, ::4, ::4].ravel()
-    counts = np.bincount(np.clip(sample, _FLOOR, _CEILING - 1).astype(np.int32) - _FLOOR, minlength=_CEILING - _FLOOR)
     lowest, highest = int(sample.min()), int(sample.max())
-    for wrapped_from in (None, *(zero + _TWELVE_BITS // 2 for zero in STORED_ZEROS)):
-        if wrapped_from is not None:
-            if lowest < wrapped_from - _TWELVE_BITS // 2 or highest >= wrapped_from + _TWELVE_BITS // 2:
-                continue  # more than 12 bits
-            moved = counts[wrapped_from - _FLOOR : wrapped_from - _FLOOR + _TWELVE_BITS // 2]
-            unwrapped = counts.copy()
-            unwrapped[wrapped_from - _FLOOR :] = 0
-            start = wrapped_from - _TWELVE_BITS - _FLOOR
-            unwrapped[start : start + len(moved)] += moved
-        else:
-            unwrapped = counts
-        fits = _fits(unwrapped)
+    for wrapped_from in (None, *WRAPPED_FROM):
+        if wrapped_from is not None and not (lowest >= wrapped_from - 2048 and highest < wrapped_from + 2048):
+            continue  # more than 12 bits
+        fits = _fits(_unwrap(sample, wrapped_from))
         if fits:
             shift = 0 if 0 in fits else min(fits, key=lambda shift: abs(fits[shift][1] - 35))
             air, soft = fits[shift]
-            wrapped = wrapped_from is not None
-            return Repair(shift, wrapped_from), {
-                "hu_shift": shift,
-                "hu_wrapped": wrapped,
-                "hu_air": air,
-                "hu_soft": soft,
-            }
+            measures = {"hu_shift": shift, "hu_wrapped": wrapped_from is not None, "hu_air": air, "hu_soft": soft}
+            return Repair(shift, wrapped_from), measures
     return None, {"hu_shift": None, "hu_min": lowest, "hu_max": highest}
 
 
-def _fits(counts: np.ndarray) -> dict[int, tuple[int, int]]:
+def _unwrap(values: np.ndarray, wrapped_from: int | None) -> np.ndarray:
+    return values if wrapped_from is None else np.where(values >= wrapped_from, values.astype(np.int32) - 4096, values)
+
+
+def _fits(sample: np.ndarray) -> dict[int, tuple[int, int]]:
     """The shifts that bring both peaks to their place, and the peaks after each."""
-    fits = {}
+    clipped = np.clip(sample, _FLOOR, _CEILING - 1).astype(np.int32)
+    counts, fits = np.bincount(clipped - _FLOOR, minlength=_CEILING - _FLOOR), {}
     for shift in SHIFTS:
         air = _peak(counts, shift, AIR_HU, -np.inf, -500, MIN_AIR)
         soft = _peak(counts, shift, SOFT_HU if shift else ANY_SOFT_HU, -300, np.inf, MIN_SOFT)

@@ -73,7 +73,8 @@ def read_dicom(path: str | Path, series: str | None = None, config: CTPreprocess
         raise InputError(f"{printable(path)} holds {len(kept)} head scans; name one of them: {names}.")
     scan = read_series(kept[0], config)
     if scan.exclusion:
-        raise InputError(f"The scan in {printable(path)} is not to be used ({scan.exclusion.value}): {scan.detail}.")
+        why = f"({scan.exclusion.value}): {scan.detail.rstrip('.')}"
+        raise InputError(f"The scan in {printable(path)} is not to be used {why}.")
     return scan
 
 

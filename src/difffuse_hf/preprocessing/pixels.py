@@ -32,7 +32,6 @@ HIGHEST_HU = 3071  # 12 bits
 PRIVATE_SYNTAX = "a maker's private transfer syntax; export the series in one of the standard"
 CANNOT_BE_DECODED = "a file cannot be decoded"
 _INT16 = 32767
-_NOT_DECODED = (RuntimeError, ValueError, AttributeError, NotImplementedError, IndexError, TypeError, KeyError)
 
 
 class UnreadableSeries(InputError):
@@ -54,7 +53,7 @@ def decode_slice(header: SliceHeader) -> np.ndarray:
     """
     try:
         image = _decode_frame(header) if header.num_frames > 1 else _decode_file(header)
-    except _NOT_DECODED as error:
+    except Exception as error:  # decoders raise anything at damaged bytes, and the file may be gone
         raise UnreadableSeries(_why_not(header), header.path) from error
     if image.shape != (header.rows, header.columns):
         raise UnreadableSeries("a file has other pixels than its header says", header.path)
@@ -63,22 +62,22 @@ def decode_slice(header: SliceHeader) -> np.ndarray:
 
 def same_pixels(one: SliceHeader, other: SliceHeader) -> bool:
     """Whether two slices show the same; False where one of them cannot be decoded, but for a copy of the file."""
-    if one.frame == other.frame and filecmp.cmp(one.path, other.path, shallow=False):
-        return True
     try:
+        if one.frame == other.frame and filecmp.cmp(one.path, other.path, shallow=False):
+            return True
         return np.array_equal(decode_slice(one), decode_slice(other))
-    except UnreadableSeries:
+    except (UnreadableSeries, OSError):
         return False
 
 
 def _decode_file(header: SliceHeader) -> np.ndarray:
     if header.photometric == "MONOCHROME1":
-        return _rescale(pydicom.dcmread(header.path).pixel_array, header)
+        return _rescale(pydicom.dcmread(header.path, force=True).pixel_array, header)
     try:
         with _readable_name(header.path) as path:
             return sitk.GetArrayFromImage(sitk.ReadImage(path, imageIO="GDCMImageIO"))[0]
     except RuntimeError:  # a syntax that GDCM does not know, and that a plug-in of pydicom may
-        return _rescale(pydicom.dcmread(header.path).pixel_array, header)
+        return _rescale(pydicom.dcmread(header.path, force=True).pixel_array, header)
 
 
 def _decode_frame(header: SliceHeader) -> np.ndarray:
@@ -93,7 +92,7 @@ def _decode_frame(header: SliceHeader) -> np.ndarray:
 
 @lru_cache(1)
 def _open(path: Path) -> Dataset:
-    return pydicom.dcmread(path)
+    return pydicom.dcmread(path, force=True)
 
 
 def forget_file():

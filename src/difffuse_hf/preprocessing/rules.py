@@ -7,8 +7,9 @@ patient.
 import numpy as np
 from pydicom.uid import UID
 
+from .acquisitions import WHOLE_HEAD_MM
 from .contents import ANGIOGRAPHY, CONTRAST, MAP, PERFUSION, PROJECTION
-from .dicom import DYNAMIC, MAX_OFF_LINE_MM, MIXED, REPEATED, WHOLE_HEAD_MM, Series, is_localiser
+from .dicom import DYNAMIC, MAX_OFF_LINE_MM, MIXED, REPEATED, Series, is_localiser
 from .exclusion import Exclusion
 from .headers import CT_IMAGE
 from .kernel import kernel_from_header, kernel_name, vendor

@@ -192,6 +192,6 @@ def _found(series: Series) -> FoundSeries:
         problem=series.problem,
         content=series.content,
         study_uid=first.study_uid,
-        patient_id=first.patient_id,
+        patient_id=series.patient_id,
         study_day=first.study_day,
     )

@@ -25,7 +25,7 @@ from .headers import SliceHeader, printable
 from .hounsfield import find_repair
 from .identity import pseudonym, told_age
 from .kernel import kernel_from_header, kernel_from_image
-from .mixture import count_alternating, is_mixture
+from .mixture import mixture
 from .pictures import THUMBNAIL_HU, save_picture, shown_slices, thumbnail
 from .pixels import UnreadableSeries, decode_slice, forget_file
 from .positioning import MAX_ROTATION_DEG, MIN_DICE, MIN_NMI, check_registration
@@ -161,9 +161,8 @@ def examine(series: Series, config: CTPreprocessConfig, row: dict) -> ExaminedSc
     volume = replace(volume, hounsfield=repair.apply(volume.hounsfield))
     scan = ExaminedScan(decoded.headers, repair.apply(decoded.hounsfield), volume)
     clock.lap("read")
-    row["slices_alternating"], _ = count_alternating(scan.hounsfield)
-    if is_mixture(scan.hounsfield):
-        return replace(scan, exclusion=Exclusion.MIXED, detail="the pictures of two scans alternate")
+    if detail := mixture(scan.hounsfield):
+        return replace(scan, exclusion=Exclusion.MIXED, detail=detail)
 
     verdict, measures = kernel_from_image(volume.hounsfield, volume.spacing_mm)
     row |= {**measures, "kernel_image": verdict}
