@@ -90,13 +90,13 @@ def _decode_frame(header: SliceHeader) -> np.ndarray:
         return _rescale(sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))[0], header)
 
 
-@lru_cache(1)
+@lru_cache(2)  # two, to compare files
 def _open(path: Path) -> Dataset:
     return pydicom.dcmread(path, force=True)
 
 
 def forget_file():
-    """Free what `decode_slice` has kept of the last multi-frame file."""
+    """Free what `decode_slice` has kept of multi-frame files."""
     _open.cache_clear()
 
 
