@@ -78,6 +78,14 @@ OffloadTrajectory = Annotated[
     bool,
     typer.Option("--offload-trajectory", help="Keep inversions in the host's memory, in half precision (exact)."),
 ]
+Series = Annotated[
+    str | None,
+    typer.Option(metavar="UID", help="CT in DICOM: SeriesInstanceUID of the one that is meant."),
+]
+DicomOut = Annotated[
+    bool, typer.Option("--dicom-out", help="CT in DICOM: write the result as DICOM too, with the patient's identity.")
+]
+Deidentify = Annotated[bool, typer.Option("--deidentify", help="With --dicom-out: without the patient's identity.")]
 
 
 def detect(
@@ -103,10 +111,15 @@ def detect(
     slice_smoothing_sigma: SliceSmoothingSigma = None,
     counterfactuals: Counterfactuals = CounterfactualsOf.shown,
     offload_trajectory: OffloadTrajectory = False,
+    series: Series = None,
+    dicom_out: DicomOut = False,
+    deidentify: Deidentify = False,
 ):
     """Find lesions: healthy counterfactual, anomaly map, lesion mask and a report for each scan."""
     if threshold is not None and false_positives is not None:
         raise typer.BadParameter("--threshold and --false-positives both choose the threshold; give one of them.")
+    if deidentify and not dicom_out:
+        raise typer.BadParameter("--deidentify is about the files of --dicom-out; give both.")
     sources = choose_sources(inputs, image)
     device = check_device(device)
     import torch
@@ -136,6 +149,9 @@ def detect(
             "offload_trajectory": offload_trajectory,
             "register": register,
             "brain_extraction": brain_extraction,
+            "series": series,
+            "dicom_out": dicom_out,
+            "deidentify": deidentify,
             **{name: value for name, value in chosen.items() if value is not None},
         },
     )

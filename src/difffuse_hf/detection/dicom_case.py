@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 
 from ..io.case import CT, Case
+from ..io.layouts import case_name
 from ..preprocessing.headers import SliceHeader
 from ..preprocessing.native import read_dicom
 from ..preprocessing.steps import CTPreprocessConfig
@@ -19,8 +20,8 @@ EVEN_MM = 0.1  # steps that differ by less are even
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
-def read_dicom_case(path: str | Path, series: str | None = None) -> tuple[Case, tuple[SliceHeader, ...]]:
-    """The head CT in a folder of DICOM files, or in one Enhanced CT file, and the header of each of its slices.
+def read_dicom_case(path: str | Path, series: str | None = None) -> Case:
+    """The head CT in a folder of DICOM files, or in one Enhanced CT file.
 
     Base and vault of one study are joined (`difffuse preprocess --merge-split`).
 
@@ -39,8 +40,8 @@ def read_dicom_case(path: str | Path, series: str | None = None) -> tuple[Case, 
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=0)  # a shear cannot be said there
     image.header.set_xyzt_units("mm")
-    case = Case(
-        name=path.resolve().stem if path.is_file() else path.resolve().name,
+    return Case(
+        name=case_name(path),
         volumes=voxels[None].astype(np.float32),
         affine=affine,
         header=image.header,
@@ -48,18 +49,19 @@ def read_dicom_case(path: str | Path, series: str | None = None) -> tuple[Case, 
         headers={CT: image.header},
         read_as="CT in DICOM",
         notes=notes,
+        dicom=scan.slices,
     )
-    return case, scan.slices
 
 
 def affine_of(slices: tuple[SliceHeader, ...]) -> tuple[np.ndarray, list[str]]:
     """From column, row and slice to RAS+ millimetres (4, 4), and a note where the slices are not evenly spaced."""
     first = slices[0]
     orientation = np.array(first.orientation, float).reshape(2, 3)  # along a row, along a column, LPS
+    assert first.pixel_spacing_mm is not None  # scans without are left out
     between_rows, between_columns = first.pixel_spacing_mm
     positions = np.array([one.position for one in slices], float)  # (S, 3)
     steps = np.diff(positions, axis=0)
-    step = (positions[-1] - positions[0]) / max(len(slices) - 1, 1) if len(slices) > 1 else np.cross(*orientation)
+    step = (positions[-1] - positions[0]) / (len(slices) - 1)  # a head scan has several
     affine = np.eye(4)
     affine[:3, :3] = LPS_TO_RAS @ np.column_stack(
         [orientation[0] * between_columns, orientation[1] * between_rows, step]

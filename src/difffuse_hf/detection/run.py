@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -19,14 +20,14 @@ from PIL import Image
 from .. import __version__
 from ..errors import InputError, one_sentence
 from ..io.files import complete_folder
-from ..io.layouts import Source, case_name, find_case
+from ..io.layouts import Source, case_name
 from ..phantoms.common import SYNTHETIC
 from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
-from ..preprocessing.mr_case import prepare_case
 from ..preprocessing.pictures import save_picture
 from .load import load_model
 from .result import DetectionResult, result_files
+from .sources import files_of, opened, read_source
 from .volume import detect_volume
 
 FINGERPRINT = "fingerprint"  # among the parameters of a summary
@@ -55,17 +56,22 @@ def detect_case(
     fingerprint: str | None = None,
     register: bool = True,
     brain_extraction: bool = True,
+    series: str | None = None,
+    dicom_out: bool = False,
+    deidentify: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Detect lesions in one scan and write `output/<case name>/`; returns the summary, with the folder under "folder".
 
     Args:
-        source: a case folder, a file if the model takes one modality, or the file of each (see `find_case`).
+        source: a case folder, a file if the model takes one modality, the file of each, or DICOM (see `sources.py`).
         write_report: makes the summary, and the report beside the NIfTI files.
         model, model_line: name of the model and a line of its card, for the report.
         taken: names of cases written before, which must not be replaced by a namesake.
         fingerprint: of all that the result depends on, kept with its parameters (see `Run`).
-        register, brain_extraction: as in `prepare_case`.
+        register, brain_extraction, series: as in `read_source`.
+        dicom_out: write the result as DICOM, too (see `dicom_out.py`); with `deidentify`, without the patient's
+            identity.
         options: passed on to `detect_volume`.
 
     Raises:
@@ -74,7 +80,9 @@ def detect_case(
     start = time.perf_counter()
     if pipeline.processor is None:
         raise InputError("The model has no processor, so its modalities and slice size are not known.")
-    case, pictures = prepare_case(source, pipeline.processor.modalities, register, brain_extraction)
+    case, pictures = read_source(source, pipeline.processor, register, brain_extraction, series)
+    if dicom_out and not case.dicom:
+        raise InputError(f"--dicom-out needs DICOM files to refer to, and {name_in_words(source)} holds none.")
     if case.name in taken:
         raise InputError(namesake(source))
     folder = Path(output) / case.name
@@ -83,6 +91,9 @@ def detect_case(
         if fingerprint is not None:
             result.parameters[FINGERPRINT] = fingerprint
         result.save(temporary)
+        if dicom_out:
+            dicom = import_module(".dicom_out", __package__)  # needs the extra `dicom`
+            dicom.write_dicom(result, temporary / "dicom", model, deidentify)
         for name, picture in pictures.items():
             save_picture(Image.fromarray(picture), temporary / f"{name}.png")
         synthetic = case.header["descrip"].item() == SYNTHETIC
@@ -147,15 +158,16 @@ def fingerprint_of(files: Sequence[Path], settings: str = "") -> str:
 def _detect_or_say_why(run: Run, pipeline, model_line, made_with, options, source) -> Outcome:
     """The summary of one scan, or one sentence if it cannot be used."""
     try:
-        found = find_case(source, pipeline.processor.modalities)
-        files = [*found.files.values(), *([found.reference] if found.reference else [])]
-        fingerprint = fingerprint_of(files, made_with)
-        earlier = _earlier(run.output / found.name, found.name, list(found.files), fingerprint) if run.resume else None
-        if earlier is not None:
-            return earlier
-        return detect_case(
-            pipeline, source, run.output, run.write_report, run.model, model_line, fingerprint=fingerprint, **options
-        )
+        with opened(source) as place:
+            name = case_name(place)
+            modalities, files = files_of(place, pipeline.processor)
+            made_from = fingerprint_of(files, made_with)
+            earlier = _earlier(run.output / name, name, modalities, made_from) if run.resume else None
+            if earlier is not None:
+                return earlier
+            return detect_case(
+                pipeline, place, run.output, run.write_report, run.model, model_line, fingerprint=made_from, **options
+            )
     except torch.OutOfMemoryError:
         return f"{name_in_words(source)}: the device ran out of memory; try a smaller batch size (--batch-size)."
     except (ValueError, OSError) as error:

@@ -143,6 +143,7 @@ def _parameters(pipeline: DifFusePipeline, plan: Calibration) -> dict[str, Any]:
         "modalities": list(processor.modalities),
         "image_size": list(processor.image_size),
         "pixel_spacing_mm": processor.pixel_spacing_mm,
+        "window_hu": None if processor.window_hu is None else list(processor.window_hu),
         "lesion_probability_threshold": processor.lesion_probability_threshold,
     }
 

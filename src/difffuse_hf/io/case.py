@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -31,6 +32,7 @@ class Case:
     headers: dict[str, nibabel.Nifti1Header] = field(default_factory=dict)  # modality -> `header` with its voxel type
     read_as: str = ""  # by which names the files were found
     notes: list[str] = field(default_factory=list)  # what was decided or done in reading it, a sentence each
+    dicom: tuple[Any, ...] = ()  # of CT in DICOM: the `SliceHeader` of each slice, the last axis of the volumes
 
     @property
     def voxel_ml(self) -> float:

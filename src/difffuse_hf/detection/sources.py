@@ -1,0 +1,123 @@
+"""What people give to `difffuse detect`, as the case that the model takes.
+
+folder, file or named files of MR volumes -> one grid, brain only (`preprocessing/mr_case.py`)
+head CT: a volume in Hounsfield units     -> as it is
+head CT: DICOM folder, Enhanced CT file   -> its native slices (`dicom_case.py`)
+zip of one of these                       -> unpacked for as long as the case is worked on
+"""
+
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..io.case import Case, read_case
+from ..io.layouts import Source, case_name, find_case
+from ..io.volume_file import ENDINGS, volume_files
+from ..models.processing_difffuse import DifFuseProcessor
+from ..preprocessing.mr_case import prepare_case
+
+MOST_BYTES = 16_000_000_000  # of an unpacked archive
+MANY_FILES = 200  # of a folder, to see whether it holds DICOM
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Source]:
+    """The source itself, or the folder in which a zip file is unpacked while one is in here.
+
+    Raises:
+        InputError: the archive cannot be read, or would be too large.
+    """
+    if isinstance(source, Mapping) or not Path(source).is_file() or not zipfile.is_zipfile(source):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="difffuse-") as temporary:
+        folder = Path(temporary, case_name(source))
+        try:
+            with zipfile.ZipFile(source) as archive:
+                size = sum(one.file_size for one in archive.infolist())
+                if size > MOST_BYTES:
+                    raise InputError(
+                        f"{source} would take {size / 1e9:.0f} GB; unpack it, and give one scan's folder."
+                    )
+                archive.extractall(folder)  # which leads no name out of the folder
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, or encrypted
+            raise InputError(
+                f"{source} cannot be unpacked ({error}); unpack it yourself, and give the folder."
+            ) from None
+        yield folder
+
+
+def is_dicom(source: Source) -> bool:
+    """Does a folder or file hold DICOM, and no volume in a format that is read otherwise?"""
+    if isinstance(source, Mapping):
+        return False
+    path = Path(source)
+    if path.is_file():
+        return not path.name.lower().endswith(ENDINGS) and _starts_as_dicom(path)
+    if not path.is_dir() or volume_files(path):
+        return False
+    return any(_starts_as_dicom(file) for file in islice(_files_below(path), MANY_FILES))
+
+
+def files_of(source: Source, processor: DifFuseProcessor) -> tuple[list[str], list[Path]]:
+    """The modalities of a case's result, and the files that decide it; see `read_source`."""
+    if is_dicom(source):
+        path = Path(source)  # pyright: ignore[reportArgumentType]  it is no mapping
+        return list(processor.modalities), [path] if path.is_file() else sorted(_files_below(path))
+    found = find_case(source, processor.modalities)
+    return list(found.files), [*found.files.values(), *([found.reference] if found.reference else [])]
+
+
+def read_source(
+    source: Source,
+    processor: DifFuseProcessor,
+    register: bool = True,
+    brain_extraction: bool = True,
+    series: str | None = None,
+) -> tuple[Case, dict[str, np.ndarray]]:
+    """The case, and a picture (H, W, 3) uint8 of each step of its preparation, by its name.
+
+    Args:
+        source: see this module; a zip file goes through `opened` first.
+        processor: of the model, which takes skull-stripped MR, or head CT (`window_hu`).
+        register, brain_extraction: as in `prepare_case`, for MR.
+        series: SeriesInstanceUID of the CT series that is meant.
+
+    Raises:
+        InputError: the case cannot be used, or is of another kind than the model takes.
+    """
+    takes_ct = processor.window_hu is not None
+    if is_dicom(source):
+        if not takes_ct:
+            raise InputError(
+                f"{source} holds DICOM, and the model takes MR volumes ({', '.join(processor.modalities)}); "
+                "convert them to NIfTI, for example with dcm2niix, or choose a model of head CT."
+            )
+        try:
+            reader = import_module(".dicom_case", __package__)
+        except ImportError as error:
+            raise InputError(f'DICOM needs more packages ({error}): pip install "difffuse_hf[preprocess]".') from error
+        return reader.read_dicom_case(source, series), {}
+    if series is not None:
+        raise InputError(f"--series names a series of DICOM files, and {source} holds none.")
+    if takes_ct:
+        return read_case(source, processor.modalities), {}
+    return prepare_case(source, processor.modalities, register, brain_extraction)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+
+
+def _starts_as_dicom(file: Path) -> bool:
+    """The mark after 128 bytes, or a group 0008 at the start, as files of old scanners have it."""
+    with file.open("rb") as stream:
+        start = stream.read(132)
+    return start[128:] == b"DICM" or start[:2] in (b"\x08\x00", b"\x00\x08")
