@@ -27,6 +27,7 @@ EXTRAS = {
     "app": ["gradio>=5.0"],
     "dicom": ["pydicom>=3.0", "highdicom>=0.23"],
     "dev": [
+        "highdicom>=0.23",
         "pytest>=8.0",
         "pytest-randomly>=3.15",
         "pytest-xdist>=3.5",

@@ -52,7 +52,7 @@ class VolumeFile:
 def stem(file: str | Path) -> str:
     """The name of a file without the ending of its format; the whole name if it has none that is read."""
     name = Path(file).name
-    return next((name[: -len(end)] for end in ENDINGS if name.lower().endswith(end)), name)
+    return next((name[: -len(end)] for end in (*ENDINGS, ".zip") if name.lower().endswith(end)), name)
 
 
 def volume_files(folder: Path) -> list[Path]:
