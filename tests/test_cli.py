@@ -8,11 +8,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
+from nibabel.freesurfer.mghformat import MGHImage
 from tiny_scans import AFFINE, everything_in, tiny_pipeline, tiny_volumes, write_case
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -53,6 +55,9 @@ def test_every_command_has_help_with_an_example(command, capsys):
         ["detect", "x", "--model", "m", "--output", "o", "--batch-size", "0"],
         ["detect", "--model", "m", "--output", "o"],
         ["detect", "x", "--model", "m", "--output", "o", "--false-positives", "0.1", "--threshold", "1"],
+        ["detect", "x", "--model", "m", "--output", "o", "--image", "t1=a.nii"],
+        ["detect", "--model", "m", "--output", "o", "--image", "t1"],
+        ["detect", "--model", "m", "--output", "o", "--image", "t1=a.nii", "--image", "t1=b.nii"],
         ["phantom", "o", "--layout", "brats1812"],
         ["diagnose"],
     ],
@@ -82,6 +87,16 @@ def test_the_caller_keeps_its_own_handling_of_signals(capsys):
         signal.signal(signal.SIGTERM, before)
 
 
+def write_oddly(case):
+    """The same T1 as an MGZ file, and the same T2 with a header in metres."""
+    t1, t2 = (nibabel.load(case / f"{case.name}_{name}.nii.gz") for name in ("t1", "t2"))
+    nibabel.save(MGHImage(np.asarray(t1.dataobj), t1.affine), case / f"{case.name}_t1.mgz")
+    (case / f"{case.name}_t1.nii.gz").unlink()
+    t2 = nibabel.Nifti1Image(np.asarray(t2.dataobj), np.diag([0.001, 0.001, 0.001, 1]) @ t2.affine)
+    t2.header.set_xyzt_units("meter")
+    nibabel.save(t2, case / f"{case.name}_t2.nii.gz")
+
+
 @pytest.fixture(scope="module")
 def run(model, tmp_path_factory):
     """One run over four inputs: a good case, one without its T2, a synthetic one, and a namesake of the first."""
@@ -93,6 +108,7 @@ def run(model, tmp_path_factory):
         write_case(folder / "elsewhere" / "Good", tiny_volumes(seed=1)),
     ]
     (inputs[1] / "Bad_t2.nii.gz").unlink()
+    write_oddly(inputs[0])
     output, out, err = folder / "new" / "results", io.StringIO(), io.StringIO()
     command = ["detect", *map(str, inputs), "--model", str(model), "--output", str(output), *FAST]
     with redirect_stdout(out), redirect_stderr(err):
@@ -147,6 +163,24 @@ def test_bad_cases_are_reported_after_the_good_ones_are_written_with_code_1(run)
 
 def test_of_two_inputs_with_one_name_the_first_is_kept(run):
     assert summary(run.output / "Good")["inputs"]["flair"] == str(run.inputs[0] / "Good_flair.nii.gz")
+
+
+def test_what_was_decided_in_reading_a_case_is_said_everywhere(run):
+    folder, note = run.output / "Good", "t2: the header is in metres, and was read so."
+    assert f"Good: {note}" in run.out and "Drawn: " not in run.out
+    found = summary(folder)
+    assert found["read_as"] == "BraTS 2018-2021" and found["notes"] == [note]
+    assert found["inputs"]["t1"].endswith("Good_t1.mgz")
+    assert note in (folder / "report.html").read_text()
+    np.testing.assert_allclose(read(folder, "counterfactual_t2").affine, AFFINE, atol=1e-5)
+    assert read(folder, "counterfactual_t1").get_data_dtype() == np.int16
+
+
+def test_the_files_of_one_case_may_be_named_in_place_of_cases():
+    assert detect.choose_sources(None, ["t1=a.nii", "flair=b=c.nii"]) == [
+        {"t1": Path("a.nii"), "flair": Path("b=c.nii")}
+    ]
+    assert detect.choose_sources([Path("a"), Path("b")], None) == [Path("a"), Path("b")]
 
 
 def test_a_synthetic_scan_is_called_synthetic_wherever_it_is_shown(run):
@@ -228,9 +262,11 @@ def test_phantom_writes_the_folders_of_brats_and_a_list_of_subjects(cohort):
 def test_the_demo_shows_its_synthetic_subject_and_the_scan_it_is_given(cohort, tmp_path, capsys):
     pipeline = tiny_pipeline()
     pipeline.processor.pixel_spacing_mm = 8.0  # a whole head on 32 pixels
-    pipeline.processor.slice_margin = 72
+    pipeline.processor.slice_margin = 69
     pipeline.save_pretrained(tmp_path / "coarse")
     scan = write_case(tmp_path / "Scan")
+    for file in scan.iterdir():  # as large as a head
+        nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(file).dataobj), np.diag([-6, -6, 6, 1])), file)
     drawn, given = demo.run_demo(cohort.parent, scan, model=str(tmp_path / "coarse"))
     assert drawn["synthetic"] and not given["synthetic"]
     assert (drawn["case"], given["case"]) == ("BraTS2021_00000", "Scan")

@@ -91,3 +91,8 @@ def test_the_loss_sees_slices_at_the_noise_of_their_timesteps():
     noise = (sample - signal.sqrt() * (2 * image - 1)) / (1 - signal).sqrt()
     assert abs(noise.mean()) < 4 / math.sqrt(noise.numel())
     assert noise.std().item() == pytest.approx(1, abs=4 / math.sqrt(2 * noise.numel()))
+
+
+def test_one_class_alone_is_refused():
+    with pytest.raises(ValueError, match="`num_labels` must be at least 2"):
+        NoisyClassifier(num_labels=1)

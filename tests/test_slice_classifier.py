@@ -100,3 +100,8 @@ def test_a_wrong_number_of_channels_is_named(classifier):
 def test_dropout_must_be_a_probability():
     with pytest.raises(Exception, match="`dropout` is a probability"):
         SliceClassifierConfig(dropout=1.5)
+
+
+def test_one_class_alone_is_refused():
+    with pytest.raises(Exception, match="`num_labels` must be at least 2, got 1"):
+        SliceClassifierConfig(num_labels=1)

@@ -55,3 +55,7 @@ class SliceClassifierConfig(PreTrainedConfig):
     def validate_dropout(self):
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"`dropout` is a probability in [0, 1), got {self.dropout}.")
+
+    def validate_classes(self):
+        if len(self.id2label or {}) == 1:
+            raise ValueError("`num_labels` must be at least 2, got 1; for a sigmoid's one output take two classes.")

@@ -46,6 +46,8 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
         norm_num_groups: int = 32,
     ):
         super().__init__()
+        if num_labels < 2:
+            raise ValueError(f"`num_labels` must be at least 2, healthy and lesion, got {num_labels}.")
         head_dim = min(attention_head_dim, *block_out_channels[-max(1, attention_levels) :])
         unet = make_healthy_unet(
             in_channels,

@@ -76,7 +76,7 @@ def align(moving: VolumeFile, fixed: VolumeFile) -> Alignment:
         largest_move_mm=float(moves[1].max()),
         overlap=overlap,
         information=information,
-        picture=_picture(fixed_values, before, after),
+        picture=_picture(fixed_values, before, after, coarse.GetSpacing()),
     )
     if result.poor:
         raise InputError(
@@ -94,8 +94,10 @@ def _ones(like: sitk.Image) -> sitk.Image:
     return ones
 
 
-def _picture(fixed: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def _picture(fixed: np.ndarray, before: np.ndarray, after: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     """The middle planes of (Z, Y, X) images, before above after; magenta and green make grey where they agree."""
+    thick = max(1, round(spacing_mm[2] / spacing_mm[0]))  # slices, shown so many pixels thick
+    fixed, before, after = (image.repeat(thick, axis=0) for image in (fixed, before, after))
     middle = [int(np.mean(np.flatnonzero(_foreground(fixed).any(axis=axes)))) for axes in ((1, 2), (0, 2), (0, 1))]
     white = [max(float(np.percentile(image[image > 0], 99)), 1e-12) for image in (fixed, after)]
 
