@@ -16,6 +16,7 @@ from difffuse_hf import Case, DetectionResult, DifFuseProcessor
 from difffuse_hf.detection.result import ModelSlices
 from difffuse_hf.detection.shown import choose_slices
 from difffuse_hf.reporting import report
+from difffuse_hf.reporting.coverage import NOTHING_FLAGGED, coverage_of, why_not_repainted
 from difffuse_hf.reporting.figures import crop_to_foreground, tile_png
 
 
@@ -54,6 +55,8 @@ def result():
             "preset": "fast",
             "anomaly_threshold": 0.1,
             "lesion_probability_threshold": 0.5,
+            "slice_margin": 0,
+            "min_foreground": 0.02,
             "repainted_slices": np.flatnonzero(probability > 0.5).tolist(),
         },
     )
@@ -100,7 +103,7 @@ def test_the_summary_is_the_report_for_machines(result, written):
     assert summary["dice"] == pytest.approx(result.dice, abs=1e-4)
     assert summary["lesion_ml"] == pytest.approx(np.count_nonzero(result.lesion) / 1000)
     assert summary["reference_ml"] == pytest.approx(lesion().sum() / 1000)
-    assert summary["slices_flagged"] == len(result.parameters["repainted_slices"])
+    assert summary["slices_flagged"] == summary["slices_repainted"] == len(result.parameters["repainted_slices"])
     change = (result.slices.counterfactual - result.slices.image).abs()
     assert 0 < summary["flicker"] <= 2 * change.max()
 
@@ -138,7 +141,86 @@ def test_a_scan_without_a_flagged_slice_is_shown_as_it_is(result, tmp_path):
         parameters={**result.parameters, "repainted_slices": []},
     )
     html = write(healthy, tmp_path)
-    assert "flagged no slice" in html and "--all-slices" in html and html.count("<section>") > 0
+    assert unbalanced_tags(html) == [] and html.count("<section>") == 2
+    assert html.count(NOTHING_FLAGGED) == 1 and "--all-slices" in html
+    assert "lesion probability 0.00, below the model&#39;s threshold of 0.50" in html
+    assert "Anomaly map" not in html and "outline of" not in html
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["coverage"][0] == NOTHING_FLAGGED and summary["slices_not_repainted"] == {
+        "below_threshold": list(range(10))
+    }
+
+
+def test_every_slice_that_was_not_repainted_has_its_reason(result):
+    usable = replace(
+        result,
+        slices=ModelSlices(**{name: value[1:7] for name, value in vars(result.slices).items()}),
+        parameters={**result.parameters, "slice_margin": 31},  # 2 of 10 slices at either end
+    )
+    usable.slices.indices = torch.arange(2, 8)[[0, 1, 2, 3, 5]]  # 6 holds too little
+    usable.parameters["repainted_slices"] = [4]
+    left_out = {one.reason: one.slices for one in coverage_of(usable).left_out}
+    assert left_out == {"below_threshold": [2, 3, 5, 7], "outside_margin": [0, 1, 8, 9], "too_little_tissue": [6]}
+    sentence = coverage_of(usable).in_words()[0]
+    assert sentence.startswith("10 axial slices: 5 usable, 3 flagged by the classifier, 1 repainted.")
+    assert "4 outside the slice margin (the first and the last 2)" in sentence
+    assert "1 with too little brain (less than 2 % of the picture)" in sentence
+    usable.parameters["window_hu"] = [0, 80]
+    assert "1 with too little head" in coverage_of(usable).in_words()[0]
+
+
+def test_the_reference_in_slices_that_were_not_repainted_is_counted(result, written):
+    unseen = [index for index in range(10) if index not in result.parameters["repainted_slices"]]
+    ml, share = lesion()[:, :, unseen].sum() / 1000, lesion()[:, :, unseen].sum() / lesion().sum()
+    assert 0 < share < 1
+    summary = json.loads((written.folder / "summary.json").read_text())
+    assert summary["reference_not_repainted_ml"] == pytest.approx(ml, abs=1e-3)
+    assert summary["reference_not_repainted_share"] == pytest.approx(share, abs=1e-4)
+    assert f"({100 * share:.3g} %) lie in slices that were not repainted." in written.html
+    upside_down = replace(
+        result, case=replace(result.case, affine=AFFINE @ np.diag([1, 1, -1, 1]), reference=lesion()[:, :, ::-1])
+    )
+    assert coverage_of(upside_down).missed_ml == pytest.approx(ml)
+
+
+def test_a_reference_that_is_empty_or_all_in_repainted_slices_is_not_missed(result):
+    everything = replace(result, parameters={**result.parameters, "repainted_slices": list(range(10))})
+    assert coverage_of(everything).in_words()[-1].startswith("All of the reference lesion")
+    empty = replace(result, case=replace(result.case, reference=np.zeros_like(result.case.reference)))
+    assert coverage_of(empty).missed_ml == 0 and coverage_of(empty).missed_share is None
+    bare = replace(result, case=replace(result.case, reference=None))
+    assert coverage_of(bare).missed_ml is None and len(coverage_of(bare).in_words()) == 1
+
+
+def test_a_probability_just_below_the_threshold_can_be_told_from_it():
+    assert "0.9859, below the model's threshold of 0.9860" in why_not_repainted(0.98590, 0.98601)
+
+
+def test_head_ct_is_shown_in_the_window_of_its_model(result, tmp_path):
+    slices = ModelSlices(
+        **{name: value[:, :1] if value.ndim == 4 else value for name, value in vars(result.slices).items()}
+    )
+    parameters = {
+        "window_hu": [0, 80],
+        "anomaly_shows": "darker on ct than healthy, share of the model's intensity range",
+    }
+    case = replace(
+        result.case, files={"ct": "head.nii.gz"}, volumes=result.case.volumes[:1], notes=["Slices are uneven."]
+    )
+    ct = replace(result, case=replace(case, read_as="CT in DICOM"), slices=slices, counterfactual=case.volumes)
+    ct.parameters = {**result.parameters, **parameters}
+    shown = report._select_slices(ct, 2)
+    assert [white for one in shown for *_, white in one.modalities] == [1.0, 1.0]
+    html = write(ct, tmp_path)
+    for fact in (
+        "CT, counterfactual",
+        "from 0 HU (black) to 80 HU (white)",
+        "darker on CT than healthy, share of the model&#39;s intensity range, 0 to 80 HU",
+        "input, CT",
+        "CT in DICOM",
+        "Slices are uneven.",
+    ):
+        assert fact in html, fact
 
 
 def test_a_scan_without_a_usable_slice_has_a_report_without_pictures(result, tmp_path):
@@ -182,7 +264,35 @@ def test_without_a_reference_the_largest_anomaly_is_shown_and_neighbours_are_not
 
 
 def test_without_an_anomaly_slices_are_spread_over_the_scan():
-    assert choose_slices(np.zeros((61, 4, 4)), None, count=5) == [10, 20, 30, 40, 50]
+    assert choose_slices(np.zeros((61, 4, 4)), None, count=5) == [6, 18, 30, 42, 54]
+
+
+def test_slices_that_were_repainted_are_shown_first_even_without_an_anomaly():
+    repainted = np.isin(np.arange(40), [20, 21, 30])
+    assert choose_slices(np.zeros((40, 4, 4)), None, repainted, count=3) == [20, 21, 30]
+    chosen = choose_slices(np.zeros((40, 4, 4)), None, repainted, count=5)
+    assert chosen[:3] == [20, 21, 30] and len(set(chosen)) == 5 and chosen[3:] == sorted(chosen[3:])
+
+
+def test_of_a_reference_that_was_not_repainted_one_slice_is_shown_last():
+    reference = np.zeros((40, 4, 4))
+    reference[10:30] = 1
+    repainted = np.arange(40) >= 20
+    chosen = choose_slices(np.zeros_like(reference), reference, repainted, count=4)
+    assert chosen[:3] == [21, 24, 28] and 10 <= chosen[3] < 20
+    assert choose_slices(np.zeros_like(reference), reference, repainted, count=1) == [24]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 50])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_as_many_different_slices_are_shown_as_there_are_places(size, count):
+    rng = np.random.default_rng(size)
+    anomaly, reference, repainted = rng.random((size, 2, 2)), rng.random((size, 2, 2)) > 0.8, rng.random(size) > 0.5
+    for drawn in (None, reference):
+        chosen = choose_slices(anomaly, drawn, repainted, count)
+        assert len(set(chosen)) == len(chosen) == min(size, count)
+        assert chosen == choose_slices(anomaly, drawn, repainted, count)
+        assert repainted[chosen].tolist() == sorted(repainted[chosen], reverse=True)
 
 
 def test_the_crop_holds_the_whole_head(result):

@@ -146,7 +146,7 @@ class SliceRecipe:
     def usable(self, slices: torch.Tensor) -> torch.Tensor:
         """Indices of the slices (S, C, H, W) that the model is meant for: inside the margin and with enough brain."""
         foreground = (slices > 0).any(dim=1).float().mean(dim=(1, 2))  # (S,)
-        margin = round(self.slice_margin * len(slices) / BRATS_SLICES)
+        margin = slices_in_margin(self.slice_margin, len(slices))
         index = torch.arange(len(slices))
         inside = (index >= margin) & (index < len(slices) - margin)
         return index[inside & (foreground >= self.min_foreground) & (foreground > 0)]
@@ -156,7 +156,7 @@ class SliceRecipe:
         if len(self.usable(slices)):
             return
         area = (slices > 0).any(dim=1).float().mean(dim=(1, 2))
-        margin = round(self.slice_margin * len(slices) / BRATS_SLICES)
+        margin = slices_in_margin(self.slice_margin, len(slices))
         size = " x ".join(f"{mm:.3g}" for mm in affines.voxel_sizes(affine))
         raise InputError(
             f"None of the {len(slices)} axial slices can be looked at: at most {area.max():.1%} of one is brain and "
@@ -239,6 +239,11 @@ class SliceRecipe:
         edge = centre - step * num_pixels / 2 + 0.5
         edge = round(round(edge, ROUNDING)) - 0.5  # pixel edges on voxel edges: same sharpness for all
         return float(edge + step / 2), float(step)
+
+
+def slices_in_margin(slice_margin: int, num_slices: int) -> int:
+    """How many slices at either end of a scan its `slice_margin` leaves out."""
+    return round(slice_margin * num_slices / BRATS_SLICES)
 
 
 def cut_labels(labels: np.ndarray, geometry: SliceGeometry) -> torch.Tensor:

@@ -3,26 +3,54 @@
 import numpy as np
 
 
-def choose_slices(anomaly: np.ndarray, reference: np.ndarray | None = None, count: int = 5) -> list[int]:
-    """Indices of the slices worth showing, in order, at most `count`.
+def choose_slices(
+    anomaly: np.ndarray, reference: np.ndarray | None = None, repainted: np.ndarray | None = None, count: int = 5
+) -> list[int]:
+    """Indices of the slices worth showing, at most `count`: those that were repainted first, each group in order.
 
-    With a reference lesion they are spread over it (equal shares of its area lie between them); without one, or with
-    an empty one, they are the slices of largest summed anomaly, no two of them neighbours; with no anomaly at all
-    they are spread over the stack.
+    Slices that were not repainted fill the places that are left. They keep one place if reference lesion lies in
+    them, because that is what detection missed unseen.
+
+    Within a group, slices are spread over the reference lesion (equal shares of its area lie between them), then come
+    those of largest summed anomaly, if possible no two of them neighbours, then any, spread over the group.
 
     Args:
         anomaly (`np.ndarray` of shape `(S, H, W)`): anomaly map, >= 0.
         reference (`np.ndarray` of shape `(S, H, W)`, *optional*): > 0 inside the reference lesion.
+        repainted (`np.ndarray` of shape `(S,)`, *optional*): bool, all of them by default.
     """
-    areas = anomaly.sum((1, 2)) if reference is None or not reference.any() else (reference > 0).sum((1, 2))
-    if not areas.any():
-        return sorted(set(np.linspace(0, len(areas) - 1, count + 2).astype(int)[1:-1])) if len(areas) else []
-    if reference is not None and reference.any():
-        shares = (np.arange(count) + 0.5) / count
-        return sorted(set(np.searchsorted(np.cumsum(areas) / areas.sum(), shares)))
-    gap = max(2, np.count_nonzero(areas) // (2 * count))
-    chosen = []
-    for index in np.argsort(-areas, kind="stable"):
-        if areas[index] > 0 and len(chosen) < count and all(abs(index - other) >= gap for other in chosen):
-            chosen.append(int(index))
+    anomalies = anomaly.sum((1, 2), dtype=np.float64)
+    areas = np.zeros(len(anomaly)) if reference is None else (reference > 0).sum((1, 2)).astype(float)
+    repainted = np.ones(len(anomaly), bool) if repainted is None else np.asarray(repainted, bool)
+    kept = int(count > 1 and areas[~repainted].any())
+    first = _some_of(repainted, areas, anomalies, count - kept)
+    return first + _some_of(~repainted, areas, anomalies, count - len(first))
+
+
+def _some_of(group: np.ndarray, areas: np.ndarray, anomalies: np.ndarray, count: int) -> list[int]:
+    """`count` slices of a group (S,) bool, or all of a smaller one, in order."""
+    chosen: set[int] = set()
+    for weights, choose in ((areas, _spread), (anomalies, _largest), (np.ones(len(group)), _spread)):
+        weights = np.where(group, weights, 0)
+        while True:
+            weights[list(chosen)] = 0
+            if len(chosen) >= count or not weights.any():
+                break
+            chosen.update(choose(weights, count - len(chosen)))
     return sorted(chosen)
+
+
+def _spread(weights: np.ndarray, count: int) -> list[int]:
+    """At most `count` indices with equal shares of the weights between them."""
+    shares = (np.arange(count) + 0.5) / count
+    return np.searchsorted(np.cumsum(weights) / weights.sum(), shares).tolist()
+
+
+def _largest(weights: np.ndarray, count: int) -> list[int]:
+    """`count` indices of the largest weights above 0, or all of them: as far apart as that allows."""
+    chosen: list[int] = []
+    for gap in range(max(2, np.count_nonzero(weights) // (2 * count)), 0, -1):
+        for index in np.argsort(-weights, kind="stable").tolist():
+            if weights[index] > 0 and len(chosen) < count and all(abs(index - other) >= gap for other in chosen):
+                chosen.append(index)
+    return chosen

@@ -82,8 +82,10 @@ def detect_volume(
     reference = _reference_slices(processor, case, geometry)
     pictures = made.counterfactual
     if plan.settings.display_steps and call_arguments.get("display_steps") != 0:
-        worth = suspicious if counterfactuals == "all" else _worth_showing(made, reference, usable, num_shown)
-        pictures = scan.picture(worth[torch.isin(worth, suspicious)], made, call_arguments, threshold)
+        worth = suspicious
+        if counterfactuals != "all":
+            worth = _worth_showing(made, reference, usable, suspicious, num_shown)
+        pictures = scan.picture(worth, made, call_arguments, threshold)
         if counterfactuals == "all":
             made.counterfactual = pictures
 
@@ -143,15 +145,22 @@ def _parameters(pipeline: DifFusePipeline, plan: Calibration) -> dict[str, Any]:
         "modalities": list(processor.modalities),
         "image_size": list(processor.image_size),
         "pixel_spacing_mm": processor.pixel_spacing_mm,
+        "slice_margin": processor.slice_margin,
+        "min_foreground": processor.min_foreground,
         "window_hu": None if processor.window_hu is None else list(processor.window_hu),
         "lesion_probability_threshold": processor.lesion_probability_threshold,
     }
 
 
-def _worth_showing(made: Made, reference: torch.Tensor | None, usable: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices of the slices that a report shows."""
+def _worth_showing(
+    made: Made, reference: torch.Tensor | None, usable: torch.Tensor, repainted: torch.Tensor, count: int
+) -> torch.Tensor:
+    """Indices of the slices that a report shows, but for those that were not repainted."""
     drawn = None if reference is None else reference[usable, 0].numpy()
-    return usable[torch.tensor(choose_slices(made.anomaly[usable, 0].numpy(), drawn, count), dtype=torch.long)]
+    seen = torch.isin(usable, repainted)
+    chosen = choose_slices(made.anomaly[usable, 0].numpy(), drawn, seen.numpy(), count)
+    chosen = torch.tensor(chosen, dtype=torch.long)
+    return usable[chosen[seen[chosen]]]
 
 
 def _compose(volumes: np.ndarray, change: np.ndarray, blend: np.ndarray, geometry: SliceGeometry) -> np.ndarray:

@@ -5,7 +5,9 @@ Slices are model-space arrays, (H, W) or stacks (S, H, W), row 0 anterior and th
 """
 
 import io
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -25,6 +27,14 @@ ANOMALY_COLOURS = "inferno"
 DETECTED, REFERENCE, MASK = "#ff9e1b", "#56b4e9", "#f5f5f5"
 
 EDGE = [Stroke(linewidth=2.4, foreground="#00000080"), Normal()]  # a dark rim, so that outlines show on white tissue
+
+
+@dataclass(frozen=True)
+class Words:
+    """What stands in a row in place of `columns` tiles that there are not."""
+
+    text: str
+    columns: int
 
 
 def crop_to_foreground(image: np.ndarray, margin: int = 3) -> tuple[slice, slice]:
@@ -90,41 +100,54 @@ def tile_png(image: np.ndarray, width: int = 300, **options) -> bytes:
 
 
 def overview_figure(
-    rows: Sequence[tuple[str, Sequence[dict]]],
+    rows: Sequence[tuple[str, Sequence[dict | Words]]],
     columns: Sequence[str],
     title: str,
     bars: Sequence[tuple],
     lines: dict[str, str],
     path: str | Path,
+    sentences: Sequence[str] = (),
 ):
     """Write one picture of the whole result: a row of tiles per slice and the colour bars below.
 
     Args:
-        rows: pairs (label of the slice, tiles), a tile being the arguments of `draw`.
+        rows: pairs (label of the slice, tiles), a tile being the arguments of `draw`; `Words` in place of some.
         columns: heading of each tile.
         bars: (colour map, upper limit, label) of each colour bar, all from 0; a fourth entry marks a value on it.
         lines: what each colour of outline means, {meaning: colour}.
+        sentences: stand below the title.
     """
-    height, width = rows[0][1][0]["image"].shape
+    height, width = next(tile["image"].shape for _, tiles in rows for tile in tiles if isinstance(tile, dict))
     tile = 1.7
     tall = tile * height / width
-    top, bottom, left = 0.8, 0.75 if bars else 0.2, 0.45
+    wide = int(16.5 * tile * len(columns))  # characters
+    said = "\n".join(textwrap.fill(sentence, wide) for sentence in sentences)
+    top, bottom, left = 0.8 + 0.17 * len(said.splitlines()), 0.75 if bars else 0.2, 0.55
     size = (left + tile * len(columns) + 0.1, top + tall * len(rows) + bottom)
     figure = Figure(figsize=size, dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(left / size[0], 1 - 0.32 / size[1], title, fontsize=11, fontweight="bold", va="center")
+    figure.text(left / size[0], 1 - 0.52 / size[1], said, fontsize=8, va="top", linespacing=1.45)
     keys = [Line2D([], [], color=colour, linewidth=2, path_effects=EDGE) for colour in lines.values()]
     figure.legend(keys, lines, loc="center right", bbox_to_anchor=(1 - 0.1 / size[0], 1 - 0.32 / size[1]), ncols=3,
                   fontsize=8, frameon=False, handlelength=1.5)  # fmt: skip
     for i, (label, tiles) in enumerate(rows):
         y = (bottom + tall * (len(rows) - 1 - i)) / size[1]
-        figure.text(0.2 / size[0], y + tall / 2 / size[1], label, rotation=90, fontsize=8, ha="center", va="center")
-        for j, options in enumerate(tiles):
+        figure.text(0.27 / size[0], y + tall / 2 / size[1], label, rotation=90, fontsize=8, ha="center", va="center")
+        j = 0
+        for one in tiles:
             x = (left + tile * j) / size[0]
-            axes = figure.add_axes((x, y, (tile - 0.03) / size[0], (tall - 0.03) / size[1]))
-            draw(axes, **options)
-            if i == 0:
-                axes.set_title(columns[j], fontsize=8, pad=4)
+            if isinstance(one, Words):
+                x += tile * one.columns / 2 / size[0]
+                text = textwrap.fill(one.text, 20 * one.columns)
+                figure.text(x, y + tall / 2 / size[1], text, fontsize=9, color="0.25", ha="center", va="center")
+                j += one.columns
+                continue
+            draw(figure.add_axes((x, y, (tile - 0.03) / size[0], (tall - 0.03) / size[1])), **one)
+            j += 1
+    for j, heading in enumerate(columns):
+        x, y = left + tile * j + (tile - 0.03) / 2, bottom + tall * len(rows) + 0.03
+        figure.text(x / size[0], y / size[1], heading, fontsize=8, ha="center", va="bottom")
     for i, (colours, limit, label, *mark) in enumerate(bars):
         x = (left + tile * len(columns) * i / len(bars)) / size[0]
         axes = figure.add_axes((x, 0.47 / size[1], 0.8 * tile * len(columns) / len(bars) / size[0], 0.1 / size[1]))

@@ -5,6 +5,8 @@ Pictures come from the model-space slices the pipeline saw; volumes, areas and D
 
 import base64
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
@@ -12,22 +14,25 @@ from pathlib import Path
 
 import jinja2
 import matplotlib
-import nibabel
 import numpy as np
 import torch
 from matplotlib.colors import to_hex
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import io_orientation
 
 from .. import __version__
 from ..detection.result import DetectionResult
 from ..detection.shown import choose_slices
 from ..evaluation.image_quality import flicker
 from ..io.files import write_whole
+from .coverage import coverage_of, voxels_by_slice, why_not_repainted
 from .figures import (
     ANOMALY_COLOURS,
     DETECTED,
     MASK,
     REFERENCE,
     SALIENCY_COLOURS,
+    Words,
     crop_to_foreground,
     grey_window,
     overview_figure,
@@ -35,20 +40,26 @@ from .figures import (
 )
 
 THESIS_MAP = "absolute change, share of the model's intensity range"
-MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 contrast", "t2": "T2"}
+MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 contrast", "t2": "T2", "ct": "CT"}
 
 
 def summarise_scan(result: DetectionResult, model: str, seconds: float, synthetic: bool = False) -> dict:
     """What `summary.json` holds: the figures of one scan, in units named by their keys."""
-    reference = result.case.reference
+    coverage = coverage_of(result)
     return {
         "case": result.case.name,
         "synthetic": synthetic,
         "lesion_ml": round(float(result.lesion_ml), 3),
-        "reference_ml": None if reference is None else round(np.count_nonzero(reference) * result.case.voxel_ml, 3),
-        "dice": None if result.dice is None else round(float(result.dice), 4),
+        "reference_ml": _rounded(coverage.reference_ml, 3),
+        "dice": _rounded(result.dice, 4),
         "slices": int(len(result.lesion_probability)),
-        "slices_flagged": int(np.count_nonzero(_flagged(result))),
+        "slices_usable": int(coverage.usable.sum()),
+        "slices_flagged": int(coverage.flagged.sum()),
+        "slices_repainted": int(coverage.repainted.sum()),
+        "slices_not_repainted": {one.reason: one.slices for one in coverage.left_out},
+        "reference_not_repainted_ml": _rounded(coverage.missed_ml, 3),
+        "reference_not_repainted_share": _rounded(coverage.missed_share, 4),
+        "coverage": coverage.in_words(),
         "flicker": round(flicker(result.slices.image, result.slices.counterfactual), 6),
         "seconds": round(float(seconds), 1),
         "model": model,
@@ -81,9 +92,9 @@ def write_report(
     """
     folder = Path(folder)
     summary = summarise_scan(result, model, seconds, synthetic)
-    slices = _select_slices(result, num_slices)
+    slices, coverage = _select_slices(result, num_slices), coverage_of(result)
     if slices:
-        _write_overview(result, slices, folder / "overview.png")
+        _write_overview(result, slices, summary["coverage"], folder / "overview.png")
     template = files("difffuse_hf.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(template).render(
@@ -93,7 +104,10 @@ def write_report(
         today=date.today().isoformat(),
         rows=[_html_row(one) for one in slices],
         bars=[_html_bar(*bar) for bar in _bars(slices)],
-        profile=_profile(result, slices),
+        profile=_profile(result, slices, coverage.flagged),
+        left_out=[(one, _in_words(one.slices)) for one in coverage.left_out],
+        grey=_grey_scale(result),
+        names=MODALITY_NAMES,
         colour={"detected": DETECTED, "reference": REFERENCE, "mask": MASK},
         files=sorted(path.name for path in folder.iterdir()),
     )
@@ -108,7 +122,8 @@ class _Shown:
 
     index: int  # of the axial slice
     probability: float
-    repainted: bool
+    flagged: bool
+    unseen: str  # why it was not repainted; empty if it was
     detected_cm2: float
     reference_cm2: float | None
     threshold: float
@@ -122,7 +137,7 @@ class _Shown:
 
 
 def _select_slices(result: DetectionResult, num_slices: int) -> list[_Shown]:
-    """At most `num_slices` slices to show."""
+    """At most `num_slices` slices to show, those that were repainted first."""
     images, counterfactuals = result.slices.image.numpy(), result.slices.pictures.numpy()
     if not len(images):
         return []
@@ -130,24 +145,28 @@ def _select_slices(result: DetectionResult, num_slices: int) -> list[_Shown]:
     mask, anomaly = _map(result.slices.mask), _map(result.slices.anomaly)
     saliency, reference = (None if m is None else _map(m) for m in (result.slices.saliency, result.slices.reference))
     names = [MODALITY_NAMES.get(name, name) for name in result.case.files]
-    whites = [grey_window(images[:, channel]) for channel in range(len(names))]
-    chosen = choose_slices(anomaly, reference, num_slices)
+    in_window = _window_hu(result) is not None  # whose ends are 0 and 1
+    whites = [1.0 if in_window else grey_window(images[:, channel]) for channel in range(len(names))]
+    coverage = coverage_of(result)
+    chosen = choose_slices(anomaly, reference, coverage.repainted[result.slices.indices.numpy()], num_slices)
     detected_cm2, reference_cm2 = _areas(result)
     threshold = float(result.parameters["anomaly_threshold"])
     limit = _round_up(max(float(anomaly[chosen].max()), 1.5 * threshold))
     shown = []
     for i in chosen:
         index = int(result.slices.indices[i])
+        probability = float(result.lesion_probability[index])
         shown.append(
             _Shown(
                 index=index,
-                probability=float(result.lesion_probability[index]),
-                repainted=index in result.parameters["repainted_slices"],
+                probability=probability,
+                flagged=bool(coverage.flagged[index]),
+                unseen="" if coverage.repainted[index] else why_not_repainted(probability, coverage.threshold),
                 detected_cm2=float(detected_cm2[index]),
                 reference_cm2=None if reference_cm2 is None else float(reference_cm2[index]),
                 threshold=threshold,
                 limit=limit,
-                shows=result.parameters.get("anomaly_shows") or THESIS_MAP,
+                shows=_map_in_words(result),
                 modalities=[
                     (name, images[i, c][window], counterfactuals[i, c][window], white)
                     for c, (name, white) in enumerate(zip(names, whites))
@@ -166,8 +185,43 @@ def _map(slices: torch.Tensor) -> np.ndarray:
     return slices[:, 0].numpy()
 
 
-def _tiles(one: _Shown) -> list[tuple[str, dict]]:
-    """The main row of a slice: (heading, arguments of `figures.draw`) per tile."""
+def _window_hu(result: DetectionResult) -> tuple[float, float] | None:
+    """The Hounsfield units that are black and white; None where the scan is not CT."""
+    return result.parameters.get("window_hu")
+
+
+def _grey_scale(result: DetectionResult) -> str:
+    """What black and white are, in words."""
+    window = _window_hu(result)
+    if window is None:
+        return "black is 0, white the 99.5th percentile of the tissue"
+    return f"the model's window, from {window[0]:g} HU (black) to {window[1]:g} HU (white)"
+
+
+def _map_in_words(result: DetectionResult) -> str:
+    """What the anomaly is, and its unit."""
+    shows, window = result.parameters.get("anomaly_shows") or THESIS_MAP, _window_hu(result)
+    shows = re.sub(r"\bon (\w+)", lambda found: f"on {MODALITY_NAMES.get(found[1], found[1])}", shows)
+    return shows if window is None else shows.replace("range", f"range, {window[0]:g} to {window[1]:g} HU")
+
+
+def _tiles(one: _Shown) -> Sequence[tuple[str, dict | Words]]:
+    """The main row of a slice: heading, and arguments of `figures.draw` or words in place of several tiles.
+
+    A slice that was not repainted has its picture, the reason, and the reference if there is one.
+    """
+    tiles = _tiles_if_repainted(one)
+    if not one.unseen:
+        return tiles
+    heading, grey = tiles[0]
+    if one.reference is None:
+        return [(heading, grey), ("", Words(one.unseen, len(tiles) - 1))]
+    drawn = ("Reference", {**grey, "outlines": [(one.reference, REFERENCE)]})
+    return [(heading, grey), ("", Words(one.unseen, len(tiles) - 2)), drawn]
+
+
+def _tiles_if_repainted(one: _Shown) -> list[tuple[str, dict]]:
+    """The main row of a slice that was repainted."""
     name, image, counterfactual, white = one.modalities[0]
     grey = {"image": image, "white": white}
     tiles = [(f"{name}, original", grey)]
@@ -188,8 +242,8 @@ def _tiles(one: _Shown) -> list[tuple[str, dict]]:
 
 
 def _bars(slices: list[_Shown]) -> list[tuple]:
-    """The colour bars: (colour map, upper limit, label, value to mark)."""
-    if not slices:
+    """The colour bars: (colour map, upper limit, label, value to mark); none where no slice has a map."""
+    if all(one.unseen for one in slices):
         return []
     anomaly = (
         ANOMALY_COLOURS,
@@ -201,23 +255,37 @@ def _bars(slices: list[_Shown]) -> list[tuple]:
     return [anomaly] if slices[0].saliency is None else [saliency, anomaly]
 
 
-def _write_overview(result: DetectionResult, slices: list[_Shown], path: Path):
-    rows = [(f"slice {one.index}", [options for _, options in _tiles(one)]) for one in slices]
-    columns = [heading for heading, _ in _tiles(slices[0])]
-    lines = {"repainted": MASK, "detected": DETECTED, "reference": REFERENCE}
-    if slices[0].reference is None:
-        del lines["reference"]
-    overview_figure(rows, columns, result.case.name, _bars(slices), lines, path)
+def _write_overview(result: DetectionResult, slices: list[_Shown], coverage: list[str], path: Path):
+    rows = [
+        (f"slice {one.index}\nlesion probability {one.probability:.2f}", [tile for _, tile in _tiles(one)])
+        for one in slices
+    ]
+    columns = [heading for heading, _ in _tiles_if_repainted(slices[0])]
+    lines = {"repainted": MASK, "detected": DETECTED}
+    if slices[0].unseen:  # and so all others: those that were repainted come first
+        columns = [columns[0], *[""] * (len(columns) - 2), "" if slices[0].reference is None else "Reference"]
+        lines = {}
+    if slices[0].reference is not None:
+        lines["reference"] = REFERENCE
+    overview_figure(rows, columns, result.case.name, _bars(slices), lines, path, coverage)
 
 
 def _html_row(one: _Shown) -> dict:
+    def small(picture, white):
+        return _data_uri(tile_png(picture, width=170, white=white))
+
+    others = []
+    for name, image, counterfactual, white in one.modalities[1:]:
+        others.append((f"{name}, original", small(image, white)))
+        if not one.unseen:
+            others.append((f"{name}, counterfactual", small(counterfactual, white)))
     return {
         "slice": one,
-        "tiles": [(heading, _data_uri(tile_png(**options))) for heading, options in _tiles(one)],
-        "others": [
-            (name, *(_data_uri(tile_png(picture, width=170, white=white)) for picture in (image, counterfactual)))
-            for name, image, counterfactual, white in one.modalities[1:]
+        "tiles": [
+            (heading, tile if isinstance(tile, Words) else _data_uri(tile_png(**tile)))
+            for heading, tile in _tiles(one)
         ],
+        "others": others,
     }
 
 
@@ -227,7 +295,9 @@ def _html_bar(colours: str, limit: float, label: str, mark: float | None = None)
     return {"stops": stops, "limit": f"{limit:g}", "label": label, "mark": mark, "position": position}
 
 
-def _profile(result: DetectionResult, slices: list[_Shown], width: int = 1000, height: int = 110) -> dict:
+def _profile(
+    result: DetectionResult, slices: list[_Shown], flagged: np.ndarray, width: int = 1000, height: int = 110
+) -> dict:
     """Coordinates of the small plot of lesion area against slice, as SVG points in a `width` × `height` box."""
     detected, reference = _areas(result)
     peak = max(float(detected.max()), 0.0 if reference is None else float(reference.max()), 1e-6)
@@ -243,7 +313,7 @@ def _profile(result: DetectionResult, slices: list[_Shown], width: int = 1000, h
         "last": len(detected) - 1,
         "detected": f"0,{height} {line(detected)} {width},{height}",
         "reference": None if reference is None else line(reference),
-        "flagged": [round((index - 0.5) * step, 1) for index in np.flatnonzero(_flagged(result))],
+        "flagged": [round((index - 0.5) * step, 1) for index in np.flatnonzero(flagged)],
         "step": round(step, 2),
         "shown": [(one.index, round(one.index * step, 1)) for one in slices],
     }
@@ -256,14 +326,12 @@ def _areas(result: DetectionResult) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _areas_cm2(labels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    image = nibabel.as_closest_canonical(nibabel.Nifti1Image((labels > 0).astype(np.uint8), affine))
-    pixel_cm2 = float(np.prod(image.header.get_zooms()[:2])) / 100
-    return np.asarray(image.dataobj).sum((0, 1)) * pixel_cm2
+    sizes_mm = voxel_sizes(affine)[np.argsort(io_orientation(affine)[:, 0])]  # to the right, anterior, superior
+    return voxels_by_slice(labels, affine) * sizes_mm[:2].prod() / 100
 
 
-def _flagged(result: DetectionResult) -> np.ndarray:
-    """Which axial slices the classifier took for ones with a lesion."""
-    return np.asarray(result.lesion_probability) >= result.parameters["lesion_probability_threshold"]
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(float(value), digits)
 
 
 def _round_up(value: float) -> float:
