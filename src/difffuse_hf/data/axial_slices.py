@@ -112,8 +112,7 @@ class SliceRecipe:
             `SliceGeometry`: for `cut_labels`, and its `to_volume` is the way back.
 
         Raises:
-            InputError: the volumes are not skull-stripped, non-negative, finite scans of these modalities, or no slice
-                of them is usable.
+            InputError: the volumes are not skull-stripped, non-negative, finite scans of these modalities.
         """
         volumes = np.asarray(volumes, dtype=np.float32)
         if volumes.ndim != 4 or len(volumes) != len(self.modalities):
@@ -132,10 +131,7 @@ class SliceRecipe:
             if (why := skull_in(volume, affine)) is not None:
                 raise InputError(f"The scan is not skull-stripped: on {modality}, {why}; {STRIP_IT}.")
         volumes = np.minimum(volumes * scale[:, None, None, None], 1)
-        slices = geometry.to_slices(volumes).clamp_(0, 1)
-        if not len(self.usable(slices)):
-            raise InputError(self._why_not_usable(slices, affine))
-        return slices, geometry
+        return geometry.to_slices(volumes).clamp_(0, 1), geometry
 
     def usable(self, slices: torch.Tensor) -> torch.Tensor:
         """Indices of the slices (S, C, H, W) that the model is meant for: inside the margin and with enough brain."""
@@ -145,15 +141,17 @@ class SliceRecipe:
         inside = (index >= margin) & (index < len(slices) - margin)
         return index[inside & (foreground >= self.min_foreground) & (foreground > 0)]
 
-    def _why_not_usable(self, slices: torch.Tensor, affine: np.ndarray) -> str:
-        """The sentence on a scan (S, C, H, W) that has no usable slice."""
+    def check_usable(self, slices: torch.Tensor, affine: np.ndarray) -> None:
+        """Raise `InputError` if none of the slices (S, C, H, W) of a scan is usable: nothing would be looked at."""
+        if len(self.usable(slices)):
+            return
         area = (slices > 0).any(dim=1).float().mean(dim=(1, 2))
         margin = round(self.slice_margin * len(slices) / BRATS_SLICES)
         size = " x ".join(f"{mm:.3g}" for mm in affines.voxel_sizes(affine))
-        return (
+        raise InputError(
             f"None of the {len(slices)} axial slices can be looked at: at most {area.max():.1%} of one is brain and "
-            f"the model needs {self.min_foreground:.1%}, {margin} slices from either end; check "
-            f"the voxel size in the header ({size} mm) and that the scan shows the whole brain."
+            f"the model needs {self.min_foreground:.1%}, {margin} slices from either end; check the voxel size in the "
+            f"header ({size} mm) and that the scan shows the whole brain."
         )
 
     def processor_config(self) -> dict[str, Any]:

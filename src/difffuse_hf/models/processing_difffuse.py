@@ -99,8 +99,14 @@ class DifFuseProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": self.preprocess_volume(volumes, affine)[0]}, tensor_type=return_tensors)
 
     def preprocess_volume(self, volumes: np.ndarray, affine: np.ndarray) -> tuple[torch.Tensor, SliceGeometry]:
-        """All axial slices (S, C, H, W) of a scan (C, X, Y, Z), and the way back: see `SliceRecipe.cut`."""
-        return self.recipe.cut(volumes, affine)
+        """All axial slices (S, C, H, W) of a scan (C, X, Y, Z), and the way back: see `SliceRecipe.cut`.
+
+        Raises:
+            InputError: the scan is not what the model takes, or none of its slices is usable.
+        """
+        slices, geometry = self.recipe.cut(volumes, affine)
+        self.recipe.check_usable(slices, affine)
+        return slices, geometry
 
     def preprocess_labels(self, labels: np.ndarray, geometry: SliceGeometry) -> torch.Tensor:
         """A label volume (X, Y, Z), lesion > 0, as slices (S, H, W) of uint8: 1 where lesion fills half the pixel."""
