@@ -55,10 +55,24 @@ def test_formats_of_simpleitk(name, tmp_path):
         read_volume_file(tmp_path / name)
 
 
+def write_nrrd(path, *lines):
+    header = ["NRRD0004", "type: uchar", "dimension: 3", "sizes: 2 2 2", "encoding: raw", *lines, "", ""]
+    path.write_bytes("\n".join(header).encode() + bytes(range(8)))
+
+
+def test_an_nrrd_file_in_another_unit_is_refused(tmp_path):
+    pytest.importorskip("SimpleITK")
+    place = ["space: left-posterior-superior", "space directions: (1,0,0) (0,1,0) (0,0,1)"]
+    write_nrrd(tmp_path / "a.nrrd", *place, 'space units: "mm" "mm" "mm"')
+    assert read_volume_file(tmp_path / "a.nrrd").notes == ()
+    write_nrrd(tmp_path / "a.nrrd", *place, 'space units: "m" "m" "m"')
+    with pytest.raises(InputError, match="has lengths in m; convert it to millimetres"):
+        read_volume_file(tmp_path / "a.nrrd")
+
+
 def test_an_nrrd_file_without_a_space_says_that_its_axes_are_a_guess(tmp_path):
     pytest.importorskip("SimpleITK")
-    header = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nspacings: 1 1 1\nencoding: raw\nendian: little\n\n"
-    (tmp_path / "a.nrrd").write_bytes(header.encode() + bytes(range(8)))
+    write_nrrd(tmp_path / "a.nrrd", "spacings: 1 1 1")
     assert "does not say where left and front are" in read_volume_file(tmp_path / "a.nrrd").notes[0]
 
 

@@ -5,6 +5,7 @@ differ, a unit other than the millimetre.
 """
 
 import gzip
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,8 @@ def _open_with_simpleitk(file: Path) -> tuple[nibabel.Nifti1Pair, list[str]]:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         raise ValueError(str(error).strip().splitlines()[-1]) from error
+    if file.suffix.lower() in (".nrrd", ".nhdr"):
+        _check_nrrd_units(file)
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise InputError(_not_one_number(file))
     dimension = image.GetDimension()
@@ -157,6 +160,16 @@ def _open_with_simpleitk(file: Path) -> tuple[nibabel.Nifti1Pair, list[str]]:
     keys = image.GetMetaDataKeys()
     oriented = file.suffix.lower() not in (".nrrd", ".nhdr") or "NRRD_space" in keys
     return nibabel.Nifti1Image(voxels, affine), [] if oriented else [_unoriented(affine, "there is no `space`")]
+
+
+def _check_nrrd_units(file: Path) -> None:
+    """`InputError` if an NRRD file is not in millimetres; SimpleITK does not look."""
+    with file.open("rb") as stream:
+        header = stream.read(1 << 16).partition(b"\n\n")[0].decode("latin-1")
+    line = re.search(r"^space units:(.*)$", header, re.MULTILINE)
+    others = set(re.findall(r'"([^"]+)"', line[1])) - {"mm"} if line else set()
+    if others:
+        raise InputError(f"{file} has lengths in {', '.join(sorted(others))}; convert it to millimetres.")
 
 
 def _volume_shape(image: nibabel.Nifti1Pair, file: Path) -> tuple[int, int, int]:

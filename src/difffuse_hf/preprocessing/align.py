@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 import SimpleITK as sitk
 from nibabel.affines import apply_affine
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ..errors import InputError
@@ -213,9 +214,13 @@ def _matrix(transform: sitk.Euler3DTransform) -> np.ndarray:
 
 
 def _resampled(moving, source, fixed, target, transform) -> VolumeFile:
-    """The moving volume on the fixed grid: nothing outside of its range, and 0 where it was 0."""
+    """The moving volume on the fixed grid: nothing outside of its range, and 0 where it was 0, or the fixed one is.
+
+    Without the latter, the rim that a first interpolation has left around a stripped brain would grow at every one.
+    """
     voxels = sitk.GetArrayFromImage(sitk.Resample(source, target, transform, sitk.sitkBSpline, 0.0)).T
     inside = sitk.Cast(source > 0, sitk.sitkFloat32)
     inside = sitk.GetArrayFromImage(sitk.Resample(inside, target, transform, sitk.sitkLinear, 0.0)).T >= 0.5
+    inside &= np.asarray(ndimage.binary_fill_holes(fixed.voxels > 0))
     voxels = np.ascontiguousarray(np.where(inside, voxels.clip(0, float(moving.voxels.max())), 0), np.float32)
     return replace(moving, voxels=voxels, affine=fixed.affine, header=header_like(fixed.header, moving.header))
