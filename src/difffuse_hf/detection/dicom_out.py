@@ -21,6 +21,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import DSfloat
 
 from .. import __version__
 from ..errors import InputError
@@ -139,7 +140,7 @@ def derived_image(
     image.BitsAllocated = image.BitsStored = 16
     image.HighBit, image.PixelRepresentation = 15, int(pixels.dtype.kind == "i")
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType = 0, slope, unit
-    image.WindowCenter, image.WindowWidth = sum(window) / 2, window[1] - window[0]
+    image.WindowCenter, image.WindowWidth = (DSfloat(v, auto_format=True) for v in (sum(window) / 2, np.ptp(window)))
     image.VOILUTFunction = "LINEAR_EXACT"
     image.Rows, image.Columns = pixels.shape
     image.PixelData = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("<")).tobytes()
