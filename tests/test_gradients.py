@@ -121,7 +121,7 @@ def test_integrated_gradients_of_a_linear_model_are_weight_times_image():
 
 
 class Perceptron(nn.Module):
-    """Two leaky layers on the four pixels of a 2 x 2 image; logit = sum of the last one."""
+    """Two leaky layers on the four pixels of a 2 x 2 image; one logit, the sum of the last one, for class 1."""
 
     def __init__(self, as_modules):
         super().__init__()
@@ -141,13 +141,13 @@ def test_guided_backprop_through_two_leaky_layers_by_hand(as_modules):
     # before the first activation: 1.75, -1.5, 1.75; after it: 1.75, -0.3, 1.75
     # before the second: 1.75 - 0.6 - 2.625 = -1.475 and -1.75 - 0.3 + 0.875 = -1.175: both shut
     network = Perceptron(as_modules)
-    assert guided_backprop(network, image, torch.tensor([0])).abs().max() == 0
+    assert guided_backprop(network, image, torch.tensor([1])).abs().max() == 0
     # with the second layer's signs turned both are open: 1.475 and 1.175
     network.second = -network.second
     # gradient at the first layer's outputs: (-1, -2, 1.5) + (1, -1, -0.5) = (0, -3, 1); open inputs: first and third;
     # so only the third passes on, with 1: its row of weights is the gradient
     expected = torch.tensor([[[[2.0, 1.0], [1.0, 0.5]]]]) / 2
-    assert torch.allclose(guided_backprop(network, image, torch.tensor([0])), expected)
+    assert torch.allclose(guided_backprop(network, image, torch.tensor([1])), expected)
 
 
 def test_guided_backprop_is_captums_on_a_network_of_relu_modules():
