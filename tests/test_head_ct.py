@@ -1,8 +1,9 @@
 """Facts about head CT as a kind of scan: its slices, where a lesion can be, DICOM in and DICOM out."""
 
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -11,8 +12,9 @@ pytest.importorskip("SimpleITK", reason="needs the extra `preprocess`")
 from dicom_files import tilted, write_enhanced, write_series  # noqa: E402
 from pydicom import dcmread  # noqa: E402
 from synthetic_head import SPACING, turn, turned_head  # noqa: E402
+from tiny_scans import tiny_pipeline  # noqa: E402
 
-from difffuse_hf import DetectionResult, DifFuseProcessor  # noqa: E402
+from difffuse_hf import Case, DetectionResult, DifFuseProcessor, detect_volume  # noqa: E402
 from difffuse_hf.data.axial_slices import SliceRecipe  # noqa: E402
 from difffuse_hf.detection.dicom_case import affine_of, read_dicom_case  # noqa: E402
 from difffuse_hf.detection.dicom_out import ANOMALY_STEP, write_dicom  # noqa: E402
@@ -235,3 +237,15 @@ def test_a_scan_of_another_kind_than_the_model_takes_is_refused(disk, tmp_path):
         read_source({"ct": tmp_path / "a.nii"}, ct, series="1.2.3")
     with pytest.raises(InputError, match="no series 1.2.3"):
         read_source(disk[0], ct, series="1.2.3")
+
+
+def test_the_pictures_show_no_anomaly_in_the_skull(head):
+    pipeline = tiny_pipeline(("ct",), threshold=0.2)
+    pipeline.register_modules(processor=DifFuseProcessor(**asdict(RECIPE), anomaly_threshold=0.2))
+    header = nibabel.Nifti1Image(head, AFFINE).header
+    case = Case("Head", head[None], AFFINE, header, headers={"ct": header})
+    options = {"all_slices": True, "noise_level": 10, "num_inference_steps": 2, "progress": False}
+    result = detect_volume(pipeline, case, preset="thesis", **options)
+    skull = result.slices.image > 0.9
+    assert result.slices.mask[skull].any() and result.slices.anomaly[~skull].any()
+    assert not result.slices.anomaly[skull].any()

@@ -16,8 +16,9 @@ from difffuse_hf import Case, DetectionResult, DifFuseProcessor
 from difffuse_hf.detection.result import ModelSlices
 from difffuse_hf.detection.shown import choose_slices
 from difffuse_hf.reporting import report
-from difffuse_hf.reporting.coverage import NOTHING_FLAGGED, coverage_of, why_not_repainted
+from difffuse_hf.reporting.coverage import NOTHING_FLAGGED, areas_of, coverage_of, why_not_repainted
 from difffuse_hf.reporting.figures import crop_to_foreground, tile_png
+from difffuse_hf.reporting.shown_slices import select_slices
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_the_summary_is_the_report_for_machines(result, written):
 
 def test_the_overview_is_a_picture_with_a_row_per_slice_shown(result, written):
     assert (written.folder / "overview.png").read_bytes().startswith(b"\x89PNG")
-    assert written.html.count("<section>") == len(report._select_slices(result, 2))
+    assert written.html.count("<section>") == len(select_slices(result, 2))
     assert len(list(written.folder.iterdir())) == 3
 
 
@@ -209,7 +210,7 @@ def test_head_ct_is_shown_in_the_window_of_its_model(result, tmp_path):
     )
     ct = replace(result, case=replace(case, read_as="CT in DICOM"), slices=slices, counterfactual=case.volumes)
     ct.parameters = {**result.parameters, **parameters}
-    shown = report._select_slices(ct, 2)
+    shown = select_slices(ct, 2)
     assert [white for one in shown for *_, white in one.modalities] == [1.0, 1.0]
     html = write(ct, tmp_path)
     for fact in (
@@ -231,7 +232,7 @@ def test_a_scan_without_a_usable_slice_has_a_report_without_pictures(result, tmp
 
 
 def test_lesion_areas_times_slice_thickness_are_the_volume(result):
-    detected, reference = report._areas(result)
+    detected, reference = areas_of(result)
     assert detected.sum() / 10 == pytest.approx(result.lesion_ml)  # cm² times 0.1 cm
     assert reference.sum() / 10 == pytest.approx(lesion().sum() / 1000)
 
@@ -241,12 +242,12 @@ def test_lesion_areas_are_listed_from_feet_to_crown_however_the_scan_is_stored(r
         result.case, affine=AFFINE @ np.diag([1, 1, -1, 1]), reference=result.case.reference[:, :, ::-1]
     )
     flipped = replace(result, case=upside_down, lesion=result.lesion[:, :, ::-1])
-    for one, other in zip(report._areas(result), report._areas(flipped)):
+    for one, other in zip(areas_of(result), areas_of(flipped)):
         assert np.array_equal(one, other)
 
 
 def test_the_colour_bar_reaches_every_anomaly_shown(result):
-    slices = report._select_slices(result, 5)
+    slices = select_slices(result, 5)
     assert max(one.anomaly.max() for one in slices) <= slices[0].limit
 
 

@@ -26,7 +26,7 @@ class ModelSlices:
     counterfactual: torch.Tensor  # (S', C, H, W), the mean of the samples that the map is taken against
     pictures: torch.Tensor  # (S', C, H, W), the counterfactuals to look at; those above where none was made
     mask: torch.Tensor  # (S', 1, H, W), where tissue was repainted
-    anomaly: torch.Tensor  # (S', 1, H, W)
+    anomaly: torch.Tensor  # (S', 1, H, W), 0 where no lesion can be
     saliency: torch.Tensor | None = None  # (S', 1, H, W)
     reference: torch.Tensor | None = None  # (S', 1, H, W), 1 in the lesion; None without a reference
 

@@ -80,11 +80,12 @@ def detect_volume(
     made = scan.repaint(suspicious, {"preset": preset, **call_arguments})
 
     reference = _reference_slices(processor, case, geometry)
+    found = made.anomaly * processor.preprocess_labels(geometry.tissue, geometry)[:, None]  # as it will be restored
     pictures = made.counterfactual
     if plan.settings.display_steps and call_arguments.get("display_steps") != 0:
         worth = suspicious
         if counterfactuals != "all":
-            worth = _worth_showing(made, reference, usable, suspicious, num_shown)
+            worth = _worth_showing(found, reference, usable, suspicious, num_shown)
         pictures = scan.picture(worth, made, call_arguments, threshold)
         if counterfactuals == "all":
             made.counterfactual = pictures
@@ -102,7 +103,7 @@ def detect_volume(
         saliency=saliency,
         mask=(blend > 0).astype(np.uint8),
         lesion_probability=probability.numpy(),
-        slices=_usable_only(slices, made, pictures, reference, usable),
+        slices=_usable_only(slices, made, found, pictures, reference, usable),
         parameters={
             **_parameters(pipeline, plan),
             **call_arguments,
@@ -153,12 +154,12 @@ def _parameters(pipeline: DifFusePipeline, plan: Calibration) -> dict[str, Any]:
 
 
 def _worth_showing(
-    made: Made, reference: torch.Tensor | None, usable: torch.Tensor, repainted: torch.Tensor, count: int
+    anomaly: torch.Tensor, reference: torch.Tensor | None, usable: torch.Tensor, repainted: torch.Tensor, count: int
 ) -> torch.Tensor:
     """Indices of the slices that a report shows, but for those that were not repainted."""
     drawn = None if reference is None else reference[usable, 0].numpy()
     seen = torch.isin(usable, repainted)
-    chosen = choose_slices(made.anomaly[usable, 0].numpy(), drawn, seen.numpy(), count)
+    chosen = choose_slices(anomaly[usable, 0].numpy(), drawn, seen.numpy(), count)
     chosen = torch.tensor(chosen, dtype=torch.long)
     return usable[chosen[seen[chosen]]]
 
@@ -183,7 +184,12 @@ def _reference_slices(processor: DifFuseProcessor, case: Case, geometry: SliceGe
 
 
 def _usable_only(
-    slices: torch.Tensor, made: Made, pictures: torch.Tensor, reference: torch.Tensor | None, usable: torch.Tensor
+    slices: torch.Tensor,
+    made: Made,
+    anomaly: torch.Tensor,
+    pictures: torch.Tensor,
+    reference: torch.Tensor | None,
+    usable: torch.Tensor,
 ) -> ModelSlices:
     return ModelSlices(
         indices=usable,
@@ -191,7 +197,7 @@ def _usable_only(
         counterfactual=made.counterfactual[usable],
         pictures=pictures[usable],
         mask=made.mask[usable],
-        anomaly=made.anomaly[usable],
+        anomaly=anomaly[usable],
         saliency=made.saliency[usable],
         reference=None if reference is None else reference[usable],
     )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import nibabel
 import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import io_orientation
 
 from ..data.axial_slices import slices_in_margin
 from ..detection.result import DetectionResult
@@ -116,6 +118,17 @@ def voxels_by_slice(labels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """How many voxels of a label volume (X, Y, Z) are above 0 in each axial slice (S,), inferior to superior."""
     image = nibabel.as_closest_canonical(nibabel.Nifti1Image((labels > 0).astype(np.uint8), affine))
     return np.asarray(image.dataobj).sum((0, 1), dtype=np.int64)
+
+
+def areas_of(result: DetectionResult) -> tuple[np.ndarray, np.ndarray | None]:
+    """Detected and reference lesion area of each axial slice, cm², in canonical order (inferior to superior)."""
+    reference, affine = result.case.reference, result.case.affine
+    return _areas_cm2(result.lesion, affine), None if reference is None else _areas_cm2(reference, affine)
+
+
+def _areas_cm2(labels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    sizes_mm = voxel_sizes(affine)[np.argsort(io_orientation(affine)[:, 0])]  # to the right, anterior, superior
+    return voxels_by_slice(labels, affine) * sizes_mm[:2].prod() / 100
 
 
 def why_not_repainted(probability: float, threshold: float) -> str:
