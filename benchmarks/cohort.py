@@ -31,7 +31,7 @@ from difffuse_hf.cli.main import main as difffuse
 from difffuse_hf.errors import run_script
 
 STAGES = {  # function of each
-    "reading": "difffuse_hf.detection.run.prepare_case",
+    "reading": "difffuse_hf.detection.run.read_source",
     "cutting slices": "difffuse_hf.DifFuseProcessor.preprocess_volume",
     "classifier": "difffuse_hf.detection.slices.ScanSlices.classify",
     "saliency": "difffuse_hf.DifFusePipeline.make_saliency",

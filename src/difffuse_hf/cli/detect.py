@@ -98,7 +98,7 @@ def detect(
     preset: Preset = PresetName.fast,
     device: Device = None,
     dtype: Dtype = DtypeName.auto,
-    batch_size: BatchSize = 16,
+    batch_size: BatchSize = 8,
     seed: Seed = 0,
     workers: Workers = 1,
     resume: Resume = False,

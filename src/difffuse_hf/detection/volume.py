@@ -28,7 +28,7 @@ def detect_volume(
     pipeline: DifFusePipeline,
     case: Case,
     preset: str | None = None,
-    batch_size: int = 16,
+    batch_size: int = 8,
     seed: int = 0,
     all_slices: bool = False,
     progress: bool = True,
