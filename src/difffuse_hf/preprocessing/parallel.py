@@ -59,7 +59,7 @@ class Workers(AbstractContextManager):
                 # Processes started in here leave Ctrl-C to this one, which stops them in good order.
                 deaf = signal_handled_by(signal.SIGINT, signal.SIG_IGN)
                 with deaf, dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}):
-                    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+                    options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
                     self._cluster = self._stack.enter_context(LocalCluster(n_workers=self.workers, **options))
                 self._client = self._stack.enter_context(Client(self._cluster))
         return self
