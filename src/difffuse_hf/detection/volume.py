@@ -18,6 +18,7 @@ from ..saliency.mask import smooth_through_slices
 from .result import DetectionResult, ModelSlices
 from .shown import choose_slices
 from .slices import Made, ScanSlices
+from .workers import give_back_memory
 
 COUNTERFACTUALS = ("shown", "all")
 NUM_SHOWN = 5  # slices in a report
@@ -90,14 +91,14 @@ def detect_volume(
         if counterfactuals == "all":
             made.counterfactual = pictures
 
+    give_back_memory()
     brain = geometry.tissue
-    maps = torch.cat([made.anomaly, made.saliency, made.mask], dim=1)
-    anomaly, saliency, blend = processor.restore(maps, geometry) * brain
+    anomaly, saliency, blend = (
+        processor.restore(one, geometry)[0] * brain for one in (made.anomaly, made.saliency, made.mask)
+    )
     return DetectionResult(
         case=case,
-        counterfactual=_compose(
-            case.volumes, processor.restore(made.counterfactual - slices, geometry), blend, geometry
-        ),
+        counterfactual=_compose(case.volumes, made.counterfactual - slices, blend, geometry),
         anomaly=anomaly,
         lesion=(anomaly >= threshold).astype(np.uint8) * brain,
         saliency=saliency,
@@ -164,18 +165,26 @@ def _worth_showing(
     return usable[chosen[seen[chosen]]]
 
 
-def _compose(volumes: np.ndarray, change: np.ndarray, blend: np.ndarray, geometry: SliceGeometry) -> np.ndarray:
-    """The counterfactual in native intensities: the model's change added where it repainted, with soft edges.
+def _compose(volumes: np.ndarray, change: torch.Tensor, blend: np.ndarray, geometry: SliceGeometry) -> np.ndarray:
+    """The counterfactual in native intensities: the change of slices (S, C, H, W) where they were repainted, with
+    soft edges.
 
     The model sees intensities up to 1; brighter voxels start from there, or what was clipped would stay as a ghost.
-    The array of the change becomes that of the counterfactual.
     """
+    counterfactual = np.empty_like(volumes)
     scales = zip(geometry.intensity_scale, geometry.intensity_offset)
-    for volume, difference, (scale, offset) in zip(volumes, change, scales):  # one at a time: memory
-        repainted = np.minimum(volume, (1 - offset) / scale) + difference / scale
+    for index, (volume, (scale, offset)) in enumerate(zip(volumes, scales)):  # one at a time: memory
+        made = geometry.to_volume(change[:, index, None])[0]
+        made /= scale
+        made += np.minimum(volume, (1 - offset) / scale)
+        made -= volume
+        made *= blend
+        made += volume
         darkest = np.minimum(volume, -offset / scale)  # what is as dark as the model can show, or darker already
-        difference[...] = np.where(blend > 0, np.maximum(volume + blend * (repainted - volume), darkest), volume)
-    return change
+        np.maximum(made, darkest, out=made)
+        counterfactual[index] = volume
+        np.copyto(counterfactual[index], made, where=blend > 0)
+    return counterfactual
 
 
 def _reference_slices(processor: DifFuseProcessor, case: Case, geometry: SliceGeometry) -> torch.Tensor | None:

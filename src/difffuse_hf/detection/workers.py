@@ -25,7 +25,7 @@ import torch
 from ..errors import InputError, signal_handled_by
 
 GRACE_SECONDS = 20  # for a process that was told to stop
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,20 @@ class ProcessDied:
 def keep_memory() -> None:
     """Let glibc keep what this process frees for its next use, instead of handing it back to the system in between.
 
+    Blocks of 32 MB and more, the most that glibc can be told, are volumes and go back at once.
+
     What MALLOC_TRIM_THRESHOLD_ and its neighbours in the environment do for a process that is to be started.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}.items():
+        for parameter, value in {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}.items():
             mallopt(parameter, value)
+
+
+def give_back_memory() -> None:
+    """What `keep_memory` has kept goes back to the system: after the networks, before volumes are made."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def run_in_processes(
