@@ -14,8 +14,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless, generate_ui
 
 from difffuse_hf.preprocessing.dicom import find_files, group_series, merge_split, read_headers  # noqa: E402
 from difffuse_hf.preprocessing.exclusion import Exclusion  # noqa: E402
-from difffuse_hf.preprocessing.headers import ARCHIVE, NOT_DICOM, walk_files  # noqa: E402
+from difffuse_hf.preprocessing.headers import ARCHIVE, NOT_DICOM  # noqa: E402
 from difffuse_hf.preprocessing.rules import header_exclusion, regular_steps  # noqa: E402
+from difffuse_hf.preprocessing.walk import walk_files  # noqa: E402
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "ct_dicom"
 SAGITTAL, CORONAL = (0, 1, 0, 0, 0, -1), (1, 0, 0, 0, 0, -1)

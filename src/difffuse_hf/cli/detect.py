@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 Inputs = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="INPUT...", help="Case folders (BraTS, BIDS or plain names), or files for a one-modality model."
+        metavar="INPUT...",
+        help="Case folders (BraTS, BIDS or plain names), files for a one-modality model, or head CT in DICOM.",
     ),
 ]
 Image = Annotated[

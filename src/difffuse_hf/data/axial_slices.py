@@ -26,6 +26,7 @@ MAX_BORDER_SHARE = 0.5  # brain on the sides of the axial slices: skull-stripped
 MAX_BRAIN_OUTSIDE = 0.02  # share of the brain that may fall outside the model's field of view
 ROUNDING = 3  # digits of a voxel; an affine in single precision, or an oblique one, is not more exact than that
 STRIP_IT = "remove everything but the brain first, for example with HD-BET or SynthStrip"
+AS_IT_IS = np.array([[0, 1], [1, 1], [2, 1]])  # the orientation transform that turns nothing
 LESION_PROBABILITY = 0.5  # of the classifier, below which a slice is left as it is
 
 
@@ -221,7 +222,7 @@ class SliceRecipe:
         return SliceGeometry(
             shape=tissue.shape,
             to_lps=to_lps,
-            from_lps=_inverse(to_lps),
+            from_lps=orientations.ornt_transform(AS_IT_IS, to_lps),
             rows=rows,
             columns=columns,
             image_size=self.image_size,
@@ -264,15 +265,6 @@ def _axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("The affine of the scan is singular: its header does not say how large a voxel is.")
     to_lps = orientations.ornt_transform(native, orientations.axcodes2ornt("LPS"))
     return to_lps, spacing_mm[np.argsort(to_lps[:, 0])]
-
-
-def _inverse(turn: np.ndarray) -> np.ndarray:
-    """The orientation transform that undoes another one."""
-    axes = turn[:, 0].astype(int)
-    inverse = np.empty_like(turn)
-    inverse[axes, 0] = np.arange(len(turn))
-    inverse[axes, 1] = turn[:, 1]
-    return inverse
 
 
 def _orient(volumes, transform):

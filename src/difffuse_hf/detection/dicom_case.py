@@ -71,6 +71,6 @@ def affine_of(slices: tuple[SliceHeader, ...]) -> tuple[np.ndarray, list[str]]:
     if len(lengths) and np.ptp(lengths) > EVEN_MM:
         return affine, [
             f"ct: the slices are {lengths.min():.2f} to {lengths.max():.2f} mm apart, which NIfTI cannot say; "
-            f"its files have the mean step of {np.linalg.norm(step):.2f} mm."
+            f"its files, and volumes in millilitres, go by the mean step of {np.linalg.norm(step):.2f} mm."
         ]
     return affine, []

@@ -34,14 +34,17 @@ NOTICE = "Research, not for diagnosis"
 ANOMALY_STEP = 0.001  # of a stored value
 FIRST_SERIES_NUMBER = 9000  # behind those of scanners
 # What a derived image shares with its source: the patient, the study, where it lies. Everything else is left behind.
-PATIENT = "PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex PatientAge".split()
-STUDY = "StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName StudyDescription".split()
+REQUIRED = (  # present in every image, if need be without a value; the next, too, say who it is
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
+    "ReferringPhysicianName"
+).split()
+PERSONAL = [*REQUIRED, *"IssuerOfPatientID PatientAge StudyDescription".split()]
+UIDS = "SOPInstanceUID SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID".split()
 PLACE = (
-    "FrameOfReferenceUID PositionReferenceIndicator PatientPosition ImageOrientationPatient ImagePositionPatient "
+    "PositionReferenceIndicator PatientPosition ImageOrientationPatient ImagePositionPatient "
     "PixelSpacing SliceThickness GantryDetectorTilt"
 ).split()
 IMAGE = "InstanceNumber AcquisitionNumber KVP Rows Columns SpecificCharacterSet".split()
-REQUIRED = [*PATIENT[:2], *PATIENT[3:5], *STUDY[1:6], "PositionReferenceIndicator", "AcquisitionNumber", "KVP"]
 
 
 def write_dicom(result: "DetectionResult", folder: Path, model: str, deidentify: bool = False) -> None:
@@ -88,23 +91,23 @@ def source_of(path: Path, deidentify: bool) -> Dataset:
     """What the outputs take over of an original image, without its pixels; the patient's identity on request."""
     header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     source = Dataset()
-    for name in ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", *PATIENT, *STUDY, *PLACE, *IMAGE]:
+    for name in ["SOPClassUID", *UIDS, *PERSONAL, *PLACE, *IMAGE]:
         if name in header:
             source[name] = copy.deepcopy(header[name])
-        elif name in REQUIRED:  # present in every image, if need be without a value
+        elif name in (*REQUIRED, "PositionReferenceIndicator", "AcquisitionNumber", "KVP"):
             setattr(source, name, None)
     source.Modality, source.BodyPartExamined = "CT", "BRAIN"
     source.SOPClassUID = header.get("SOPClassUID", CTImageStorage)
     if not source.get("FrameOfReferenceUID"):
         source.FrameOfReferenceUID = generate_uid(entropy_srcs=[source.StudyInstanceUID, "frame of reference"])
     if deidentify:
-        for name in [*PATIENT, *STUDY[1:]]:
+        for name in PERSONAL:
             if name in source:
                 setattr(source, name, None)
         source.PatientID = generate_uid(entropy_srcs=[source.StudyInstanceUID, "patient"])[-12:]
         source.PatientIdentityRemoved = "YES"
         source.DeidentificationMethod = f"{MAKER} {__version__}: new identifiers, no dates, no names"
-        for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        for name in UIDS:
             setattr(source, name, generate_uid(entropy_srcs=[source[name].value, MAKER]))
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

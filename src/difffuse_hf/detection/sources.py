@@ -22,6 +22,7 @@ from ..io.layouts import Source, case_name, find_case
 from ..io.volume_file import ENDINGS, volume_files
 from ..models.processing_difffuse import DifFuseProcessor
 from ..preprocessing.mr_case import prepare_case
+from ..preprocessing.walk import find_files, walk_files
 
 MOST_BYTES = 16_000_000_000  # of an unpacked archive
 MANY_FILES = 200  # of a folder, to see whether it holds DICOM
@@ -63,14 +64,14 @@ def is_dicom(source: Source) -> bool:
         return not path.name.lower().endswith(ENDINGS) and _starts_as_dicom(path)
     if not path.is_dir() or volume_files(path):
         return False
-    return any(_starts_as_dicom(file) for file in islice(_files_below(path), MANY_FILES))
+    return any(_starts_as_dicom(Path(entry)) for entry in islice(walk_files(path), MANY_FILES))
 
 
 def files_of(source: Source, processor: DifFuseProcessor) -> tuple[list[str], list[Path]]:
     """The modalities of a case's result, and the files that decide it; see `read_source`."""
     if is_dicom(source):
         path = Path(source)  # pyright: ignore[reportArgumentType]  it is no mapping
-        return list(processor.modalities), [path] if path.is_file() else sorted(_files_below(path))
+        return list(processor.modalities), find_files(path)
     found = find_case(source, processor.modalities)
     return list(found.files), [*found.files.values(), *([found.reference] if found.reference else [])]
 
@@ -110,10 +111,6 @@ def read_source(
     if takes_ct:
         return read_case(source, processor.modalities), {}
     return prepare_case(source, processor.modalities, register, brain_extraction)
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 
 def _starts_as_dicom(file: Path) -> bool:

@@ -25,7 +25,7 @@ import torch
 from ..errors import InputError, signal_handled_by
 
 GRACE_SECONDS = 20  # for a process that was told to stop
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)

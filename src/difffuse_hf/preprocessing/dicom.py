@@ -29,8 +29,9 @@ from .acquisitions import (
     tell_apart,
 )
 from .contents import MAP, PROJECTION
-from .headers import SliceHeader, find_files, read_headers
+from .headers import SliceHeader, read_headers
 from .pixels import same_pixels
+from .walk import find_files
 
 __all__ = ["Series", "SliceHeader", "find_files", "group_series", "is_localiser", "merge_split", "read_headers"]
 

@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 from ..io.files import write_whole
 from .conceal import TIME_BYTES, conceal
 from .frames import Frame
-from .headers import SliceHeader, read_header, walk_files
+from .headers import SliceHeader, read_header
 from .identity import Pseudonym
+from .walk import walk_files
 
 _ROWS_PER_PART = 8000  # read in some ten seconds
 _ROWS_AT_ONCE = 10_000  # of the part that replaces the others
