@@ -27,7 +27,7 @@ from ..pipelines.pipeline_difffuse import DifFusePipeline
 from ..preprocessing.pictures import save_picture
 from .load import load_model
 from .result import DetectionResult, result_files
-from .sources import files_of, opened, read_source
+from .sources import files_of, opened, read_source, zip_file_of
 from .volume import detect_volume
 
 FINGERPRINT = "fingerprint"  # among the parameters of a summary
@@ -59,6 +59,7 @@ def detect_case(
     series: str | None = None,
     dicom_out: bool = False,
     deidentify: bool = False,
+    unpacked_from: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Detect lesions in one scan and write `output/<case name>/`; returns the summary, with the folder under "folder".
@@ -72,6 +73,7 @@ def detect_case(
         register, brain_extraction, series: as in `read_source`.
         dicom_out: write the result as DICOM, too (see `dicom_out.py`); with `deidentify`, without the patient's
             identity.
+        unpacked_from: the zip file that `source` was unpacked from, for the report.
         options: passed on to `detect_volume`.
 
     Raises:
@@ -81,6 +83,8 @@ def detect_case(
     if pipeline.processor is None:
         raise InputError("The model has no processor, so its modalities and slice size are not known.")
     case, pictures = read_source(source, pipeline.processor, register, brain_extraction, series)
+    if unpacked_from is not None:
+        case.files = dict.fromkeys(case.files, unpacked_from)
     if dicom_out and not case.dicom:
         raise InputError(f"--dicom-out needs DICOM files to refer to, and {name_in_words(source)} holds none.")
     if case.name in taken:
@@ -158,16 +162,17 @@ def fingerprint_of(files: Sequence[Path], settings: str = "") -> str:
 def _detect_or_say_why(run: Run, pipeline, model_line, made_with, options, source) -> Outcome:
     """The summary of one scan, or one sentence if it cannot be used."""
     try:
+        name = case_name(source)
+        modalities, files = files_of(source, pipeline.processor)
+        made_from = fingerprint_of(files, made_with)
+        earlier = _earlier(run.output / name, name, modalities, made_from) if run.resume else None
+        if earlier is not None:
+            return earlier
         with opened(source) as place:
-            name = case_name(place)
-            modalities, files = files_of(place, pipeline.processor)
-            made_from = fingerprint_of(files, made_with)
-            earlier = _earlier(run.output / name, name, modalities, made_from) if run.resume else None
-            if earlier is not None:
-                return earlier
             return detect_case(
-                pipeline, place, run.output, run.write_report, run.model, model_line, fingerprint=made_from, **options
-            )
+                pipeline, place, run.output, run.write_report, run.model, model_line, fingerprint=made_from,
+                unpacked_from=zip_file_of(source), **options,
+            )  # fmt: skip
     except torch.OutOfMemoryError:
         return f"{name_in_words(source)}: the device ran out of memory; try a smaller batch size (--batch-size)."
     except (ValueError, OSError) as error:

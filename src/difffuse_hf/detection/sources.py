@@ -35,24 +35,30 @@ def opened(source: Source) -> Iterator[Source]:
     Raises:
         InputError: the archive cannot be read, or would be too large.
     """
-    if isinstance(source, Mapping) or not Path(source).is_file() or not zipfile.is_zipfile(source):
+    file = zip_file_of(source)
+    if file is None:
         yield source
         return
     with tempfile.TemporaryDirectory(prefix="difffuse-") as temporary:
-        folder = Path(temporary, case_name(source))
+        folder = Path(temporary, case_name(file))
         try:
-            with zipfile.ZipFile(source) as archive:
+            with zipfile.ZipFile(file) as archive:
                 size = sum(one.file_size for one in archive.infolist())
                 if size > MOST_BYTES:
-                    raise InputError(
-                        f"{source} would take {size / 1e9:.0f} GB; unpack it, and give one scan's folder."
-                    )
+                    raise InputError(f"{file} would take {size / 1e9:.0f} GB; unpack it, and give one scan's folder.")
                 archive.extractall(folder)  # which leads no name out of the folder
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, or encrypted
             raise InputError(
-                f"{source} cannot be unpacked ({error}); unpack it yourself, and give the folder."
+                f"{file} cannot be unpacked ({error}); unpack it yourself, and give the folder."
             ) from None
         yield folder
+
+
+def zip_file_of(source: Source) -> Path | None:
+    """The source if it is a zip file, else None."""
+    if isinstance(source, Mapping) or not Path(source).is_file() or not zipfile.is_zipfile(Path(source)):
+        return None
+    return Path(source)
 
 
 def is_dicom(source: Source) -> bool:
@@ -68,8 +74,8 @@ def is_dicom(source: Source) -> bool:
 
 
 def files_of(source: Source, processor: DifFuseProcessor) -> tuple[list[str], list[Path]]:
-    """The modalities of a case's result, and the files that decide it; see `read_source`."""
-    if is_dicom(source):
+    """The modalities of a case's result, and the files that decide it: of a zip, itself; see `read_source`."""
+    if zip_file_of(source) or is_dicom(source):
         path = Path(source)  # pyright: ignore[reportArgumentType]  it is no mapping
         return list(processor.modalities), find_files(path)
     found = find_case(source, processor.modalities)
