@@ -2,9 +2,9 @@
 
 PYTHONPATH=tests python tests/input_forms.py docs/input-forms.md
 
-One synthetic head, at 2 mm, is written in every form: as it should be, without one modality, with a modality on another
-grid, with its skull, and for a model of the other kind. What is read is cut into the model's slices, and compared with
-what was written, voxel by voxel; what is refused leaves its sentence.
+One synthetic head, at 2 mm, is written in every form: as it should be, without one modality, with a modality on
+another grid, with its skull, and for a model of the other kind. What is read is cut into the model's slices, and
+compared with what was written, voxel by voxel; what is refused leaves its sentence.
 """
 
 import json
@@ -44,7 +44,9 @@ CONTRASTS = {  # white matter, grey matter, fluid, bone, scalp
 }
 MR = DifFuseProcessor(image_size=(96, 96), pixel_spacing_mm=2.0, slice_margin=0)
 ONE_MR = DifFuseProcessor(modalities=("flair",), image_size=(96, 96), pixel_spacing_mm=2.0, slice_margin=0)
-CT = DifFuseProcessor(modalities=("ct",), image_size=(64, 64), pixel_spacing_mm=4.0, slice_margin=0, window_hu=(0, 100))
+CT = DifFuseProcessor(
+    modalities=("ct",), image_size=(64, 64), pixel_spacing_mm=4.0, slice_margin=0, window_hu=(0, 100)
+)
 
 Volumes = Mapping[str, tuple[np.ndarray, np.ndarray]]  # modality -> voxels (X, Y, Z), affine
 
@@ -95,8 +97,12 @@ def conditions(step: int = 2) -> dict[str, Volumes]:
     voxels, affine = right["t2"]
     moved = affine.copy()
     moved[:3, 3] += (4.0, -3.0, 2.0)
-    coarse = nibabel.affines.rescale_affine(moved, voxels.shape, [2.0 * step, step, step], [len(voxels) // 2, *voxels.shape[1:]])
-    apart = right | {"t2": (voxels[: len(voxels) // 2 * 2].reshape(-1, 2, *voxels.shape[1:]).mean(1).astype(np.int16), coarse)}
+    coarse = nibabel.affines.rescale_affine(
+        moved, voxels.shape, [2.0 * step, step, step], [len(voxels) // 2, *voxels.shape[1:]]
+    )
+    apart = right | {
+        "t2": (voxels[: len(voxels) // 2 * 2].reshape(-1, 2, *voxels.shape[1:]).mean(1).astype(np.int16), coarse)
+    }
     return dict(zip(CONDITIONS, (right, missing, apart, head(step, skull=True), right)))
 
 
@@ -133,7 +139,11 @@ def _nnunet(with_description: bool):
 
 def _named(volumes: Volumes, folder: Path) -> dict[str, Path]:
     _nifti(_names("scan-{}.nii.gz", "a", "b", "c", "d"))(volumes, folder)
-    return {modality: folder / f"scan-{letter}.nii.gz" for modality, letter in zip(MODALITIES, "abcd") if modality in volumes}
+    return {
+        modality: folder / f"scan-{letter}.nii.gz"
+        for modality, letter in zip(MODALITIES, "abcd")
+        if modality in volumes
+    }
 
 
 def _nrrd(volumes: Volumes, folder: Path) -> Path:
@@ -169,7 +179,9 @@ def _slices(every: int | None):
             if every is None:
                 return voxels[:, :, voxels.shape[2] // 2][:, :, None], affine
             whole = voxels[:, :, : voxels.shape[2] // every * every]
-            return whole.reshape(*whole.shape[:2], -1, every).mean(3).astype(np.int16), affine @ np.diag([1, 1, every, 1.0])
+            return whole.reshape(*whole.shape[:2], -1, every).mean(3).astype(np.int16), affine @ np.diag(
+                [1, 1, every, 1.0]
+            )
 
         return _nifti(_names("P_{}.nii.gz"))({name: thick(*one) for name, one in volumes.items()}, folder)
 
@@ -190,13 +202,26 @@ def _enhanced(volumes: Volumes, folder: Path) -> Path:
 
 
 def _ct_nifti(volumes: Volumes, folder: Path) -> Path:
-    return _nifti({"ct": "ct.nii.gz"})({"ct": (_ct().transpose(2, 1, 0).astype(np.int16), np.diag([-2, -2, 4, 1.0]))}, folder) / "ct.nii.gz"
+    return (
+        _nifti({"ct": "ct.nii.gz"})(
+            {"ct": (_ct().transpose(2, 1, 0).astype(np.int16), np.diag([-2, -2, 4, 1.0]))}, folder
+        )
+        / "ct.nii.gz"
+    )
 
 
 def _mr_dicom(volumes: Volumes, folder: Path) -> Path:
-    for modality, (voxels, _) in volumes.items():
-        tags = {"Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "SeriesDescription": modality.upper()}
-        write_series(folder / modality, voxels.transpose(2, 1, 0)[::8].astype(int) - 1024, (16.0, 2.0, 2.0), **tags)
+    words = dict(zip(MODALITIES, ("AX T2 FLAIR", "T1 MPRAGE", "T1 MPRAGE post GAD", "AX T2 TSE")))
+    for modality, (voxels, affine) in volumes.items():
+        tags = {
+            "Modality": "MR",
+            "SOPClassUID": MR_IMAGE,
+            "StudyInstanceUID": "1.2.3",
+            "SeriesDescription": words[modality],
+        }
+        write_series(
+            folder / modality, voxels.T, np.abs(affine.diagonal()[2::-1]), affine[:3, 3] * (-1, -1, 1), **tags
+        )
     return folder
 
 
@@ -222,6 +247,7 @@ FORMS = (
     Form("CT: one Enhanced CT file", _enhanced, CT),
     Form("CT: NIfTI in Hounsfield units", _ct_nifti, CT),
 )
+MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 SINGLE = ("one on another grid", "one modality missing")  # of no meaning where there is one file
 ONE_FILE = ("one slice", "one NIfTI file, model of four modalities", "one NIfTI file, model of one modality")
 

@@ -290,6 +290,8 @@ def test_a_zip_is_unpacked_for_as_long_as_it_is_used(disk, tmp_path):
         assert folder.name == "patient" and is_dicom(folder)
         assert len(list(folder.rglob("*.*"))) >= 3
     assert not folder.exists()
+    with pytest.raises(InputError, match=f"^{archive} lacks"), opened(archive) as folder:
+        raise InputError(f"{folder} lacks something.")
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(archive.read_bytes().replace(b"DICM", b"DICN", 1))
     with pytest.raises(InputError, match="damaged.zip cannot be unpacked"), opened(damaged):
@@ -298,13 +300,13 @@ def test_a_zip_is_unpacked_for_as_long_as_it_is_used(disk, tmp_path):
 
 def test_a_scan_of_another_kind_than_the_model_takes_is_refused(disk, tmp_path):
     mr = DifFuseProcessor(modalities=("flair",))
-    with pytest.raises(InputError, match="holds DICOM, and the model takes MR volumes .flair."):
+    with pytest.raises(InputError, match="holds DICOM but no MR, and the model takes MR volumes .flair."):
         read_source(disk[0], mr)
     ct = DifFuseProcessor(modalities=("ct",), window_hu=(0, 100))
     with pytest.raises(InputError, match="--series names a series of DICOM files"):
-        read_source({"ct": tmp_path / "a.nii"}, ct, series="1.2.3")
+        read_source({"ct": tmp_path / "a.nii"}, ct, series=["1.2.3"])
     with pytest.raises(InputError, match="no series 1.2.3"):
-        read_source(disk[0], ct, series="1.2.3")
+        read_source(disk[0], ct, series=["1.2.3"])
 
 
 def test_the_pictures_show_no_anomaly_in_the_skull(head):

@@ -29,7 +29,9 @@ def test_every_form_is_on_the_page():
         ]
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if not form.name.startswith("CT: ")], ids=lambda form: form.name)
+@pytest.mark.parametrize(
+    "form", [form for form in FORMS if not form.name.startswith("CT: ")], ids=lambda form: form.name
+)
 def test_a_form_is_read_or_refused_as_the_page_says(form, heads, tmp_path):
     for condition in QUICK:
         if applies(form, condition):

@@ -127,15 +127,16 @@ def source_of(path: Path, deidentify: bool) -> Dataset:
 def source_of_frame(file: Dataset, frame: SliceHeader) -> Dataset:
     """The source that a frame of a multi-frame file would be if it were a file of its own."""
     source = copy.deepcopy(file)
-    source.ImagePositionPatient, source.ImageOrientationPatient = _decimals(frame.position), _decimals(frame.orientation)
+    source.ImagePositionPatient, source.ImageOrientationPatient = (
+        _decimals(frame.position),
+        _decimals(frame.orientation),
+    )
     source.PixelSpacing, source.SliceThickness = _decimals(frame.pixel_spacing_mm), frame.thickness_mm
     return source
 
 
-def source_of_frames(
-    file: Dataset, slices: Sequence[SliceHeader], lesion: np.ndarray
-) -> tuple[Dataset, np.ndarray]:
-    """A multi-frame file as highdicom wants to know it, and the lesion (slices, rows, columns) in its frames' order."""
+def source_of_frames(file: Dataset, slices: Sequence[SliceHeader], lesion: np.ndarray) -> tuple[Dataset, np.ndarray]:
+    """A multi-frame file as highdicom takes it, and the lesion (slices, rows, columns) in the order of its frames."""
     header = read_header(slices[0].path)
     assert isinstance(header, SliceHeader)  # it has been read before
     source, frames = copy.deepcopy(file), frames_of(header)
@@ -162,7 +163,7 @@ def _item(**values: Any) -> Items:
     return Items([item])
 
 
-def _decimals(values: Iterable[float] | None) -> list[DSfloat]:
+def _decimals(values: Iterable[float] | None) -> list[Any]:
     return [DSfloat(value, auto_format=True) for value in values or ()]
 
 
