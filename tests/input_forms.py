@@ -11,9 +11,9 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import nibabel
@@ -247,6 +247,7 @@ FORMS = (
     Form("CT: one Enhanced CT file", _enhanced, CT),
     Form("CT: NIfTI in Hounsfield units", _ct_nifti, CT),
 )
+MARK = "<!-- written by tests/input_forms.py -->"
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 SINGLE = ("one on another grid", "one modality missing")  # of no meaning where there is one file
 ONE_FILE = ("one slice", "one NIfTI file, model of four modalities", "one NIfTI file, model of one modality")
@@ -277,27 +278,30 @@ def outcome(form: Form, condition: str, volumes: Volumes, folder: Path) -> tuple
     return "read", " ".join([f"Read as {case.read_as}.", *case.notes])
 
 
-def main(page: str) -> None:
-    heads, rows, sentences = conditions(), [], {}
-    for form in FORMS:
-        cells = []
-        for condition in CONDITIONS:
-            if not applies(form, condition):
-                cells.append("–")
-                continue
+def all_outcomes(forms: Sequence[Form] = FORMS) -> Iterator[tuple[str, str, str, str]]:
+    """Form, condition, "read" or "refused", and what was said, for every cell that has something in it."""
+    heads = conditions()
+    for form in forms:
+        for condition in filter(partial(applies, form), CONDITIONS):
             with tempfile.TemporaryDirectory() as temporary:
-                kind, said = outcome(form, condition, heads[condition], Path(temporary))
-            number = sentences.setdefault(said, len(sentences) + 1)
-            cells.append(f"{kind} [{number}](#{number})")
-            print(f"{form.name}, {condition}: {kind}. {said}", flush=True)
-        rows.append(f"| {form.name} | {' | '.join(cells)} |")
-    table = [f"| form | {' | '.join(CONDITIONS)} |", "|---" * (len(CONDITIONS) + 1) + "|", *rows]
-    said = [f'<a id="{number}"></a>{number}. {sentence}' for sentence, number in sentences.items()]
-    old = Path(page).read_text(encoding="utf-8")
-    before, mark, _ = old.partition("<!-- written by tests/input_forms.py -->")
-    text = f"{before}{mark}\n\n" + "\n".join(table) + "\n\n## What was said\n\n" + "\n".join(said) + "\n"
-    Path(page).write_text(text, encoding="utf-8")
+                yield form.name, condition, *outcome(form, condition, heads[condition], Path(temporary))
+
+
+def write_page(page: Path, outcomes: Iterable[tuple[str, str, str, str]]) -> None:
+    """The table, and each sentence once, below the mark in the page."""
+    numbers, cells = {}, {}
+    for form, condition, kind, said in outcomes:
+        print(f"{form}, {condition}: {kind}. {said}", flush=True)
+        number = numbers.setdefault(said, len(numbers) + 1)
+        cells[form, condition] = f"{kind} [{number}](#{number})"
+    rows = (
+        f"| {form.name} | {' | '.join(cells.get((form.name, one), '–') for one in CONDITIONS)} |" for form in FORMS
+    )
+    table = "\n".join([f"| form | {' | '.join(CONDITIONS)} |", "|---" * (len(CONDITIONS) + 1) + "|", *rows])
+    said = "\n".join(f'<a id="{number}"></a>{number}. {sentence}' for sentence, number in numbers.items())
+    before = page.read_text(encoding="utf-8").partition(MARK)[0]
+    page.write_text(f"{before}{MARK}\n\n{table}\n\n## What was said\n\n{said}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    write_page(Path(sys.argv[1]), all_outcomes())
