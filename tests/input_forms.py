@@ -212,8 +212,9 @@ def _ct_nifti(volumes: Volumes, folder: Path) -> Path:
 
 def _mr_dicom(volumes: Volumes, folder: Path) -> Path:
     words = dict(zip(MODALITIES, ("AX T2 FLAIR", "T1 MPRAGE", "T1 MPRAGE post GAD", "AX T2 TSE")))
-    for modality, (voxels, affine) in volumes.items():
+    for number, (modality, (voxels, affine)) in enumerate(volumes.items()):
         tags = {
+            "SeriesInstanceUID": f"1.2.3.{number}",
             "Modality": "MR",
             "SOPClassUID": MR_IMAGE,
             "StudyInstanceUID": "1.2.3",

@@ -16,6 +16,7 @@ from difffuse_hf.preprocessing import mr_case
 from difffuse_hf.preprocessing.mr_case import prepare_case
 
 align = pytest.importorskip("difffuse_hf.preprocessing.align", reason="needs SimpleITK").align
+extract_brain = pytest.importorskip("difffuse_hf.preprocessing.mri", reason="needs SimpleITK").extract_brain
 
 SHAPE, GRID = (40, 48, 30), np.diag([-4.0, -4.0, 5.0, 1.0])
 MODALITIES = ("flair", "t1", "t2")
@@ -145,6 +146,11 @@ def test_the_outline_of_a_stripped_t1_serves_for_the_others(tmp_path):
     case, _ = prepare_case(write(tmp_path / "P", volumes, [AFFINE] * 2), MODALITIES[:2], register=False)
     assert ((case.volumes[0] > 0) == (volumes[1] > 0)).all()
     assert "its skull (flair); the outline of t1" in case.notes[0]
+
+
+def test_a_head_of_one_slice_ends_in_a_sentence():
+    with pytest.raises(InputError, match="No brain was found"):
+        extract_brain(head("T1", stripped=False)[:, :, 20:21], AFFINE)
 
 
 def test_a_head_without_a_t1_is_refused(tmp_path):
