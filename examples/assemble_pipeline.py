@@ -21,7 +21,7 @@ from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, false_positive_threshold, run_method
 from difffuse_hf.io.files import complete_folder
 from difffuse_hf.io.model_card import model_card, write_model_card
-from difffuse_hf.models.unet import UNet2DModel
+from difffuse_hf.models.unet import load_unet
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     pipeline = DifFusePipeline(
-        unet=UNet2DModel.from_pretrained(args.diffusion, subfolder="unet"),
+        unet=load_unet(Path(args.diffusion, "unet")),
         scheduler=DifFuseScheduler.from_pretrained(args.diffusion, subfolder="scheduler"),
         classifier=SliceClassifier.from_pretrained(args.classifier).eval(),
         autoencoder=ResNetAutoencoder.from_pretrained(args.autoencoder),
