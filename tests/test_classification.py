@@ -325,7 +325,7 @@ def test_predictions_are_the_classifiers_probabilities_whatever_the_batch(classi
     dataset = scans(subject=["a", "a", "b", "b", None])
     frame = predict(classifier, dataset, batch_size=2)
     assert list(frame.columns) == [
-        *("key", "patient", "label", "prob_healthy", "prob_lesion", "severity", "infarct_size")
+        *("key", "patient", "label", "prob_healthy", "prob_lesion", "decision", "severity", "infarct_size")
     ]
     with torch.no_grad():
         expected = classifier(dataset[:]["pixel_values"]).logits.softmax(1)[:, 1]

@@ -66,9 +66,9 @@ THESIS = {
 # Tables in which the figures of a data set stand; the first that has the row counts.
 CLASSIFICATION_COHORTS = {"ist3": ("Table 5.1, IST-3", "Table 4.2"), "mosmed": ("Table 5.1, MosMed",)}
 ANOMALY_COHORTS = {"brats": ("Table 6.1, BraTS",), "wmh": ("Table 6.1, WMH",)}
-# Per cent of IST-3's scans whose map has its maximum in the lesion.
+# Per cent of IST-3's scans whose map has its maximum in the territory of the lesion.
 THESIS_POINTING_GAME = {
-    "class_agnostic_saliency": 65.05,
+    "negative_counterfactual": 65.05,
     "gradient": 61.29,
     "latent_shift": 58.39,
     "integrated_gradients": 37.52,
