@@ -206,9 +206,22 @@ def likeness(steps: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, fl
 
 
 def noise_variances(
-    explainers: Mapping[str, Explainer], scans: Sequence[LesionScan], noise_std: float, device: str = "cpu"
+    explainers: Mapping[str, Explainer],
+    scans: Sequence[LesionScan],
+    noise_std: float,
+    device: str = "cpu",
+    acat: str | None = None,
 ) -> dict[str, list[dict]]:
-    """{network: its stages} of the classifier and of ACAT, see `preactivation_variances`."""
+    """{network: its stages} of the classifier and of ACAT, see `preactivation_variances`.
+
+    Args:
+        acat: folder of another ACAT, such as one that was trained from scratch.
+    """
+    if acat and SECOND_ROUND not in explainers:
+        raise InputError("--noise_model needs --acat, whose saliency maps it is given.")
+    if acat:
+        other = explainers[SECOND_ROUND]._replace(model=_frozen(load_classifier(acat), device))
+        explainers = {**explainers, SECOND_ROUND: other}
     images = torch.stack([scan.image for scan in scans]).to(device)
     variances: dict[str, list[dict]] = {}
     for name, (_, model) in explainers.items():

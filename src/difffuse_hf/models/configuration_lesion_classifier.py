@@ -9,7 +9,8 @@ SIDES = ("none", "left", "right", "both")  # as in the IST-3 labels
 STAGES = ("halves", "fused")
 POOLINGS = ("average", "max")
 COMBINATIONS = ("hard", "soft")
-WIDTHS = (16, 32, 48, 64, 64, 64, 64)  # Table 4.1
+WIDTHS = (16, 32, 48, 64, 64, 64, 64, 64)  # Table 4.1, which has seven of them; Fig. 4.3 tries one to eight
+NUM_LAYERS = 7
 
 
 @strict
@@ -37,7 +38,7 @@ class LesionClassifierConfig(PreTrainedConfig):
     model_type = "difffuse_lesion_classifier"
 
     num_channels: int = 1
-    hidden_sizes: list[int] | tuple[int, ...] = WIDTHS
+    hidden_sizes: list[int] | tuple[int, ...] = WIDTHS[:NUM_LAYERS]
     num_pools: int | None = None
     pooling: str = "average"
     pooled_size: int = 3

@@ -100,7 +100,7 @@ def _slices(rng: np.random.Generator, image: np.ndarray, place: np.ndarray, orig
     return np.pad(grey, margin), np.pad((share > 0.5).astype(np.uint8), margin)
 
 
-def write_cohort(folder: str | Path, patients: range, seed: int, anatomies: Sequence[Path]) -> Path:
+def write_cohort(folder: str | Path, patients: range, seed: int, anatomies: Sequence[Path | None]) -> Path:
     """Write two scans of each patient; patient i lies on anatomy i modulo their number. What is there already is kept.
 
     Raises:
@@ -133,6 +133,8 @@ def read_rows(folder: str | Path) -> list[dict[str, str]]:
     """The rows of scans.csv."""
     path = Path(folder, "scans.csv")
     if not path.exists():
-        raise InputError(f"{folder} holds no cohort of arrays (no scans.csv); make it with `difffuse phantom --arrays`.")
+        raise InputError(
+            f"{folder} holds no cohort of arrays (no scans.csv); make it with `difffuse phantom --arrays`."
+        )
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -19,7 +19,9 @@ def mni_coordinates(head: Deformation, step: int = 2) -> np.ndarray:
     to_mni = head.anatomy.pose.T @ head.to_anatomy
     if np.linalg.det(to_mni) < 0:  # a mirrored anatomy: its left is the other side now
         to_mni = np.diag([-1.0, 1, 1]) @ to_mni
-    grid = np.stack(np.meshgrid(*(axis[::step] for axis in head.axes), indexing="ij")) - head.origin[:, None, None, None]
+    grid = (
+        np.stack(np.meshgrid(*(axis[::step] for axis in head.axes), indexing="ij")) - head.origin[:, None, None, None]
+    )
     return np.einsum("ij,jxyz->ixyz", np.diag([1.0, -1, 1]) @ to_mni, grid).astype(np.float32)
 
 
