@@ -110,8 +110,7 @@ def test_the_table_of_runs_has_the_thesiss_numbers(runs):
     assert {after(steps[f"{ist3}/{name}"], "--epochs") for name in ("ACAT", "SMIC", "baseline, more epochs")} == {
         "100"
     }
-    assert after(steps[f"{ist3}/saliency tables"] if f"{ist3}/saliency tables" in steps else
-                 steps["ist3/saliency tables"], "--noise_std") == "1.0"  # fmt: skip
+    assert after(steps["ist3/saliency tables"], "--noise_std") == "1.0"
     assert after(steps["ist3/saliency tables"], "--noise_model").endswith("ACAT from scratch")
     assert "--from_scratch" in steps[f"{ist3}/ACAT from scratch"] and "--from_scratch" not in steps[f"{ist3}/ACAT"]
     assert "--stage_learning_rates" not in steps[f"{ist3}/baseline"] and "--window" not in steps["stroke/scans"]
