@@ -1,4 +1,4 @@
-"""The half-brain multi-task CNN (thesis Sec. 4.3): is there a lesion, and on which side?
+"""The half-brain multi-task CNN (thesis Sec. 4.4, Table 4.1): is there a lesion, and on which side?
 
 One network looks at the left half of every slice and at the mirrored right half. A half's maps are averaged over the
 slices and pooled; both halves together tell whether there is a lesion and where, which makes four classes.

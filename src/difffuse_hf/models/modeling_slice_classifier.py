@@ -1,4 +1,4 @@
-"""Slice classifier: is there a lesion in this slice? (Sec. 4.3, Table 4.2; the classifier f of Eq. 5.3)"""
+"""Slice classifier: is there a lesion in this slice? (Table 4.2; the classifier f of Eq. 5.3)"""
 
 from typing import Any
 

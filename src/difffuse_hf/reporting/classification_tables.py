@@ -1,4 +1,4 @@
-"""Tables and figures of classifiers: chapters 4 and 5 (Tables 4.2 to 4.5 and 5.1, Sec. 5.5).
+"""Tables and figures of classifiers: chapters 4 and 5 (Tables 4.2 to 4.6, 5.1 to 5.5).
 
 Each function gives its tables and what goes into the JSON file beside them; `predictions` are the tables of
 `evaluation.predictions`, one a seed, for each method.
@@ -187,7 +187,7 @@ def curve_tables(
     num_bootstrap: int = 1000,
     seed: int = 0,
 ) -> tuple[list[Table], dict]:
-    """Accuracy against the number of training scans, as a table and `accuracy_by_training_scans.png` (Sec. 5.5).
+    """Accuracy against the number of training scans, as a table and `accuracy_by_training_scans.png` (Sec. 5.6.4).
 
     Args:
         predictions: by (method, number of training scans).

@@ -1,4 +1,4 @@
-"""Saliency from adversarial counterfactuals in an autoencoder's latent space (thesis Secs. 5.4-5.5, Eqs. 5.3-5.4).
+"""Saliency from adversarial counterfactuals in an autoencoder's latent space (thesis Sec. 5.5.3, Eqs. 5.3-5.4).
 
 The latent code of a slice is moved until the classifier changes its mind; what changes in the picture is salient.
 A scan is a stack of slices: each has a latent code of its own, the classifier sees them together, and one objective
@@ -158,7 +158,7 @@ def class_agnostic_saliency(
     saliency: Maps = None,
     **options,
 ) -> torch.Tensor:
-    """Mean of the normalised changes that make an image healthy and that give it a lesion (Secs. 5.5, 5.5.3).
+    """Mean of the normalised changes that make an image healthy and that give it a lesion (Sec. 5.5.3).
 
         S = 1/2 Σ_± |x − x̂_±| / max |x − x̂_±|,   averaged over channels, then scaled to a maximum of 1
 
