@@ -124,7 +124,8 @@ def write_cohort(folder: str | Path, patients: range, seed: int, anatomies: Sequ
         for number, scan in enumerate(drawn):
             image[number], place[number] = scan.image, scan.place
             rows.append([scan.row[name] for name in COLUMN_NAMES])
-        image.flush(), place.flush()
+        for array in (image, place):
+            array.flush()
         write_csv(partial_folder / "scans.csv", list(COLUMN_NAMES), rows)
     return folder
 
