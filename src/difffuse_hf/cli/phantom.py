@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .options import Layout, needs_extra
+from .options import PhantomLayout, needs_extra
 
 
 def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the subjects into.")],
-    layout: Annotated[Layout, typer.Option(help="The data set whose folders are imitated.")] = Layout.brats2021,
+    layout: Annotated[
+        PhantomLayout, typer.Option(help="The data set whose folders are imitated.")
+    ] = PhantomLayout.brats2021,
     subjects: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same subjects.")] = 0,
     anatomies: Annotated[
@@ -40,7 +42,7 @@ def phantom(
 
     from ..phantoms.brain_phantom import BrainPhantom
 
-    if incidence is not None and layout is not Layout.ist3:
+    if incidence is not None and layout is not PhantomLayout.ist3:
         raise typer.BadParameter("is for --layout ist3", param_hint="--incidence")
     if arrays and layout is not Layout.ist3:
         raise typer.BadParameter("is for --layout ist3", param_hint="--arrays")

@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..io.files import write_into, write_whole
 from ..models.processing_acat import ACATProcessor
 from .arguments import TrainingArguments, option
-from .augmentation import augment, augment_uniforms, flip_labels, mirrored
+from .augmentation import augment, augment_uniforms, drop_modalities, flip_labels, mirrored
 from .loop import Trainer, push_trained
 from .losses import balanced_class_weights
 from .sampler import sample_uniform
@@ -184,10 +184,11 @@ def augmented_scans(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """Images, saliency (or None) and labels of a batch under the random changes that `args` ask for."""
     images, saliency, labels = batch["pixel_values"], batch.get("saliency"), batch["label"]
-    uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(images.shape[-3]))
+    uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(images.shape[-3]) + 2)
     strengths = {name: getattr(args, f"{name}_augmentation") for name in STRENGTHS}
     changed = augment(images, flip=args.flip, uniforms=uniforms, saliency=saliency, **strengths)
     images, saliency = changed if isinstance(changed, tuple) else (changed, None)
+    images = drop_modalities(images, args.modality_dropout, uniforms[:, -1])
     if args.flip:
         labels = flip_labels(labels, mirrored(uniforms), names)
     return images, saliency, labels
