@@ -145,8 +145,9 @@ def test_a_scan_that_is_flipped_in_training_has_its_side_exchanged():
     images = torch.zeros(64, 1, 1, 2, 4)
     images[..., 3] = 1.0  # the patient's left is on the right of the picture
     labels = torch.ones(64, dtype=torch.long)
-    args = SimpleNamespace(seed=0, flip=True, **{f"{name}_augmentation": 0 for name in
-                           ("intensity", "noise", "shift", "rotation", "zoom")})  # fmt: skip
+    names = ("intensity_augmentation", "noise_augmentation", "shift_augmentation", "rotation_augmentation",
+             "zoom_augmentation", "modality_dropout")  # fmt: skip
+    args = SimpleNamespace(seed=0, flip=True, **dict.fromkeys(names, 0))
     batch = {"pixel_values": images, "label": labels, "position": torch.arange(64)}
     changed, _, sides = augmented_scans(args, batch, SIDES)
     on_the_left = changed[:, 0, 0, 0, 3] == 1

@@ -44,7 +44,7 @@ def phantom(
 
     if incidence is not None and layout is not PhantomLayout.ist3:
         raise typer.BadParameter("is for --layout ist3", param_hint="--incidence")
-    if arrays and layout is not Layout.ist3:
+    if arrays and layout is not PhantomLayout.ist3:
         raise typer.BadParameter("is for --layout ist3", param_hint="--arrays")
     if arrays and (incidence is not None or workers > 1):
         raise typer.BadParameter("takes neither --incidence nor --workers", param_hint="--arrays")
