@@ -76,23 +76,26 @@ class Deformation:
         return found
 
 
-def deform(rng: np.random.Generator, anatomy: Anatomy, origin: Sequence[float], box: Sequence[slice]) -> Deformation:
+def deform(
+    rng: np.random.Generator, anatomy: Anatomy, origin: Sequence[float], box: Sequence[slice], voxel_mm: int = 1
+) -> Deformation:
     """Draw a deformation: up to 3 mm, 6 degrees, 7 % of size, mirrored or not, warped by about 2 mm.
 
     Args:
-        origin: voxel of the MNI origin on the output grid, before the random shift.
+        origin: voxel of the MNI origin on the output grid of 1 mm, before the random shift.
         box: the part of the output grid that is drawn.
+        voxel_mm: draw every so manyth voxel of that grid only; `axes` stay in mm.
     """
     shifted = np.array(origin) + rng.uniform(-3, 3, 3)
     angles = np.deg2rad(rng.uniform(-6, 6, 3))
     scale = rng.uniform(0.93, 1.07) * rng.uniform(0.96, 1.04, 3)
     flip = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
     to_anatomy = (anatomy.pose @ flip @ rotation(angles) @ np.diag(1 / scale)).astype(np.float32)
-    x, y, z = (np.arange(s.start, s.stop, dtype=np.float32) for s in box)
+    x, y, z = (np.arange(s.start, s.stop, voxel_mm, dtype=np.float32) for s in box)
     warp = np.empty((3, len(x), len(y), len(z)), np.float32)
     for part in warp:
-        np.multiply(smooth_field(rng, part.shape, 55), 2.2, out=part)
-        part += smooth_field(rng, part.shape, 22) * 0.8
+        np.multiply(smooth_field(rng, part.shape, 55 / voxel_mm), 2.2, out=part)
+        part += smooth_field(rng, part.shape, 22 / voxel_mm) * 0.8
     return Deformation(anatomy, shifted, to_anatomy, (x, y, z), warp)
 
 

@@ -144,7 +144,10 @@ def fit_classifier(
             logits.append(output.logits.float().cpu())
             labels.append(batch["label"].cpu())
         logits, labels = torch.cat(logits), torch.cat(labels)
-        return {"loss": torch.cat(losses).mean().item(), **classification_metrics(logits, labels, names)}
+        return {
+            "loss": torch.cat(losses).mean().item(),
+            **classification_metrics(logits, labels, names, model.decide(logits)),
+        }
 
     processor = load_processor(args.dataset)
 
@@ -165,6 +168,7 @@ def fit_classifier(
         validate,
         save=lambda _model: write_into(args.output_dir, write),
         columns=columns,
+        find_unused_parameters=getattr(model, "needs_saliency", False),  # the branch's last stages lead nowhere
         push=False,
     ).fit()
     if PartialState().is_main_process:
@@ -190,9 +194,10 @@ def augmented_scans(
     return images, saliency, labels
 
 
-def classification_metrics(logits: torch.Tensor, labels: torch.Tensor, names: list[str]) -> dict[str, float]:
+def classification_metrics(
+    logits: torch.Tensor, labels: torch.Tensor, names: list[str], predicted: torch.Tensor
+) -> dict[str, float]:
     """`accuracy`, `auc` of a lesion against the first class, and the counts `confusion/<true>/<predicted>`."""
-    predicted = logits.argmax(1)
     metrics = {"accuracy": (predicted == labels).float().mean().item()}
     lesions = int((labels > 0).sum())
     if 0 < lesions < len(labels):  # area under the ROC curve, from the ranks of the scans with a lesion
