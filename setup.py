@@ -22,7 +22,6 @@ EXTRAS = {
         "pandas>=2.0",
         "pyarrow>=14",
         "pillow>=10.1",
-        "filelock>=3.10",
     ],
     "app": ["gradio>=5.0"],
     "dicom": ["pydicom>=3.0", "highdicom>=0.23"],
@@ -65,6 +64,7 @@ setup(
         "jinja2>=3.1",
         "typer>=0.12",
         "rich>=13.0",
+        "filelock>=3.10",
         "wrapt>=1.16",  # tells the package when transformers' Auto classes are imported
     ],
     extras_require=EXTRAS,

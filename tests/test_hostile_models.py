@@ -251,7 +251,9 @@ def test_pickles_beside_whole_weights_are_left_alone(folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("make", [has_code, loads_a_checkpoint, asks_the_hub, has_cut_off_weights, lacks_half_its_weights])
+@pytest.mark.parametrize(
+    "make", [has_code, loads_a_checkpoint, asks_the_hub, has_cut_off_weights, lacks_half_its_weights]
+)
 def test_a_classifier_by_itself_is_looked_at_as_well(make, classifier):
     make_in = classifier.parent / "model"
     make_in.mkdir()

@@ -21,7 +21,7 @@ from .. import __version__
 from ..errors import InputError, one_sentence
 from ..io.files import complete_folder
 from ..io.layouts import Source, case_name
-from ..phantoms.common import SYNTHETIC
+from ..io.nifti import SYNTHETIC
 from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
 from ..preprocessing.pictures import save_picture

@@ -57,7 +57,9 @@ class SliceClassifierConfig(PreTrainedConfig):
 
     def validate_backbone(self):
         if not re.fullmatch(r"\w+(\.\w+)?", self.backbone):
-            raise ValueError(f"`backbone` is the name of a timm model, not of a place to load one from: {self.backbone!r}.")
+            raise ValueError(
+                f"`backbone` is the name of a timm model, not a place to load one from: {self.backbone!r}."
+            )
         refused = [name for name in self.backbone_kwargs or {} if name in LOADING or name.startswith("pretrained")]
         if refused:
             raise ValueError(f"`backbone_kwargs` shape the network and load nothing, got `{refused[0]}`.")

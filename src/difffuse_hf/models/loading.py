@@ -75,14 +75,15 @@ def check_network(kind: type, folder: Path, options: Mapping[str, Any] | None = 
     for name, shape in described.items():
         if stored.get(name, shape) != shape:
             raise InputError(
-                f"{folder} contradicts itself: {name} has the shape {stored[name]} where config.json describes {shape}."
+                f"{folder} contradicts itself: {name} has the shape {stored[name]} and config.json describes {shape}."
             )
 
 
 def check_settings(kind: type, content: Mapping[str, Any], folder: Path) -> None:
     """`InputError` for a field that the class does not know: the libraries would act on some of them."""
     known = settings_of(kind) | OF_THE_LIBRARIES
-    base = content.get("base") if isinstance(content.get("base"), dict) else {}
+    inner = content.get("base")
+    base = inner if isinstance(inner, dict) else {}
     known_in_base = known_fields(*BASES.values())
     for name in [*(set(content) - known), *(set(base) - known_in_base - OF_THE_LIBRARIES)]:
         raise InputError(
@@ -111,8 +112,8 @@ def described_shapes(kind: Any, content: Mapping[str, Any], folder: Path, stored
     try:
         with _as_large_as(stored), torch.device("meta"):
             if issubclass(kind, PreTrainedModel):
-                configuration: PreTrainedConfig = kind.config_class.from_dict(dict(content))
-                network: torch.nn.Module = kind(configuration)
+                configuration: Any = kind.config_class
+                network: torch.nn.Module = kind(configuration.from_dict(dict(content)))
             else:
                 network = kind.from_config(dict(content))
     except _TooLarge:

@@ -282,8 +282,14 @@ class CounterfactualPipeline(DiffusionPipeline):
     def make_output(
         self, options: SamplingOptions, counterfactuals, anomaly_maps, masks=None, saliency=None, **of_samples
     ) -> CounterfactualOutput | tuple:
-        """The results in the form that the call asks for; ends the call. Without masks they are 1 everywhere."""
+        """The results in the form that the call asks for; ends the call. Without masks they are 1 everywhere.
+
+        Raises:
+            InputError: they are NaN or infinite, and would look as if there were no lesion.
+        """
         self.maybe_free_model_hooks()
+        if not (counterfactuals.isfinite().all() and anomaly_maps.isfinite().all()):
+            raise InputError("The networks answer NaN or infinity; compute in float32, or copy the model again.")
         masks = torch.ones_like(counterfactuals[:, :1]) if masks is None else masks
         output = CounterfactualOutput(counterfactuals, anomaly_maps, masks, saliency, **of_samples)
         return output.in_form(options.output_type, options.return_dict)
