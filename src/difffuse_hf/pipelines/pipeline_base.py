@@ -288,7 +288,8 @@ class CounterfactualPipeline(DiffusionPipeline):
             InputError: they are NaN or infinite, and would look as if there were no lesion.
         """
         self.maybe_free_model_hooks()
-        if not (counterfactuals.isfinite().all() and anomaly_maps.isfinite().all()):
+        made = [one for one in (counterfactuals, anomaly_maps, masks, saliency) if one is not None]
+        if not all(one.isfinite().all() for one in made):
             raise InputError("The networks answer NaN or infinity; compute in float32, or copy the model again.")
         masks = torch.ones_like(counterfactuals[:, :1]) if masks is None else masks
         output = CounterfactualOutput(counterfactuals, anomaly_maps, masks, saliency, **of_samples)
