@@ -19,6 +19,7 @@ from rich.console import Console
 
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly_runs import AnomalyRun, AnomalySettings, assembled_methods, score_runs
+from difffuse_hf.io.files import own_folder
 from difffuse_hf.reporting.anomaly_tables import write_anomaly_tables
 from difffuse_hf.reporting.thesis import ANOMALY_COHORTS
 
@@ -32,9 +33,10 @@ def main(argv: list[str] | None = None) -> None:
         methods.setdefault(name, []).append(run)
     common = ("out_of_domain", "classifier", "inception", "limit", "seed", "batch_size", "device")
     settings = AnomalySettings(**{name: getattr(args, name) for name in common})
-    scored = score_runs(methods, output / "runs", settings, args.overwrite)
-    datasets = [run.dataset for runs in methods.values() for run in runs]
-    tables = write_anomaly_tables(scored, settings, output, datasets, args.cohort, args.out_of_domain_cohort)
+    with own_folder(output):
+        scored = score_runs(methods, output / "runs", settings, args.overwrite)
+        datasets = [run.dataset for runs in methods.values() for run in runs]
+        tables = write_anomaly_tables(scored, settings, output, datasets, args.cohort, args.out_of_domain_cohort)
     Console().print(tables[0].markdown())
     print(f"All tables: {output / 'anomaly.md'}; slices and their counterfactuals: {output / 'anomaly.png'}")
 

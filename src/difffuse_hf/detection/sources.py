@@ -47,7 +47,9 @@ def opened(source: Source) -> Iterator[Source]:
                 if size > MOST_BYTES:
                     raise InputError(f"{file} would take {size / 1e9:.0f} GB; unpack it, and give one scan's folder.")
                 archive.extractall(folder)  # which leads no name out of the folder
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, or encrypted
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # damaged or encrypted: each way to pack has errors of its own
             raise InputError(
                 f"{file} cannot be unpacked ({error}); unpack it yourself, and give the folder."
             ) from None

@@ -207,7 +207,7 @@ def _by_channel_numbers(
         content = json.loads(description.read_text(encoding="utf-8"))
         channels = dict(content.get("channel_names") or content["modality"])
         numbers = {str(name): int(number) for number, name in channels.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{description} does not say in `channel_names` which channel is which.") from error
     files: dict[str, list[Path]] = {REFERENCE: []}
     for modality in modalities:

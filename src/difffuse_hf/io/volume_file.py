@@ -5,8 +5,11 @@ differ, a unit other than the millimetre.
 """
 
 import gzip
+import math
 import re
+import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 ENDINGS = (".nii.gz", ".nii", ".hdr", ".img.gz", ".img", ".mgz", ".mgh", *ITK_ENDINGS)
 UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # code of NIfTI's xyzt_units: not said, metre, millimetre, micron
 UNIT_NAMES = {1: "metres", 3: "microns"}
+MOST_VOXELS = 2**28  # 1 GiB in float32; 512 x 512 x 1024
+MOST_HEADER_BYTES = 50_000_000  # before and after the voxels
 MAX_SHIFT = 0.1  # voxels; grids whose corners lie closer together than this are one grid
 DIRECTIONS = dict(zip("LRAPSI", ("left", "right", "front", "back", "top", "feet")))
 UNREADABLE = (
@@ -36,6 +41,14 @@ UNREADABLE = (
     ValueError,
     TypeError,
     zlib.error,
+    OverflowError,
+    MemoryError,
+    IndexError,
+    KeyError,
+    ArithmeticError,  # of floats in a header
+    RecursionError,
+    struct.error,
+    np.linalg.LinAlgError,
 )
 
 
@@ -76,13 +89,13 @@ def read_volume_file(file: str | Path) -> VolumeFile:
         InputError: the file holds no single volume of numbers, its unit is unknown, or it cannot be read.
     """
     file = Path(file)
+    if not file.is_file():  # a pipe would be waited for
+        raise InputError(f"{file} is missing or no plain file.")
     try:
-        if file.suffix.lower() in (".gz", ".mgz"):
-            with gzip.open(file) as stream:  # to the end, where the checksum is: nibabel stops before it
-                while stream.read(1 << 20):
-                    pass
         image, notes = _open(file)
         shape = _volume_shape(image, file)
+        if file.suffix.lower() in (".gz", ".mgz"):
+            _read_to_the_end(file, image)
         voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
         affine, header, more_notes = _in_millimetres(image, file)
     except InputError:
@@ -142,8 +155,12 @@ def _open_with_simpleitk(file: Path) -> tuple[nibabel.Nifti1Pair, list[str]]:
             f"{file} is read with SimpleITK, which is missing; install it (pip install 'difffuse_hf[preprocess]') "
             "or convert the file to NIfTI."
         ) from error
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
     try:
-        image = sitk.ReadImage(str(file))
+        reader.ReadImageInformation()
+        _check_size(reader.GetSize(), file, reader.GetNumberOfComponents())
+        image = reader.Execute()
     except RuntimeError as error:
         raise ValueError(str(error).strip().splitlines()[-1]) from error
     if file.suffix.lower() in (".nrrd", ".nhdr"):
@@ -177,11 +194,30 @@ def _volume_shape(image: nibabel.Nifti1Pair, file: Path) -> tuple[int, int, int]
     dtype, shape = np.dtype(image.get_data_dtype()), image.shape
     if dtype.names or dtype.kind == "c":
         raise InputError(_not_one_number(file))
+    _check_size(shape, file)
     if len(shape) == 2:
         return shape[0], shape[1], 1
     if len(shape) < 3 or np.prod(shape[3:]) != 1:
         raise InputError(f"{file} has {len(shape)} dimensions {shape}; a scan is one volume with three.")
     return shape[0], shape[1], shape[2]
+
+
+def _check_size(shape: Sequence[int], file: Path, numbers: int = 1) -> None:
+    """`InputError` before memory is taken for a volume that no scanner makes."""
+    if min(shape, default=0) < 1 or math.prod(shape) * numbers > MOST_VOXELS:
+        raise InputError(
+            f"{file} says that it has {' x '.join(map(str, shape))} voxels; a scan has 1 to {MOST_VOXELS:,}."
+        )
+
+
+def _read_to_the_end(file: Path, image: nibabel.Nifti1Pair) -> None:
+    """To where the checksum is, before which nibabel stops; `InputError` if far more comes than the header says."""
+    left = math.prod(image.shape) * np.dtype(image.get_data_dtype()).itemsize + MOST_HEADER_BYTES
+    with gzip.open(file) as stream:
+        while some := stream.read(1 << 20):
+            left -= len(some)
+            if left < 0:
+                raise InputError(f"{file} holds much more than its header says; export it again.")
 
 
 def _not_one_number(file: Path) -> str:
