@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the saved weights")
     parser.add_argument("--training_data", default="Not stated.", help="a sentence for the model card")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--optional_modalities", nargs="*", default=[],
+                        help="that scans may lack, for networks trained with --modality_dropout")  # fmt: skip
     args = parser.parse_args(argv)
 
     pipeline = DifFusePipeline(
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         scheduler=DifFuseScheduler.from_pretrained(args.diffusion, subfolder="scheduler"),
         classifier=SliceClassifier.from_pretrained(args.classifier).eval(),
         autoencoder=ResNetAutoencoder.from_pretrained(args.autoencoder),
-        processor=DifFuseProcessor.from_pretrained(args.dataset),
+        processor=DifFuseProcessor.from_pretrained(args.dataset, optional_modalities=args.optional_modalities),
         noise_level=args.noise_level,
         percentile=args.percentile,
         percentile_over=args.percentile_over,

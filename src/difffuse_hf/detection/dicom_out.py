@@ -127,14 +127,15 @@ def source_of(path: Path, deidentify: bool) -> Dataset:
 def source_of_frame(file: Dataset, frame: SliceHeader) -> Dataset:
     """The source that a frame of a multi-frame file would be if it were a file of its own."""
     source = copy.deepcopy(file)
-    source.ImagePositionPatient, source.ImageOrientationPatient = _decimals(frame.position), _decimals(frame.orientation)
+    source.ImagePositionPatient, source.ImageOrientationPatient = (
+        _decimals(frame.position),
+        _decimals(frame.orientation),
+    )
     source.PixelSpacing, source.SliceThickness = _decimals(frame.pixel_spacing_mm), frame.thickness_mm
     return source
 
 
-def source_of_frames(
-    file: Dataset, slices: Sequence[SliceHeader], lesion: np.ndarray
-) -> tuple[Dataset, np.ndarray]:
+def source_of_frames(file: Dataset, slices: Sequence[SliceHeader], lesion: np.ndarray) -> tuple[Dataset, np.ndarray]:
     """A multi-frame file as highdicom wants to know it, and the lesion (slices, rows, columns) in its frames' order."""
     header = read_header(slices[0].path)
     assert isinstance(header, SliceHeader)  # it has been read before

@@ -74,7 +74,7 @@ def _run(query: Query, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
             return kept.seen, logits
     raise ValueError(
         f"`classifier` ({name}) has no convolutional feature maps that can be reached; name the layer that makes them "
-        "by `target_layer` (such as \"layer4\"), or use `gradient` instead."
+        'by `target_layer` (such as "layer4"), or use `gradient` instead.'
     )
 
 
