@@ -321,7 +321,9 @@ def test_a_loss_that_is_not_finite_stops_its_step_and_names_the_rows_and_good_ch
         return (model(batch["image"]) - batch["image"]).abs().mean() * (math.nan if len(seen) == 6 else 1)
 
     args = arguments(tmp_path, max_steps=9, batch_size=2, checkpointing_steps=2, log_every=100)
-    with pytest.raises(InputError, match=r"The loss is nan at step 6, on the rows (\d+), (\d+) of the train") as caught:
+    with pytest.raises(
+        InputError, match=r"The loss is nan at step 6, on the rows (\d+), (\d+) of the train"
+    ) as caught:
         Trainer(model, data, compute_loss, args, columns=["image"]).fit()
     named = [int(word.strip(",")) for word in str(caught.value).split() if word.strip(",").isdigit()][1:]
     assert_close(torch.tensor(np.array(data[named]["image"], np.float32)), seen[5].contiguous())
