@@ -1,5 +1,7 @@
 """Facts about class activation maps, on a one-layer network solved by hand and on the package's classifiers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_gradients import LinearScan, OneLayer, random, scaled
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from difffuse_hf import SliceClassifier, SliceClassifierConfig, grad_cam, grad_cam_plus_plus, score_cam
 from difffuse_hf.models.configuration_lesion_classifier import LesionClassifierConfig
 from difffuse_hf.models.modeling_lesion_classifier import LesionClassifier
+from difffuse_hf.saliency.feature_maps import activation_map
 
 METHODS = (grad_cam, grad_cam_plus_plus, score_cam)
 
@@ -26,6 +29,16 @@ def test_grad_cam_is_cam_where_the_maps_are_pooled_and_a_linear_layer_follows(sh
     cam = (weight[:, :, None, None] * maps).sum(1, keepdim=True).clamp_min(0)
     expected = F.interpolate(cam, size=(9, 12), mode="bilinear", align_corners=False).reshape(*shape[:-3], 1, 9, 12)
     assert torch.allclose(grad_cam(classifier, image, target), scaled(expected), atol=1e-5)
+
+
+def test_what_speaks_against_a_class_is_zero_in_grad_cam_before_the_map_is_resized_and_the_peak_is_one():
+    """ReLU, then resize, then divide by the maximum: negative neighbours take nothing from what is positive."""
+    query = SimpleNamespace(classifier=OneLayer(), image=torch.zeros(1, 2, 8, 8))
+    maps, weights = torch.tensor([[[[3.0, -9.0], [-9.0, -9.0]]]]), torch.ones(1, 1, 1, 1)
+    expected = F.interpolate(torch.tensor([[[[3.0, 0], [0, 0]]]]), (8, 8), mode="bilinear", align_corners=False)
+    assert torch.allclose(activation_map(query, maps, weights), expected / expected.max())
+    assert activation_map(query, maps, weights).max() == 1
+    assert activation_map(query, -maps.abs(), weights).max() == 0
 
 
 def test_grad_cam_plus_plus_is_its_published_formula():
@@ -103,7 +116,32 @@ def test_the_maps_of_a_mirrored_scan_are_mirrored_in_the_half_brain_network():
         assert torch.allclose(method(classifier, scan.flip(-1), target), saliency.flip(-1), atol=1e-5)
 
 
+class Foreign(torch.nn.Module):
+    """What torchvision and timm have: logits alone, and layers with names."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, image):
+        return self.whole(image).logits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_layer_of_another_network_may_be_named(method):
+    torch.manual_seed(0)
+    options = {"backbone": "resnet10t", "backbone_kwargs": {"channels": [8, 8, 8, 8]}}
+    ours, image = SliceClassifier(SliceClassifierConfig(num_channels=2, **options)).eval(), random(2, 2, 33, 40)
+    foreign, expected = Foreign(ours), method(ours, image)
+    for layer in ("whole.backbone.layer4", ours.backbone.layer4):
+        assert torch.allclose(method(foreign, image, target_layer=layer), expected, atol=1e-6)
+    assert not ours.backbone.layer4._forward_hooks
+    for layer, why in (("layer5", "no layer 'layer5'"), ("whole.head", r"maps \(B, D, h, w\), got shape \(2, ")):
+        with pytest.raises(ValueError, match=why):
+            method(foreign, image, target_layer=layer)
+
+
 def test_a_classifier_without_feature_maps_is_refused():
     for method in METHODS:
-        with pytest.raises(ValueError, match="has no convolutional feature maps .*; use `gradient`"):
+        with pytest.raises(ValueError, match="no convolutional feature maps .* `target_layer` .* use `gradient`"):
             method(LinearScan(torch.rand(2, 1, 4, 4)), torch.rand(1, 1, 4, 4))

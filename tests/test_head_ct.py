@@ -201,11 +201,36 @@ def test_the_same_result_has_the_same_identifiers_and_another_one_others(written
     assert uids[0] == uids[1] != uids[2]
 
 
-def test_a_multi_frame_source_gets_no_derived_series(tmp_path, written, case):
-    write_enhanced(tmp_path / "a", np.zeros((4, 8, 8), int))
-    headers, _ = read_headers([tmp_path / "a"])
-    result = replace(written[0], case=replace(case, dicom=tuple(headers)))
-    with pytest.raises(InputError, match="is a multi-frame file"):
+def test_the_frames_of_one_file_are_referred_to_by_their_numbers(tmp_path, written, case):
+    """Frames that lie from the top down in the file, while a case's slices go up."""
+    highdicom = pytest.importorskip("highdicom", reason="needs the extra `dicom`")
+    path = write_enhanced(tmp_path / "a", np.zeros((4, 8, 8), int))
+    dataset = dcmread(path)
+    for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        frame.PlanePositionSequence[0].ImagePositionPatient = [-20.0, -20.0, -20.0 - 5 * index]
+    dataset.save_as(path)
+    slices = tuple(read_headers([path])[0][::-1])
+    lesion = np.zeros((8, 8, 4), np.uint8)
+    lesion[2:5, 3, 3], lesion[6, 1:4, 2] = 1, 1
+    found = replace(written[0], lesion=lesion, anomaly=lesion * 0.25, counterfactual=lesion[None] * 40.0)
+    write_dicom(replace(found, case=replace(case, dicom=slices)), tmp_path / "dicom", "some/model")
+    segmentation = highdicom.seg.segread(tmp_path / "dicom" / "lesion.dcm")
+    pixels = segmentation.get_pixels_by_source_frame(
+        dataset.SOPInstanceUID, [1, 2, 3, 4], ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+    )
+    np.testing.assert_array_equal(pixels[..., 0].transpose(2, 1, 0)[..., ::-1], lesion)
+    files = [dcmread(file) for file in sorted((tmp_path / "dicom" / "anomaly").iterdir())]
+    assert [one.SourceImageSequence[0].ReferencedFrameNumber for one in files] == [4, 3, 2, 1]
+    assert [one.ImagePositionPatient[2] for one in files] == [-35, -30, -25, -20]
+    assert len({one.SOPInstanceUID for one in files}) == 4
+    for index, one in enumerate(files):
+        np.testing.assert_allclose(one.pixel_array.T * one.RescaleSlope, found.anomaly[..., index], atol=1e-6)
+
+
+def test_frames_of_several_files_get_no_segmentation(tmp_path, written, case):
+    paths = [write_enhanced(tmp_path / name, np.zeros((2, 8, 8), int)) for name in "ab"]
+    result = replace(written[0], case=replace(case, dicom=tuple(read_headers(paths)[0])))
+    with pytest.raises(InputError, match="is one of 2 files with several frames"):
         write_dicom(result, tmp_path / "dicom", "some/model")
     assert not (tmp_path / "dicom").exists()
 

@@ -312,6 +312,25 @@ def test_data_and_folders_that_cannot_be_used_are_named(slices, tmp_path):
         train("train_autoencoder", slices, tmp_path / "out", "--resume_from_checkpoint", str(tmp_path))
 
 
+def test_a_training_starts_from_the_weights_that_it_is_given_and_from_no_others(slices, tmp_path):
+    first = train("train_autoencoder", slices, tmp_path / "first", "--max_steps", "2")
+    options = ["--max_steps", "1", "--learning_rate", "0", "--warmup_steps", "0", "--seed", "9"]
+    again = train("train_autoencoder", slices, tmp_path / "again", "--initial_weights", tmp_path / "first", *options)
+    assert same(first, again)
+    with pytest.raises(InputError, match="another network than the one to be trained: .* the first is decoder"):
+        train(
+            "train_autoencoder",
+            slices,
+            tmp_path / "no",
+            "--initial_weights",
+            tmp_path / "first",
+            "--latent_channels",
+            "4",
+        )
+    with pytest.raises(InputError, match="holds no weights"):
+        train("train_autoencoder", slices, tmp_path / "no", "--initial_weights", tmp_path)
+
+
 def test_a_loss_that_is_not_finite_stops_its_step_and_names_the_rows_and_good_checkpoints_stay(slices, tmp_path):
     model = ResNetAutoencoder(in_channels=2, channels=(4, 4, 4))
     seen, data = [], load_slices(str(slices), "train")

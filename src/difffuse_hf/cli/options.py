@@ -28,6 +28,10 @@ class Layout(str, Enum):
     brats2021, wmh, ist3, mosmed = "brats2021", "wmh", "ist3", "mosmed"
 
 
+class PhantomLayout(str, Enum):
+    brats2021, mr, wmh, ist3, mosmed = "brats2021", "mr", "wmh", "ist3", "mosmed"
+
+
 class RegistrationQuality(str, Enum):
     scan, mixture = "scan", "mixture"
 

@@ -44,7 +44,7 @@ class MosMedConfig(FolderConfig):
 
     num_slices: int = 11  # thesis
     image_size: tuple[int, int] = (128, 128)  # thesis
-    window_hu: tuple[float, float] = (-1000.0, 400.0)  # air to soft tissue; our choice, the thesis gives no figures
+    window_hu: tuple[float, float] = (-1000.0, 400.0)  # air to soft tissue, as in the author's code
     ct1: str = "left out"  # as in the thesis; or "healthy", or "lesion"
 
     def __post_init__(self):

@@ -80,7 +80,7 @@ def files_of(source: Source, processor: DifFuseProcessor) -> tuple[list[str], li
     if zip_file_of(source) or is_dicom(source):
         path = Path(source)  # pyright: ignore[reportArgumentType]  it is no mapping
         return list(processor.modalities), find_files(path)
-    found = find_case(source, processor.modalities)
+    found = find_case(source, processor.modalities, processor.optional_modalities)
     return list(found.files), [*found.files.values(), *([found.reference] if found.reference else [])]
 
 
@@ -118,7 +118,7 @@ def read_source(
         raise InputError(f"--series names a series of DICOM files, and {source} holds none.")
     if takes_ct:
         return read_case(source, processor.modalities), {}
-    return prepare_case(source, processor.modalities, register, brain_extraction)
+    return prepare_case(source, processor.modalities, register, brain_extraction, processor.optional_modalities)
 
 
 def _starts_as_dicom(file: Path) -> bool:

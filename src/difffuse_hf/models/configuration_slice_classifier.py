@@ -19,7 +19,12 @@ THESIS_VIT = {
         "qkv_bias": False,
         "pos_drop_rate": 0.1,
         "proj_drop_rate": 0.1,
+        "attn_drop_rate": 0.1,
     },
+}
+THESIS_SWIN = {  # of Table 4.2 (27,519,358 parameters); from block to block the drop path rises from 0 to 0.2
+    "backbone": "swin_tiny_patch4_window7_224",
+    "backbone_kwargs": {"drop_path_rate": 0.2},
 }
 
 LOADING = ("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit")  # of `timm.create_model`

@@ -65,6 +65,23 @@ class ScanClassifier(CheckedNetwork, PreTrainedModel):
         """Loss (B,) of each slice or scan."""
         raise NotImplementedError
 
+    def decide(self, logits: torch.Tensor) -> torch.Tensor:
+        """The classes (B,) that logits (B, num_labels) stand for: those of highest probability."""
+        return logits.argmax(1)
+
+    def make_trunk(self, num_channels: int) -> Any:
+        """A network like this one without its classification layers, untrained: `step(stage, maps)` gives the next."""
+        raise NotImplementedError
+
+    def readers(self, stage: int) -> list[Any]:
+        """The convolutions or linear layers that read the maps after a stage, and nothing else."""
+        raise NotImplementedError
+
+    @property
+    def num_views(self) -> int:
+        """Images that the convolutions see of a slice."""
+        return 1
+
     @property
     def num_stages(self) -> int:
         """Stages after which a `FeatureModifier` is asked."""

@@ -23,8 +23,9 @@ class BrainPhantom:
     """A cohort of synthetic subjects, endless and reproducible: subject `i` of a seed is always the same.
 
     Args:
-        layout (`str`): the data set whose folders are written: `"brats2021"` (glioma MRI), `"wmh"` (white-matter
-            hyperintensities on FLAIR and T1), `"ist3"` (acute stroke CT, as DICOM) or `"mosmed"` (lung CT).
+        layout (`str`): the data set whose folders are written: `"brats2021"` (glioma MRI), `"mr"` (lesions of
+            five kinds, in the same folders), `"wmh"` (white-matter hyperintensities on FLAIR and T1), `"ist3"` (acute
+            stroke CT, as DICOM) or `"mosmed"` (lung CT).
         anatomies (`str` or `Path`, *optional*): folder of label maps in FreeSurfer numbering;
             the built-in ICBM152 maps by default. The lungs of `"mosmed"` are computed and need none.
         seed (`int`): same seed and index, same subject.
@@ -32,7 +33,7 @@ class BrainPhantom:
             by default infarcts start anywhere in their arterial territory.
     """
 
-    LAYOUTS = ("brats2021", "wmh", "ist3", "mosmed")
+    LAYOUTS = ("brats2021", "mr", "wmh", "ist3", "mosmed")
 
     def __init__(
         self,

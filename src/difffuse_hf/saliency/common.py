@@ -75,10 +75,11 @@ def check_inputs(image: Images, saliency: Maps = None) -> None:
 
 
 def choose_target(classifier, image: Images, target: Target = None, saliency: Maps = None) -> torch.Tensor:
-    """Class indices (B,) on the image's device: as given, or the predicted classes."""
+    """Class indices (B,) on the image's device: as given, or what the classifier decides on."""
     if target is None:
         with torch.no_grad():
-            return class_logits(classifier, image, saliency).argmax(1)
+            logits = class_logits(classifier, image, saliency)
+            return classifier.decide(logits) if hasattr(classifier, "decide") else logits.argmax(1)
     target = torch.as_tensor(target, device=image.device)
     if target.shape != image.shape[:1] or target.is_floating_point():
         raise ValueError(

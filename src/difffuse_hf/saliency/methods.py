@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ..errors import InputError, require_choice
-from .counterfactual import class_agnostic_saliency
+from .counterfactual import class_agnostic_saliency, negative_counterfactual
 from .grad_cam import grad_cam
 from .grad_cam_plus_plus import grad_cam_plus_plus
 from .gradient import gradient
@@ -20,7 +20,7 @@ from .smooth_grad import smooth_grad
 
 Method = Callable[..., torch.Tensor]
 
-_WITH_AUTOENCODER: tuple[Method, ...] = (class_agnostic_saliency, latent_shift)
+_WITH_AUTOENCODER: tuple[Method, ...] = (class_agnostic_saliency, negative_counterfactual, latent_shift)
 _WITHOUT: tuple[Method, ...] = (
     *(gradient, smooth_grad, guided_backprop, integrated_gradients),
     *(grad_cam, grad_cam_plus_plus, score_cam, rise),

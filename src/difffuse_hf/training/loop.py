@@ -30,7 +30,7 @@ from ..io.files import own_folder, write_into, write_whole
 from ..io.hub import HUB_ERRORS, push_folder, refuse_public
 from .arguments import TrainingArguments, learning_rate_factor, make_optimizer
 from .batch_norm import restore_batch_norm, synchronise_batch_norm
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import load_checkpoint, load_initial_weights, save_checkpoint
 from .run_log import RunLog
 from .sampler import StepBatches, step_generator
 from .signals import ignore_interrupts, signals_noted
@@ -110,6 +110,8 @@ class Trainer:
         _refuse_public_early(args)
 
         self.accelerator = _make_accelerator(args, find_unused_parameters)
+        if args.initial_weights:
+            load_initial_weights(model, args.initial_weights)
         model.to(self.accelerator.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not trained:
