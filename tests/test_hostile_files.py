@@ -38,6 +38,13 @@ def test_malformed_scans_end_in_a_scan_a_decision_or_one_sentence(start, tmp_pat
         assert outcome in ("read", "decided", "sentence"), f"input {number}: {said}"
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("number", [764, 814])  # an axis that runs nowhere
+def test_what_was_once_a_crash_is_a_sentence(number, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert hostile.try_one(0, number, tmp_path / "top") == ("sentence", "")
+
+
 def refuse_to_read(*_):
     pytest.fail("the voxels were read")
 

@@ -20,7 +20,7 @@ from nibabel.affines import apply_affine, from_matvec
 from nibabel.analyze import AnalyzeImage
 from nibabel.filebasedimages import ImageFileError
 from nibabel.freesurfer.mghformat import MGHImage
-from nibabel.orientations import aff2axcodes
+from nibabel.orientations import aff2axcodes, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
@@ -224,6 +224,14 @@ def _not_one_number(file: Path) -> str:
     return f"{file} holds colours, vectors or complex numbers; a scan has one number for each voxel."
 
 
+def _spans_space(affine: np.ndarray) -> bool:
+    """Whether each axis of the voxels runs along one of the body's; numbers that overflow do not."""
+    with np.errstate(all="ignore"):
+        if not np.isfinite(affine).all() or not abs(np.linalg.det(affine)) >= np.finfo(float).tiny:
+            return False
+        return bool(np.isfinite(affine @ affine.T).all() and np.isfinite(io_orientation(affine)).all())
+
+
 def _in_millimetres(image: nibabel.Nifti1Pair, file: Path) -> tuple[np.ndarray, nibabel.Nifti1Header, list[str]]:
     """Affine and header of an image in millimetres, and what was decided."""
     header: Any = image.header.copy()  # nibabel promises less than it gives
@@ -236,7 +244,7 @@ def _in_millimetres(image: nibabel.Nifti1Pair, file: Path) -> tuple[np.ndarray, 
     if len(image.shape) == 2 and not affine[:3, 2].any():  # a slice without a thickness: 1 mm
         one, other = (affine[:3, axis] / (np.linalg.norm(affine[:3, axis]) or 1) for axis in (0, 1))
         affine[:3, 2] = np.cross(one, other)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < np.finfo(float).tiny:
+    if not _spans_space(affine):
         raise InputError(f"The header of {file} does not say how large a voxel is (its affine is singular).")
     codes = int(header["sform_code"]), int(header["qform_code"])
     if all(codes):
