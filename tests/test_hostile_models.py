@@ -4,10 +4,12 @@ import json
 import os
 import pickle
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_classifier
 
@@ -238,6 +240,8 @@ def test_a_hostile_model_is_refused_in_one_sentence_and_nothing_of_it_runs(make,
             (place / name).write_bytes(planted)
     make(folder)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
     with pytest.raises(InputError, match=HOSTILE[make]) as caught:
         load_model(folder)
     assert str(folder) in str(caught.value) and "\n" not in one_sentence(caught.value)
