@@ -94,8 +94,10 @@ def read_volume_file(file: str | Path) -> VolumeFile:
     try:
         image, notes = _open(file)
         shape = _volume_shape(image, file)
-        if file.suffix.lower() in (".gz", ".mgz"):
-            _read_to_the_end(file, image)
+        packed = file.suffix.lower() in (".gz", ".mgz")
+        held = _read_to_the_end(file, image) if packed else file.stat().st_size
+        if file.suffix.lower() in (".gz", ".mgz", ".nii", ".mgh") and held < _least_bytes(image):
+            raise ValueError(f"it is cut off: {held} bytes where {_least_bytes(image)} are the least")
         voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
         affine, header, more_notes = _in_millimetres(image, file)
     except InputError:
@@ -210,14 +212,20 @@ def _check_size(shape: Sequence[int], file: Path, numbers: int = 1) -> None:
         )
 
 
-def _read_to_the_end(file: Path, image: nibabel.Nifti1Pair) -> None:
-    """To where the checksum is, before which nibabel stops; `InputError` if far more comes than the header says."""
-    left = math.prod(image.shape) * np.dtype(image.get_data_dtype()).itemsize + MOST_HEADER_BYTES
+def _least_bytes(image: nibabel.Nifti1Pair) -> int:
+    """That the voxels of an image take, unpacked."""
+    return math.prod(image.shape) * np.dtype(image.get_data_dtype()).itemsize
+
+
+def _read_to_the_end(file: Path, image: nibabel.Nifti1Pair) -> int:
+    """Bytes up to where the checksum is, before which nibabel stops; `InputError` if far more than the header says."""
+    read = 0
     with gzip.open(file) as stream:
         while some := stream.read(1 << 20):
-            left -= len(some)
-            if left < 0:
+            read += len(some)
+            if read > _least_bytes(image) + MOST_HEADER_BYTES:
                 raise InputError(f"{file} holds much more than its header says; export it again.")
+    return read
 
 
 def _not_one_number(file: Path) -> str:
