@@ -49,7 +49,18 @@ def test_what_is_not_a_number_is_an_error_and_never_no_lesion(spoil, options, se
         detect_volume(pipeline, case, num_inference_steps=2, noise_level=10, progress=False, **options)
 
 
-@pytest.mark.parametrize("option", ["--threshold", "--percentile", "--slice-smoothing-sigma"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dark_bright_constant_and_extreme_images_give_no_nan(dtype, whole_pipeline):
+    checkered = torch.ones(2, 16, 16)
+    checkered[:, ::2, 1::2] = checkered[:, 1::2, ::2] = 0
+    images = torch.stack([torch.full((2, 16, 16), value) for value in (0.0, 0.5, 1.0)] + [checkered])
+    whole_pipeline.unet.to(dtype)
+    output = whole_pipeline(images, generator=torch.Generator().manual_seed(0), num_inference_steps=3)  # or an error
+    for made in (output.counterfactuals, output.anomaly_maps, output.masks, output.saliency):
+        assert made.isfinite().all() and 0 <= made.min() and made.max() <= 1
+
+
+@pytest.mark.parametrize("option", ["--threshold", "--percentile"])
 def test_nan_is_bad_usage(option, capsys):
     assert cli.main(["detect", "case", "--model", "demo", "--output", "out", option, "nan"]) == 2
     assert option in capsys.readouterr().err

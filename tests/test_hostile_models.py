@@ -4,16 +4,21 @@ import json
 import os
 import pickle
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_classifier
 
 from difffuse_hf import ACATClassifier, DifFusePipeline, LesionClassifier, SliceClassifier, load_classifier
 from difffuse_hf.detection.load import load_model
 from difffuse_hf.errors import InputError, one_sentence
+from difffuse_hf.io.model_card import card_line
+from difffuse_hf.models.guided_diffusion import import_guided_diffusion
+from difffuse_hf.saliency.methods import saliency_method
 
 
 class Planted:
@@ -235,6 +240,8 @@ def test_a_hostile_model_is_refused_in_one_sentence_and_nothing_of_it_runs(make,
             (place / name).write_bytes(planted)
     make(folder)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
     with pytest.raises(InputError, match=HOSTILE[make]) as caught:
         load_model(folder)
     assert str(folder) in str(caught.value) and "\n" not in one_sentence(caught.value)
@@ -276,3 +283,26 @@ def test_the_base_of_a_guided_classifier_is_looked_at_as_well(tmp_path):
 def test_another_stage_of_a_saved_classifier_may_lack_its_new_heads(tmp_path):
     tiny_classifier(LesionClassifier).save_pretrained(tmp_path)
     assert LesionClassifier.from_pretrained(tmp_path, stage="halves").half_head is not None
+
+
+@pytest.mark.parametrize("options", [{"saliency_channels": -1}, {"attention_stages": ["first"]}, {"fusion": "yes"}])
+def test_options_that_make_no_network_are_a_sentence(options):
+    with pytest.raises(InputError, match="ACATClassifier") as caught:
+        ACATClassifier.from_baseline(tiny_classifier(LesionClassifier), **options)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="options of gradient"):
+        saliency_method("gradient", None, depth=3)
+
+
+def test_an_importers_pickle_does_not_run(tmp_path):
+    (tmp_path / "model.pt").write_bytes(pickle.dumps(Planted(tmp_path / "ran")))
+    torch.save({"weights": Planted(tmp_path / "ran")}, tmp_path / "zipped.pt")
+    for name in ("model.pt", "zipped.pt"):
+        with pytest.raises(InputError, match="may run code"):
+            import_guided_diffusion(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_card_that_is_no_text_is_read_as_far_as_it_goes(folder):
+    (folder / "README.md").write_bytes(b"# Tiny\n\n\xff\xfe is a model. It is tiny.\n")
+    assert card_line(folder).endswith("is a model.")

@@ -379,3 +379,15 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_earlier_one(slice
     with pytest.raises(InputError, match="checkpoint-1 could not be written .*earlier checkpoints are kept"):
         trainer.checkpoint()
     assert [path.name for path in (tmp_path / "out").glob("*checkpoint-*")] == ["checkpoint-0"]
+
+
+def test_a_reading_process_that_died_is_a_sentence(slices, tmp_path):
+    trainer = autoencoder_trainer(slices, tmp_path, [])
+
+    def died():
+        raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+        yield
+
+    trainer.passes = died()
+    with pytest.raises(InputError, match="A process that reads slices died after step 0.*--num_workers"):
+        trainer.fit()

@@ -20,7 +20,7 @@ from nibabel.affines import apply_affine, from_matvec
 from nibabel.analyze import AnalyzeImage
 from nibabel.filebasedimages import ImageFileError
 from nibabel.freesurfer.mghformat import MGHImage
-from nibabel.orientations import aff2axcodes
+from nibabel.orientations import aff2axcodes, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
@@ -94,8 +94,10 @@ def read_volume_file(file: str | Path) -> VolumeFile:
     try:
         image, notes = _open(file)
         shape = _volume_shape(image, file)
-        if file.suffix.lower() in (".gz", ".mgz"):
-            _read_to_the_end(file, image)
+        packed = file.suffix.lower() in (".gz", ".mgz")
+        held = _read_to_the_end(file, image) if packed else file.stat().st_size
+        if file.suffix.lower() in (".gz", ".mgz", ".nii", ".mgh") and held < _least_bytes(image):
+            raise ValueError(f"it is cut off: {held} bytes where {_least_bytes(image)} are the least")
         voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
         affine, header, more_notes = _in_millimetres(image, file)
     except InputError:
@@ -210,18 +212,32 @@ def _check_size(shape: Sequence[int], file: Path, numbers: int = 1) -> None:
         )
 
 
-def _read_to_the_end(file: Path, image: nibabel.Nifti1Pair) -> None:
-    """To where the checksum is, before which nibabel stops; `InputError` if far more comes than the header says."""
-    left = math.prod(image.shape) * np.dtype(image.get_data_dtype()).itemsize + MOST_HEADER_BYTES
+def _least_bytes(image: nibabel.Nifti1Pair) -> int:
+    """That the voxels of an image take, unpacked."""
+    return math.prod(image.shape) * np.dtype(image.get_data_dtype()).itemsize
+
+
+def _read_to_the_end(file: Path, image: nibabel.Nifti1Pair) -> int:
+    """Bytes up to where the checksum is, before which nibabel stops; `InputError` if far more than the header says."""
+    read = 0
     with gzip.open(file) as stream:
         while some := stream.read(1 << 20):
-            left -= len(some)
-            if left < 0:
+            read += len(some)
+            if read > _least_bytes(image) + MOST_HEADER_BYTES:
                 raise InputError(f"{file} holds much more than its header says; export it again.")
+    return read
 
 
 def _not_one_number(file: Path) -> str:
     return f"{file} holds colours, vectors or complex numbers; a scan has one number for each voxel."
+
+
+def _spans_space(affine: np.ndarray) -> bool:
+    """Whether each axis of the voxels runs along one of the body's; numbers that overflow do not."""
+    with np.errstate(all="ignore"):
+        if not np.isfinite(affine).all() or not abs(np.linalg.det(affine)) >= np.finfo(float).tiny:
+            return False
+        return bool(np.isfinite(affine @ affine.T).all() and np.isfinite(io_orientation(affine)).all())
 
 
 def _in_millimetres(image: nibabel.Nifti1Pair, file: Path) -> tuple[np.ndarray, nibabel.Nifti1Header, list[str]]:
@@ -236,7 +252,7 @@ def _in_millimetres(image: nibabel.Nifti1Pair, file: Path) -> tuple[np.ndarray, 
     if len(image.shape) == 2 and not affine[:3, 2].any():  # a slice without a thickness: 1 mm
         one, other = (affine[:3, axis] / (np.linalg.norm(affine[:3, axis]) or 1) for axis in (0, 1))
         affine[:3, 2] = np.cross(one, other)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < np.finfo(float).tiny:
+    if not _spans_space(affine):
         raise InputError(f"The header of {file} does not say how large a voxel is (its affine is singular).")
     codes = int(header["sform_code"]), int(header["qform_code"])
     if all(codes):
