@@ -3,8 +3,10 @@
 python examples/drawn_maps.py --dataset data/ist3 --output_dir data/ist3_drawn
 
 A scan with a drawn lesion gets that lesion as its map, any other scan the lesion of a scan drawn at random from its
-split. What train_acat.py gains from such maps over those of compute_saliency.py is what better maps could gain it. The
-place tells the side of a lesion, though: compare the AUC of lesion or none, not the accuracy over sides.
+split, moved onto its own head. Both are cut to pixels that look like brain, as the drawn lesions of the split do: no
+map lies on bone, air or fluid, for then its place alone would tell that there is no lesion. What train_acat.py gains
+from such maps over those of compute_saliency.py is what better maps could gain it. The place tells the side of a
+lesion, though: compare the AUC of lesion or none, not the accuracy over sides.
 """
 
 import argparse
@@ -32,19 +34,65 @@ def main(argv: list[str] | None = None) -> None:
         scans = load_scans(args.dataset, split)
         if "mask" not in scans.column_names:
             raise InputError(f"{args.dataset} has no drawn lesions (no column `mask`); prepare it with masks.")
-        masks = [None if mask is None else np.asarray(mask, np.float32) for mask in scans.with_format(None)["mask"]]
-        drawn = [mask for mask in masks if mask is not None and mask.any()]
-        if not drawn:
+        masks = [None if mask is None else np.asarray(mask, bool) for mask in scans.with_format(None)["mask"]]
+        sick = [index for index, mask in enumerate(masks) if mask is not None and mask.any()]
+        if not sick:
             raise InputError(f"The split '{split}' of {args.dataset} has no drawn lesion.")
+        pictures = scans.with_format("numpy", columns=["pixel_values"])
+        low, high = brain_grey(pictures, masks, sick)
         maps = []
-        for mask in masks:
-            lesion = mask if mask is not None and mask.any() else drawn[rng.integers(len(drawn))]
-            smooth = F.avg_pool2d(torch.from_numpy(lesion)[:, None], 3, stride=1, padding=1)  # [S,1,H,W]
-            maps.append(smooth / smooth.max())
+        for index, mask in enumerate(masks):
+            image = pictures[index]["pixel_values"][..., 0, :, :]
+            brain = (image >= low) & (image <= high)
+            own = mask is not None and mask.any()
+            lesion = mask & brain if own else elsewhere(rng, brain, image > 0, masks, pictures, sick)
+            smooth = F.avg_pool2d(torch.from_numpy(lesion.astype(np.float32))[:, None], 3, stride=1, padding=1)
+            maps.append(smooth * torch.from_numpy(brain)[:, None] / smooth.max().clamp_min(1e-6))  # [S,1,H,W]
         store, keys = SaliencyStore(args.output_dir, split, settings, args.chunk), list(scans["key"])
         for chunk in store.missing(len(scans)):
             store.write(chunk, keys[chunk.start : chunk.stop], torch.stack(maps[chunk.start : chunk.stop]))
     print(f"Maps of {args.dataset} are in {args.output_dir}.")
+
+
+def brain_grey(pictures, masks: list, sick: list[int]) -> tuple[float, float]:
+    """The intensities between which nine tenths of the pixels in drawn lesions lie."""
+    inside = [pictures[index]["pixel_values"][..., 0, :, :][masks[index]] for index in sick]
+    low, high = np.quantile(np.concatenate(inside), (0.05, 0.95))
+    return float(low), float(high)
+
+
+def elsewhere(rng: np.random.Generator, brain: np.ndarray, head: np.ndarray, masks: list, pictures, sick: list[int]):
+    """Another scan's lesion in this head (S, H, W), on its brain: the first of ten that keeps half of its pixels
+    there, or the one that keeps most."""
+    best = np.zeros_like(brain)
+    for index in rng.permutation(sick)[:10]:
+        moved = move(masks[index], pictures[index]["pixel_values"][..., 0, :, :] > 0, head)
+        kept = moved & brain
+        best = kept if kept.sum() > best.sum() else best
+        if 2 * kept.sum() > moved.sum():
+            return kept
+    return best
+
+
+def move(mask: np.ndarray, head: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """A mask (S, H, W) in one head, in the box of another one."""
+    (top, bottom, left, right), (top2, bottom2, left2, right2) = box(head), box(other)
+    height, width = mask.shape[-2:]
+    rows = np.clip(np.rint(top + (np.arange(height) - top2) * (bottom - top) / max(bottom2 - top2, 1)), 0, height - 1)
+    columns = np.clip(
+        np.rint(left + (np.arange(width) - left2) * (right - left) / max(right2 - left2, 1)), 0, width - 1
+    )
+    return mask[:, rows.astype(int)[:, None], columns.astype(int)]
+
+
+def box(head: np.ndarray) -> tuple[int, int, int, int]:
+    """First and last row and column of a head (S, H, W); of the whole picture where there is none."""
+    rows, columns = (np.flatnonzero(head.any(axes)) for axes in ((0, 2), (0, 1)))
+    height, width = head.shape[-2:]
+    return (
+        *(rows[[0, -1]] if len(rows) else (0, height - 1)),
+        *(columns[[0, -1]] if len(columns) else (0, width - 1)),
+    )
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ python examples/evaluate_classification.py --output_dir out/classification --coh
     --method ACAT out/acat-0 data/ist3-0 data/ist3-0_saliency --method ACAT out/acat-1 data/ist3-1 data/ist3-1_saliency
 
 The same NAME again is another seed of the same method; the other methods are compared with the first, seed by seed.
-The decision is the class of highest probability: the test split chooses nothing. `--readers` is a CSV with the columns
-`key` and one for each reader, for Krippendorff's alpha with and without the model (Tables 4.4 and 4.5). `--curve`
-gives accuracy against the number of training scans (Sec. 5.5), with models that were trained on N scans.
+The decision is the model's own, of the half-brain CNN presence first and then side (Sec. 4.4); with `--soft_decision`
+it is the class of highest probability. The test split chooses nothing. `--readers` is a CSV with the columns `key` and
+one for each reader, for Krippendorff's alpha of every two (Table 4.4) and with and without the model (Table 4.5).
+`--curve` gives accuracy against the number of training scans (Sec. 5.6.4), with models that were trained on N scans.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import torch
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.predictions import ClassifierRun, predict_runs
+from difffuse_hf.io.files import own_folder
 from difffuse_hf.reporting.classification_tables import common_classes, curve_tables, method_tables, reader_tables
 from difffuse_hf.reporting.tables import about_data, write_tables
 from difffuse_hf.reporting.thesis import CLASSIFICATION_COHORTS
@@ -25,6 +27,11 @@ from difffuse_hf.reporting.thesis import CLASSIFICATION_COHORTS
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    with own_folder(args.output_dir):
+        evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
     output = Path(args.output_dir)
     methods: dict[str, list[ClassifierRun]] = {}
     curves: dict[tuple[str, int], list[ClassifierRun]] = {}
@@ -33,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, size, *run in args.curve:
         curves.setdefault((name, int(size)), []).append(ClassifierRun(*run))
 
-    how = (output, args.split, args.batch_size, args.device, args.overwrite)
+    how = (output, args.split, args.batch_size, args.device, args.overwrite, args.soft_decision)
     predictions = predict_runs(methods, *how)
     on_curve = predict_runs({f"{name}-{size}-scans": runs for (name, size), runs in curves.items()}, *how)
     classes = common_classes([table for seeds in [*predictions.values(), *on_curve.values()] for table in seeds])
@@ -70,6 +77,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--overwrite", action="store_true", help="predict again where predictions are there already")
+    parser.add_argument(
+        "--soft_decision", action="store_true", help="the class of highest probability, of every model"
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, help="samples of the patients; 0 for no intervals")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     args = parser.parse_args(argv)

@@ -9,7 +9,9 @@ A run is a seed: a classifier, an autoencoder and the data set whose test split 
 counts once: by its drawn lesion (`mask`), and with `--atlas` also by the territory that its reader named. `--acat`
 gives each run the model trained on the maps in a folder: ACAT as its own classifier, the second round. `--randomise`
 asks how like its map the map of a network with random weights is, on so many scans of the first run; `--noise_std`
-how the variance of the pre-activations grows when noise is added to those scans.
+how the variance of the pre-activations grows when noise is added to those scans: 1 in Table 5.6, with an ACAT that was
+trained from scratch on the first run's maps (`--noise_model`). Of `--atlas jhu` the territories of MCA, ACA and PCA
+on either side count, as in Sec. 5.6.5.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from difffuse_hf.evaluation.saliency_runs import (
     randomised_maps,
     score_run,
 )
+from difffuse_hf.io.files import own_folder
 from difffuse_hf.reporting.saliency_tables import draw_saliency, lesion_tables, likeness_table, variance_table
 from difffuse_hf.reporting.tables import about_data, write_tables
 from difffuse_hf.saliency.methods import METHODS
@@ -34,6 +37,11 @@ from difffuse_hf.saliency.methods import METHODS
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    with own_folder(args.output_dir):
+        evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
     common = ("split", "limit", "atlas", "methods", "options", "target", "tolerance", "seed", "device")
     settings = SaliencySettings(**{name: getattr(args, name) for name in common})
     runs = [SaliencyRun(*run, *acat) for run, acat in zip(args.run, args.acat or [[]] * len(args.run))]
@@ -53,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         tables.append(likeness_table(data["randomised"], args.randomise_steps))
     if args.noise_std is not None:
         scans = first.scans[: args.randomise or 4]
-        data["variances"] = noise_variances(first.explainers, scans, args.noise_std, args.device)
+        data["variances"] = noise_variances(first.explainers, scans, args.noise_std, args.device, args.noise_model)
         tables.append(variance_table(data["variances"], args.noise_std))
     output = Path(args.output_dir)
     write_tables(tables, data, output, "saliency")
@@ -82,6 +90,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--randomise", type=int, default=0, metavar="SCANS", help="for the sanity checks; 0: none")
     parser.add_argument("--randomise_steps", type=int, default=8, help="groups of layers")
     parser.add_argument("--noise_std", type=float, help="of the noise, for the variances of pre-activations")
+    parser.add_argument("--noise_model", help="ACAT for these variances; that of the first --acat by default")
     parser.add_argument("--figure_scans", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the methods that draw at random, for every scan")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

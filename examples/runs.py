@@ -1,11 +1,13 @@
 """Everything from nothing, on synthetic cohorts, in the order of the thesis: data, networks, tables and figures.
 
 python examples/runs.py classification smoke|night|full OUT ANATOMIES --jobs 2
+python examples/runs.py layers smoke|night|full OUT ANATOMIES
 python examples/runs.py anomaly smoke|evening|full OUT ANATOMIES --cases CASES
 python examples/runs.py demo_model full OUT ANATOMIES
 
-`classification` is chapters 4 and 5: classifiers, saliency maps, ACAT and its competitors. `anomaly` is chapter 6:
-all networks, every method of Table 6.1 tuned and scored. `demo_model` is the checkpoint in the package.
+`classification` is chapters 4 and 5: classifiers, saliency maps, ACAT and its competitors. `layers` is Fig. 4.3, the
+half-brain CNN with one to eight convolutions, on the data of `classification` where OUT is the same. `anomaly` is
+chapter 6: all networks, every method of Table 6.1 tuned and scored. `demo_model` is the checkpoint in the package.
 smoke: does everything run? its figures mean nothing. night, evening: small slices, three seeds, for two cores and so
 long. full: the thesis's sizes and epochs, for GPUs (of the demo model: two hours on two cores). ANATOMIES is a folder
 of label maps to draw heads on (SynthSeg's training_seg_*.nii.gz), at least three, because the splits are by anatomy.
@@ -52,8 +54,9 @@ class ClassificationSize:
     seeds: Sequence[int]
     image: tuple[int, int]  # pixels of a CT slice
     lung: int  # pixels of a side of a lung slice
-    epochs: int
-    stages: tuple[int, int, int]  # epochs of the three stages of the half-brain classifier
+    epochs: int  # of ACAT, of its competitors, and more of the baseline
+    stages: tuple[int, int, int]  # epochs of the three stages of the half-brain classifier; all others have the sum
+    patches: tuple[int, int, int]  # pixels of a patch of the ViT: chapter 4, chapter 5 on IST-3, on MosMed
     counts: Sequence[int]  # training scans of Table 5.5
     steps: int  # of the counterfactual search
     masks: int  # of RISE
@@ -68,24 +71,24 @@ class ClassificationSize:
     )
     window: str = "--window 15 60"  # HU
     device: str = "--cpu"
-    vit: str = '"patch_size":8,"embed_dim":64,"depth":4,"num_heads":4'
+    vit: str = ',"embed_dim":64,"depth":4,"num_heads":4'
     swin: str = ',"window_size":4,"embed_dim":24,"depths":[2,2,2,2],"num_heads":[1,2,4,8]'
 
 
 CLASSIFICATION = {
     "smoke": ClassificationSize(
-        24, [0], (48, 40), 48, 1, (1, 1, 1), [8], steps=2, masks=20, checks=1,
+        24, [0], (48, 40), 48, 1, (1, 1, 1), (8, 4, 8), [8], steps=2, masks=20, checks=1,
         narrow="--channels 8 8 16 16", pools="--num_pools 3",
         autoencoder="--channels 8 16 16 --strides 2 2 1 --max_steps 20",
     ),
     "night": ClassificationSize(
-        300, [0, 1, 2], (96, 80), 96, 20, (30, 10, 10), [50, 100, 200], steps=10, masks=200, checks=2,
+        300, [0, 1, 2], (96, 80), 96, 20, (30, 10, 10), (8, 16, 16), [50, 100, 200], steps=10, masks=200, checks=2,
         narrow="--channels 16 32 64 128", pools="--num_pools 4",
         autoencoder="--channels 16 32 32 --strides 2 2 1 --max_steps 3000",
     ),
     "full": ClassificationSize(
-        1000, [0, 1, 2], (500, 400), 128, 100, (100, 50, 50), [50, 100, 200, 300, 400, 500],
-        steps=20, masks=1000, checks=4, rates="", changes="", window="", device="", vit='"patch_size":25', swin="",
+        1000, [0, 1, 2], (500, 400), 128, 100, (100, 50, 50), (25, 50, 16), [50, 100, 200, 300, 400, 500],
+        steps=20, masks=1000, checks=4, rates="", changes="", window="", device="", vit="", swin="",
     ),
 }  # fmt: skip
 COMPETITORS = {  # of chapter 5: name in the tables, flags of train_acat.py
@@ -95,45 +98,69 @@ COMPETITORS = {  # of chapter 5: name in the tables, flags of train_acat.py
     "HSM": ["--method", "hsm"],
     "SpAtt": ["--method", "spatt"],
     "SeAtt": ["--method", "seatt"],
-    "ACAT, no fusion": ["--options", '{"fusion":false}'],
-    "ACAT, no slice attention": ["--options", '{"slice_attention":false}'],
-    "ACAT, early stage alone": ["--options", '{"attention_stages":[1]}'],
-    "ACAT, no residual": ["--options", '{"residual":false}'],
-    "dropout instead of attention": ["--options", '{"attention":"dropout"}'],
 }
+STAGES_LEFT = {"ist3": ([1, 3], [1]), "mosmed": ([1, 2], [1])}  # without the late stage, and then the middle one
+SOURCES = ("gradient", "latent_shift", "integrated_gradients", "grad_cam")  # of other maps for ACAT (Sec. 5.6.7)
+MORE_EPOCHS = "baseline, more epochs"
+NOISE_STD = 1.0  # N(0, 1) in Table 5.6
+
+
+def variants(cohort: str) -> dict[str, list[str]]:
+    """ACAT with a part taken away (Secs. 5.6.7, 5.6.9), and what is fair to it: name, flags of train_acat.py."""
+    no_late, no_middle = ({"fusion": False, "attention_stages": stages} for stages in STAGES_LEFT[cohort])
+    options = {
+        "ACAT − fusion": {"fusion": False},  # each of the three on top of the one before
+        "ACAT − fusion − late": no_late,
+        "ACAT − fusion − late − middle": no_middle,
+        "ACAT, no slice attention": {"slice_attention": False},
+        "ACAT, no residual": {"residual": False},
+        "dropout 0.2 instead of attention": {"attention": "dropout", "dropout": 0.2},
+        "dropout 0.6 instead of attention": {"attention": "dropout", "dropout": 0.6},
+    }
+    flags = {name: ["--options", json.dumps(some)] for name, some in options.items()}
+    return {MORE_EPOCHS: ["--method", "baseline"], **flags, "ACAT from scratch": ["--from_scratch"]}
 
 
 def other_classifiers(size: ClassificationSize, cohort: str) -> dict[str, list[str]]:
     """What the classifier of chapter 4 is compared with: name in the tables, flags of train_classifier.py."""
     pixels = f"{size.image[0]},{size.image[1]}" if cohort == "ist3" else f"{size.lung},{size.lung}"
     attention = "--learning_rate 3e-4 --warmup_steps 200".split()  # transformers do not start at the CNNs' rate
-    swin = "swin_tiny_patch4_window7_224"
+
+    def vit(patch: int) -> list[str]:
+        options = f'{{"img_size":[{pixels}],"patch_size":{patch}{size.vit}}}'
+        return [*attention, "--backbone", "vit", "--backbone_kwargs", options]
+
     flags = {
         "ResNet-18": ["--backbone", "resnet18", *size.narrow.split()],
         "ResNet-50": ["--backbone", "resnet50", *size.narrow.split()],
-        "ViT": [*attention, "--backbone", "vit", "--backbone_kwargs", f'{{"img_size":[{pixels}],{size.vit}}}'],
-        "Swin": [*attention, "--backbone", swin, "--backbone_kwargs", f'{{"img_size":[{pixels}]{size.swin}}}'],
+        "ViT": vit(size.patches[1 if cohort == "ist3" else 2]),
+        "Swin": [*attention, "--backbone", "swin", "--backbone_kwargs", f'{{"img_size":[{pixels}]{size.swin}}}'],
     }
     if cohort == "mosmed":
-        del flags["ResNet-18"]  # there it is the baseline itself
+        del flags["ResNet-50"]  # there it is the baseline itself
+    else:
+        flags["ViT of chapter 4"] = vit(size.patches[0])
+        flags["whole brain"] = ["--backbone", "whole_brain", *size.pools.split(), *size.rates.split()]
     return flags
+
+
+def baseline_flags(size: ClassificationSize, cohort: str) -> list:
+    """Of train_classifier.py, for the network that ACAT and its competitors stand on."""
+    if cohort == "ist3":
+        half_brain = f"--backbone half_brain {size.pools} --stage_epochs".split()
+        return [*half_brain, *size.stages, *size.rates.split()]
+    return f"--backbone resnet50 {size.narrow} --epochs {sum(size.stages)}".split()
 
 
 def classification(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
     """Chapters 4 and 5: stroke CT (layout IST-3) and lung CT (layout MosMed)."""
     require_choice("SIZE", name, CLASSIFICATION)
     size, steps = CLASSIFICATION[name], Steps()
-    heads, phantom = ["--anatomies", anatomies], ["datasets_scripts/make_phantom.py"]
-    stroke, lungs = f"{out}/stroke", f"{out}/lungs"
-    many = ["--subjects", size.subjects]
-    steps.add("stroke", "python", phantom, stroke, "--layout", "ist3", many, heads, to=stroke)
-    steps.add("stroke/scans", "difffuse", "preprocess", f"{stroke}/dicom", f"{stroke}/scans", "--linkage",
-              "--image-size", size.image, size.window.split(), to=f"{stroke}/scans")  # fmt: skip
-    steps.add("lungs", "python", phantom, lungs, "--layout", "mosmed", many, to=lungs)
-    for seed in size.seeds:  # one cohort of each kind, dealt anew to train, validation and test
-        data = f"{out}/ist3/{seed}/data"
-        steps.add(f"ist3/{seed}/data", "python", "datasets_scripts/prepare_ist3.py", f"{stroke}/scans", data,
-                  "--split_seed", seed, to=data)  # fmt: skip
+    add_stroke_data(steps, size, out, anatomies)
+    lungs = f"{out}/lungs"
+    steps.add("lungs", "python", "datasets_scripts/make_phantom.py", lungs, "--layout", "mosmed",
+              "--subjects", size.subjects, to=lungs)  # fmt: skip
+    for seed in size.seeds:
         data = f"{out}/mosmed/{seed}/data"
         steps.add(f"mosmed/{seed}/data", "python", "datasets_scripts/prepare_mosmed.py", lungs, data,
                   "--split_seed", seed, "--image_size", size.lung, to=data)  # fmt: skip
@@ -144,18 +171,52 @@ def classification(name: str, out: str, anatomies: str, cases: str | None) -> St
     return steps
 
 
+def add_stroke_data(steps: Steps, size: ClassificationSize, out: str, anatomies: str) -> None:
+    """One cohort of stroke patients, dealt anew to train, validation and test for each seed."""
+    stroke = f"{out}/stroke"
+    steps.add("stroke", "python", "datasets_scripts/make_phantom.py", stroke, "--layout", "ist3",
+              "--subjects", size.subjects, "--anatomies", anatomies, to=stroke)  # fmt: skip
+    steps.add("stroke/scans", "difffuse", "preprocess", f"{stroke}/dicom", f"{stroke}/scans", "--linkage",
+              "--image-size", size.image, size.window.split(), to=f"{stroke}/scans")  # fmt: skip
+    for seed in size.seeds:
+        data = f"{out}/ist3/{seed}/data"
+        steps.add(f"ist3/{seed}/data", "python", "datasets_scripts/prepare_ist3.py", f"{stroke}/scans", data,
+                  "--split_seed", seed, to=data)  # fmt: skip
+
+
+def training_loop(size: ClassificationSize) -> list[str]:
+    return [*size.device.split(), *"--report_to none --batch_size 4 --resume_from_checkpoint latest".split()]
+
+
+def layers(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
+    """Fig. 4.3: accuracy of the half-brain CNN by its number of convolutions."""
+    require_choice("SIZE", name, CLASSIFICATION)
+    size, steps, rows = CLASSIFICATION[name], Steps(), []
+    add_stroke_data(steps, size, out, anatomies)
+    for count in range(1, 9):
+        for seed in size.seeds:
+            to, data = f"{out}/layers/{seed}/{count}", f"{out}/ist3/{seed}/data"
+            flags = ["--backbone", "half_brain", "--num_layers", count, "--stage_epochs", *size.stages]
+            steps.add(f"layers/{seed}/{count}", "launch", "examples/train_classifier.py", "--dataset", data,
+                      "--seed", seed, flags, size.rates.split(), size.changes.split(), training_loop(size),
+                      "--output_dir", to, to=to)  # fmt: skip
+            rows += ["--method", f"{count} layers", to, data]
+    tables = f"{out}/layers/tables"
+    steps.add(
+        "layers/tables", "python", "examples/evaluate_classification.py", rows, "--output_dir", tables, to=tables
+    )
+    return steps
+
+
 def counterfactual_options(size: ClassificationSize) -> dict:
     return {"num_steps": size.steps, "step_rule": "proximal", "step_growth": 1.5, "reference": "reconstruction"}
 
 
 def add_classifiers(steps: Steps, size: ClassificationSize, cohort: str, seed: int, here: str) -> None:
     """The networks of one seed."""
-    loop = [*size.device.split(), *"--report_to none --batch_size 4 --resume_from_checkpoint latest".split()]
+    loop, base = training_loop(size), baseline_flags(size, cohort)
     train = ["--dataset", f"{here}/data", "--seed", seed, *size.changes.split(), *loop]
-    if cohort == "ist3":
-        base = f"--backbone half_brain {size.pools} --stage_epochs".split() + [*size.stages, *size.rates.split()]
-    else:
-        base = f"--backbone resnet18 {size.narrow} --epochs {size.stages[0]}".split()
+    epochs = sum(size.stages)
 
     def network(name: str, script: str, *words) -> None:
         to = f"{here}/{name}"
@@ -165,25 +226,33 @@ def add_classifiers(steps: Steps, size: ClassificationSize, cohort: str, seed: i
     # Chapter 4: the classifier that the others start from, and those it is compared with (Table 4.2).
     network("baseline", "train_classifier", base, train)
     for name, flags in other_classifiers(size, cohort).items():
-        network(name, "train_classifier", flags, "--epochs", size.stages[0], train)
+        network(name, "train_classifier", flags, "--epochs", epochs, train)
 
     # Chapter 5: maps of every scan; ACAT, its competitors and its ablations (Table 5.1, Secs. 5.6.7 and 5.6.9).
     autoencoder, baseline = f"{here}/autoencoder", f"{here}/baseline"
     network("autoencoder", "train_autoencoder", size.autoencoder.split(), train[:4], loop)
-    maps = ["--dataset", f"{here}/data", "--classifier", baseline, *size.device.split()]
-    options = json.dumps(counterfactual_options(size))
-    network("saliency", "compute_saliency", maps, "--autoencoder", autoencoder, "--options", options)
-    network("gradient maps", "compute_saliency", maps, "--method", "gradient")
+    maps = ["--dataset", f"{here}/data", *size.device.split()]
+    search = ["--autoencoder", autoencoder, "--options", json.dumps(counterfactual_options(size))]
+    network("saliency", "compute_saliency", maps, "--classifier", baseline, search)
     from_baseline = ["--classifier", baseline, "--saliency", f"{here}/saliency", "--epochs", size.epochs]
-    for name, flags in COMPETITORS.items():
+    for name, flags in (COMPETITORS | variants(cohort)).items():
         network(name, "train_acat", flags, from_baseline, train)
-    network("ACAT, gradient maps", "train_acat", from_baseline, train, "--saliency", f"{here}/gradient maps")
+    for method in SOURCES:
+        network(f"{method} maps", "compute_saliency", maps, "--classifier", baseline, "--autoencoder", autoencoder,
+                "--method", method)  # fmt: skip
+        network(f"ACAT, {method} maps", "train_acat", from_baseline, train, "--saliency", f"{here}/{method} maps")
+    network("second maps", "compute_saliency", maps, "--classifier", f"{here}/ACAT", search,
+            "--saliency", f"{here}/saliency")  # fmt: skip
+    network("ACAT, second round", "train_acat", from_baseline, train, "--saliency", f"{here}/second maps")
 
-    for count in size.counts if cohort == "ist3" else ():  # limited data (Table 5.5)
+    for count in size.counts if cohort == "ist3" else ():  # limited data (Table 5.5): the baseline, six methods, ViT
         few = ["--train_scans", count]
         network(f"baseline of {count}", "train_classifier", base, train, few)
+        network(f"ViT of {count}", "train_classifier", other_classifiers(size, cohort)["ViT"],
+                "--epochs", epochs, train, few)  # fmt: skip
         start = ["--classifier", f"{here}/baseline of {count}"]
-        network(f"ACAT of {count}", "train_acat", from_baseline, train, start, few)
+        for name, flags in COMPETITORS.items():
+            network(f"{name} of {count}", "train_acat", flags, from_baseline, train, start, few)
 
 
 def add_classification_tables(steps: Steps, size: ClassificationSize, cohort: str, out: str) -> None:
@@ -191,23 +260,27 @@ def add_classification_tables(steps: Steps, size: ClassificationSize, cohort: st
     rows, curve, runs, second = [], [], [], []
     for seed in size.seeds:
         here = f"{out}/{cohort}/{seed}"
-        data, saliency, gradients = f"{here}/data", f"{here}/saliency", f"{here}/gradient maps"
+        data, saliency = f"{here}/data", f"{here}/saliency"
         rows += ["--method", "baseline", f"{here}/baseline", data]
-        for name in (*other_classifiers(size, cohort), *COMPETITORS):
+        for name in (*other_classifiers(size, cohort), *COMPETITORS, *variants(cohort)):
             rows += ["--method", name, f"{here}/{name}", data, saliency]
-        rows += ["--method", "ACAT, gradient maps", f"{here}/ACAT, gradient maps", data, gradients]
+        for name, maps in [*((f"{method} maps", f"{method} maps") for method in SOURCES),
+                           ("second round", "second maps")]:  # fmt: skip
+            rows += ["--method", f"ACAT, {name}", f"{here}/ACAT, {name}", data, f"{here}/{maps}"]
         for count in size.counts if cohort == "ist3" else ():
-            curve += ["--curve", "baseline", count, f"{here}/baseline of {count}", data]
-            curve += ["--curve", "ACAT", count, f"{here}/ACAT of {count}", data, saliency]
+            for name in ("baseline", *COMPETITORS, "ViT"):
+                curve += ["--curve", name, count, f"{here}/{name} of {count}", data, saliency]
         runs += ["--run", f"{here}/baseline", f"{here}/autoencoder", data]
         second += ["--acat", f"{here}/ACAT", saliency]
-    tables, last = f"{out}/{cohort}/tables", f"{out}/{cohort}/{size.seeds[-1]}"
-    options = {"class_agnostic_saliency": counterfactual_options(size), "rise": {"num_masks": size.masks}}
+    tables, first, last = (f"{out}/{cohort}/{part}" for part in ("tables", size.seeds[0], size.seeds[-1]))
+    search = counterfactual_options(size)
+    options = {"class_agnostic_saliency": search, "negative_counterfactual": search}
+    options["rise"] = {"num_masks": size.masks}
     steps.add(f"{cohort}/classification tables", "python", "examples/evaluate_classification.py", rows, curve,
               "--cohort", cohort, "--output_dir", tables, to=tables)  # fmt: skip
     steps.add(f"{cohort}/saliency tables", "python", "examples/evaluate_saliency.py", runs, second,
-              "--randomise", size.checks, "--noise_std", 0.1, "--output_dir", tables,
-              "--options", json.dumps(options), to=tables)  # fmt: skip
+              "--randomise", size.checks, "--noise_std", NOISE_STD, "--noise_model", f"{first}/ACAT from scratch",
+              "--output_dir", tables, "--options", json.dumps(options), to=tables)  # fmt: skip
     steps.add(f"{cohort}/latent paths", "python", "examples/plot_latent_paths.py", "--classifier", f"{last}/baseline",
               "--autoencoder", f"{last}/autoencoder", "--dataset", f"{last}/data", "--limit", 16,
               "--output_dir", tables, to=tables)  # fmt: skip
@@ -399,6 +472,7 @@ def demo_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
 
 RUNS: dict[str, Callable[..., Steps]] = {
     "classification": classification,
+    "layers": layers,
     "anomaly": anomaly,
     "demo_model": demo_model,
 }

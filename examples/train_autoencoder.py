@@ -1,4 +1,4 @@
-"""Train the autoencoder in whose latent space counterfactuals are searched (thesis Sec. 5.3).
+"""Train the autoencoder in whose latent space counterfactuals are searched (thesis Sec. 5.5.3).
 
 accelerate launch examples/train_autoencoder.py --dataset data/brats_slices --output_dir out/autoencoder
 

@@ -168,6 +168,20 @@ def test_a_patient_without_identifiers_of_series_is_not_joined_with_another(tmp_
     assert [header_exclusion(one)[0] for one in series] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("plane", "orientation", "step"),
+    [("coronal", (1, 0, 0, 0, 0, -1), (0, 5, 0)), ("sagittal", (0, 1, 0, 0, 0, -1), (5, 0, 0)),
+     ("oblique", (1, 0, 0, 0, 0.6, -0.8), (0, 4, 3))],
+)  # fmt: skip
+def test_slices_that_are_not_axial_are_rejected_by_their_plane(tmp_path, plane, orientation, step):
+    """Sec. 3.4.4, step 3."""
+    tags = {"ImageOrientationPatient": list(orientation), "ImageType": ["ORIGINAL", "PRIMARY"]}
+    tags["ImagePositionPatient"] = lambda i: [float(i * s) for s in step]
+    (one,) = group_series(read_headers(write_series(tmp_path, np.full((28, 8, 8), 40), **tags))[0])
+    reason, detail, _ = header_exclusion(one)
+    assert (reason, detail) == (Exclusion.NOT_AXIAL, f"the slices are {plane}")
+
+
 @pytest.mark.parametrize("left", [{"PatientID": "A"}, {"PatientID": "A", "InstanceNumber": None}, {}], ids=str)
 def test_without_an_identifier_a_series_needs_a_patient_and_running_numbers(tmp_path, left):
     blank = dict.fromkeys(

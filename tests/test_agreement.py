@@ -5,7 +5,7 @@ import pandas
 import pytest
 
 from difffuse_hf.errors import InputError
-from difffuse_hf.evaluation.agreement import krippendorff_alpha, read_readers, reader_agreement
+from difffuse_hf.evaluation.agreement import krippendorff_alpha, pairwise_alpha, read_readers, reader_agreement
 
 nan = np.nan
 # Krippendorff (2011), Computing Krippendorff's Alpha-Reliability: 4 observers, 12 units.
@@ -124,6 +124,18 @@ def test_a_model_in_place_of_the_worst_reader_raises_agreement(readings):
 def test_a_model_that_copies_a_reader_changes_nothing_in_that_readers_place(readings):
     rows = reader_agreement(readings.assign(model=readings["R2"]), num_bootstrap=50).set_index("left_out")
     assert rows.loc["R2", [f"change_from_readers{end}" for end in ("", "_low", "_high")]].tolist() == [0, 0, 0]
+
+
+def test_the_alpha_of_every_two_readers_is_that_of_their_common_scans(readings):
+    """Table 4.4."""
+    readings = readings.assign(R2=readings["R2"].where(readings.index > 3))
+    table = pairwise_alpha(readings)
+    assert list(table.columns) == list(table.index) == list(readings.columns)
+    expected = krippendorff_alpha(readings.loc[readings.index > 3, ["R1", "R2"]].to_numpy().T)
+    assert table.loc["R1", "R2"] == table.loc["R2", "R1"] == pytest.approx(expected)
+    assert np.isnan(np.diag(table)).all() and table.loc["model", "R3"] == pytest.approx(
+        krippendorff_alpha(readings[["model", "R3"]].to_numpy().T)
+    )
 
 
 def test_readings_are_read_by_name_or_index_and_blanks_are_missing(tmp_path):

@@ -48,7 +48,8 @@ def test_fusion_averages_the_masks_down_to_one_size_and_mixes_them():
     fusion.conv.bias.data[0] = 0.5
     large = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])  # mean 0.5
     small = torch.full((1, 1, 1, 1), 0.25)
-    assert fusion([large, small], (1, 1)).item() == pytest.approx(torch.tensor(0.5 - 2 * 0.25 + 0.5).sigmoid().item())
+    assert fusion([large, small], (1, 1)).item() == pytest.approx(0.5 - 2 * 0.25 + 0.5)
+    assert fusion([large, 4 * small], (1, 1)).item() == pytest.approx(-1.0)  # a plain convolution: no sigmoid
 
 
 def test_slice_attention_is_an_mlp_on_pooled_maps():
@@ -59,6 +60,20 @@ def test_slice_attention_is_an_mlp_on_pooled_maps():
     attention.out.bias.data = torch.tensor([1.0])
     maps = torch.tensor([[[[1.0, 3.0]]]])  # pooled to 2; the hidden layer gives 2 and, leaky, -0.02
     assert attention(maps).tolist() == pytest.approx([torch.tensor(3 * 2 - 100 * 0.02 + 1).sigmoid().item()])
+
+
+def test_the_slice_attention_of_the_authors_code_sees_all_slices_and_sums():
+    attention = SliceAttention(num_features=1, hidden_size=1, dropout=0.5, num_slices=2).eval()
+    attention.hidden.weight.data = torch.tensor([[1.0, -2.0]])
+    attention.hidden.bias.data = torch.zeros(1)
+    attention.out.weight.data = torch.tensor([[1.0], [3.0]])
+    attention.out.bias.data = torch.tensor([0.5, 0.0])
+    maps = torch.tensor([5.0, 9.0, 2.0, 4.0]).view(4, 1, 1, 1)  # slice 1 left and right, slice 2 left and right
+    hidden = [5 - 2 * 2, 9 - 2 * 4]
+    expected = [torch.tensor(w).sigmoid().item() for w in (*(h + 0.5 for h in hidden), *(3.0 * h for h in hidden))]
+    assert attention(maps, num_views=2).tolist() == pytest.approx([2 * weight for weight in expected])
+    with pytest.raises(ValueError, match="made for scans of 2 slices and got 3"):
+        attention(maps[:3])
 
 
 def test_equal_weights_give_the_mean_and_a_weight_of_zero_leaves_a_slice_out():

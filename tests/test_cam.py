@@ -1,5 +1,7 @@
 """Facts about class activation maps, on a one-layer network solved by hand and on the package's classifiers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_gradients import LinearScan, OneLayer, random, scaled
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from difffuse_hf import SliceClassifier, SliceClassifierConfig, grad_cam, grad_cam_plus_plus, score_cam
 from difffuse_hf.models.configuration_lesion_classifier import LesionClassifierConfig
 from difffuse_hf.models.modeling_lesion_classifier import LesionClassifier
+from difffuse_hf.saliency.feature_maps import activation_map
 
 METHODS = (grad_cam, grad_cam_plus_plus, score_cam)
 
@@ -26,6 +29,16 @@ def test_grad_cam_is_cam_where_the_maps_are_pooled_and_a_linear_layer_follows(sh
     cam = (weight[:, :, None, None] * maps).sum(1, keepdim=True).clamp_min(0)
     expected = F.interpolate(cam, size=(9, 12), mode="bilinear", align_corners=False).reshape(*shape[:-3], 1, 9, 12)
     assert torch.allclose(grad_cam(classifier, image, target), scaled(expected), atol=1e-5)
+
+
+def test_what_speaks_against_a_class_is_zero_in_grad_cam_before_the_map_is_resized_and_the_peak_is_one():
+    """ReLU, then resize, then divide by the maximum: negative neighbours take nothing from what is positive."""
+    query = SimpleNamespace(classifier=OneLayer(), image=torch.zeros(1, 2, 8, 8))
+    maps, weights = torch.tensor([[[[3.0, -9.0], [-9.0, -9.0]]]]), torch.ones(1, 1, 1, 1)
+    expected = F.interpolate(torch.tensor([[[[3.0, 0], [0, 0]]]]), (8, 8), mode="bilinear", align_corners=False)
+    assert torch.allclose(activation_map(query, maps, weights), expected / expected.max())
+    assert activation_map(query, maps, weights).max() == 1
+    assert activation_map(query, -maps.abs(), weights).max() == 0
 
 
 def test_grad_cam_plus_plus_is_its_published_formula():

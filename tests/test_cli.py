@@ -59,6 +59,7 @@ def test_every_command_has_help_with_an_example(command, capsys):
         ["detect", "--model", "m", "--output", "o", "--image", "t1"],
         ["detect", "--model", "m", "--output", "o", "--image", "t1=a.nii", "--image", "t1=b.nii"],
         ["phantom", "o", "--layout", "brats1812"],
+        ["phantom", "o", "--arrays"],
         ["diagnose"],
     ],
     ids=lambda arguments: " ".join(arguments[-2:]),

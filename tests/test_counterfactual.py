@@ -11,6 +11,7 @@ from difffuse_hf import (
     SliceClassifierConfig,
     class_agnostic_saliency,
     latent_counterfactual,
+    negative_counterfactual,
 )
 
 
@@ -160,23 +161,34 @@ def test_on_real_networks_the_objective_of_scans_never_rises_and_both_images_are
     assert torch.allclose(probability, result.probability[-1], atol=1e-5)
 
 
-def test_the_saliency_has_a_share_for_every_class_of_the_classifiers_configuration(networks):
+def test_the_saliency_is_the_mean_of_a_negative_and_a_positive_counterfactual_whatever_the_classes(networks):
+    """Sec. 5.5.3, on three classes: none, and two that are a lesion; the pointing map is the negative one alone."""
     image = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     options = {"num_steps": 3, "l1_weight": 0.0, "step_rule": "fixed"}
+    classifier, autoencoder = networks
+
+    def presence(image):
+        probability = classifier(image).logits.softmax(1)
+        return torch.stack([probability[:, 0], 1 - probability[:, 0]], 1).log()
+
     changes = []
-    for k in range(3):
-        result = latent_counterfactual(*networks, image, torch.tensor([k, k]), **options)
+    for k in range(2):
+        result = latent_counterfactual(presence, autoencoder, image, torch.tensor([k, k]), **options)
         change = (image - result.counterfactual).abs()
         changes.append(change / change.amax((1, 2, 3), keepdim=True))
     mean = torch.stack(changes).mean(0)
     expected = mean / mean.amax((1, 2, 3), keepdim=True)
     assert torch.allclose(class_agnostic_saliency(*networks, image, **options), expected, atol=1e-4)
+    assert torch.allclose(negative_counterfactual(*networks, image, **options), changes[0], atol=1e-4)
+    assert not torch.allclose(changes[0], changes[1], atol=0.05)
+    with pytest.raises(ValueError, match="`counterfactuals` must be one of negative, positive"):
+        class_agnostic_saliency(*networks, image, counterfactuals=["both"])
 
 
 def test_the_saliency_of_scans_does_not_depend_on_batch_or_parts(networks):
     scan = torch.rand(3, 2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     options = {"num_steps": 3, "l1_weight": 0.0, "step_rule": "fixed"}
-    together = class_agnostic_saliency(*networks, scan, batch_size=4, **options)  # 4, 4 and 1 of 9 pairs
+    together = class_agnostic_saliency(*networks, scan, batch_size=4, **options)  # 4 and 2 of 6 pairs
     alone = torch.cat([class_agnostic_saliency(*networks, one[None], **options) for one in scan])
     assert together.shape == (3, 2, 1, 16, 16)
     assert torch.allclose(together, alone, atol=1e-4)

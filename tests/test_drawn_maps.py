@@ -21,14 +21,21 @@ def main(*flags):
 
 
 def prepare(folder, lesions=True):
-    """Six scans of three slices; every second has a lesion in a corner of its own."""
-    image, mask = np.zeros((6, 3, 1, 8, 8), np.float32), np.zeros((6, 3, 8, 8), np.uint8)
-    for i in (1, 3, 5) if lesions else ():
-        mask[i, 1, i : i + 2, i : i + 2] = 1
+    """Six heads of three slices, each with bone around brain and a pool of fluid; every second has a lesion."""
+    rng = np.random.default_rng(0)
+    image, mask = np.zeros((6, 3, 1, 24, 20), np.float32), np.zeros((6, 3, 24, 20), np.uint8)
+    for i in range(6):
+        top, left = int(rng.integers(4)), int(rng.integers(4))
+        image[i, :, 0, top : top + 18, left : left + 16] = 1.0
+        image[i, :, 0, top + 2 : top + 16, left + 2 : left + 14] = 0.3
+        image[i, :, 0, top + 7 : top + 11, left + 6 : left + 10] = 0.08
+        if i % 2 and lesions:
+            mask[i, 1, top + 2 : top + 5, left + 1 + i : left + 4 + i] = 1  # touches the bone
+            image[i, :, 0][mask[i] > 0] = np.linspace(0.2, 0.32, 9)
     features = datasets.Features(
         {
-            "image": datasets.Array4D((3, 1, 8, 8), "float32"),
-            "mask": datasets.Array3D((3, 8, 8), "uint8"),
+            "image": datasets.Array4D((3, 1, 24, 20), "float32"),
+            "mask": datasets.Array3D((3, 24, 20), "uint8"),
             "label": datasets.ClassLabel(names=["none", "left", "right", "both"]),
         }
     )
@@ -36,20 +43,25 @@ def prepare(folder, lesions=True):
     content["mask"] = [None if i == 0 else one for i, one in enumerate(mask)]
     for split in ("train", "validation", "test"):
         datasets.Dataset.from_dict(content, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
-    return mask
+    return image[:, :, 0], mask
 
 
-def test_a_lesion_is_its_own_map_and_a_scan_without_one_has_another_scans(tmp_path):
+def test_a_map_lies_on_its_own_scans_brain_and_there_alone(tmp_path):
+    """So that where it lies does not tell whether there is a lesion: no bone, no fluid, no air under it."""
     (tmp_path / "data").mkdir()
-    mask = prepare(tmp_path / "data")
+    image, mask = prepare(tmp_path / "data")
+    image[mask > 0] = 0.3  # what lies there without the lesion
     main("--dataset", tmp_path / "data", "--output_dir", tmp_path / "maps", "--chunk", 4)
     scans = load_scans(str(tmp_path / "data"), "train", str(tmp_path / "maps"))
     maps = np.stack([np.asarray(scans[i]["saliency"]) for i in range(6)])[:, :, 0]
-    assert maps.shape == (6, 3, 8, 8) and (maps.reshape(6, -1).max(1) == 1).all()
+    assert maps.shape == (6, 3, 24, 20) and (maps.reshape(6, -1).max(1) == 1).all()
+    assert (maps[:, [0, 2]] == 0).all()  # in the slice of the lesion that it is
     for i in (1, 3, 5):
         assert maps[i].argmax() in np.flatnonzero(mask[i]) and (maps[i][mask[i] == 0] < 1).all()
     for i in (0, 2, 4):
-        assert any(np.array_equal(maps[i], maps[j]) for j in (1, 3, 5))
+        assert (image[i][maps[i] > 0] == np.float32(0.3)).all()
+    drawn = [np.isclose(one[one > 0], 0.3).mean() for one in (image[i] * (maps[i] > 0) for i in range(6))]
+    assert min(drawn) == 1.0
 
 
 def test_without_drawn_lesions_there_is_nothing_to_show(tmp_path):

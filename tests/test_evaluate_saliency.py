@@ -33,6 +33,7 @@ SIDES = ["none", "left", "right", "both"]
 SIZE = (2, 16, 16)  # slices, rows, columns
 FAST = {
     "class_agnostic_saliency": {"num_steps": 1},
+    "negative_counterfactual": {"num_steps": 1},
     "latent_shift": {"shifts": [1.0], "num_frames": 1},
     "smooth_grad": {"num_samples": 2},
     "integrated_gradients": {"num_steps": 2},

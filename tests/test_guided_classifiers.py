@@ -1,5 +1,7 @@
 """ACAT and its competitors: one base network, changed maps; what each of them adds, and what all of them survive."""
 
+import re
+
 import pytest
 import torch
 from transformers import AutoModelForImageClassification
@@ -54,6 +56,17 @@ def model(request):
     return perturb(method.from_baseline(BASES[base]()))
 
 
+class Record(FeatureModifier):
+    """Keeps the maps that leave each stage."""
+
+    def __init__(self):
+        self.maps = {}
+
+    def features(self, stage, maps):
+        self.maps[stage] = maps
+        return maps
+
+
 def batch(model, count=2, slices=3, height=19, width=17):
     """A scan with an odd size, its map and its labels."""
     torch.manual_seed(1)
@@ -83,19 +96,15 @@ def test_a_saved_model_loads_with_the_same_logits_and_classes(model, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_model_starts_with_the_weights_of_its_baseline(method, baseline, tmp_path):
+def test_a_model_starts_with_the_logits_of_its_baseline_and_can_start_from_nothing(method, baseline, tmp_path):
+    """Masks and gates are one half everywhere at first, which the layers that read the maps make up for."""
     baseline.save_pretrained(tmp_path)
-    model = method.from_baseline(tmp_path)
-    own = model.base.state_dict()
-    for name, weights in baseline.state_dict().items():
-        assert torch.equal(own[name][:, : weights.shape[1]] if weights.ndim > 1 else own[name], weights)
-
-
-@pytest.mark.parametrize("method", [SalClassNetClassifier, SeAttClassifier])
-def test_the_channel_and_the_gain_that_start_at_zero_leave_the_baseline_as_it_was(method, baseline):
-    model = method.from_baseline(baseline).eval()
-    scan, saliency, _ = batch(model)
-    torch.testing.assert_close(model(scan, saliency=saliency).logits, baseline(scan).logits)
+    scan, saliency, _ = batch(baseline)
+    for options in [{}, {"num_slices": 3}, {"residual": False}] if method is ACATClassifier else [{}]:
+        model = method.from_baseline(tmp_path, **options).eval()
+        torch.testing.assert_close(model(scan, saliency=saliency).logits, baseline(scan).logits)
+    scratch = method.from_baseline(baseline, from_scratch=True).eval()
+    assert not torch.allclose(scratch(scan, saliency=saliency).logits, baseline(scan).logits)
 
 
 def test_batches_of_one_and_single_slices_give_the_same_as_in_company(model):
@@ -117,11 +126,15 @@ def test_every_parameter_learns_with_and_without_gradient_checkpointing(model):
         if checkpointing:
             model.gradient_checkpointing_enable()
         model(scan, saliency=saliency, labels=labels).loss.backward()
-        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+        learnt = {name: parameter.grad for name, parameter in model.named_parameters()}
+        gradients.append({name: gradient.clone() for name, gradient in learnt.items() if gradient is not None})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
     silent = {name for name, gradient in gradients[0].items() if not gradient.abs().any()}
     assert not {name for name in silent if "side_head" not in name}  # labels 0 and 1: a side is learnt from one scan
+    last = max(getattr(model.config, "attention_stages", None) or [9])
+    unread = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert all(int(re.findall(r"\d", name)[0]) + ("stages" in name) > last for name in unread), unread
 
 
 def test_bfloat16_autocast_stays_near_single_precision(model):
@@ -151,6 +164,53 @@ def test_the_others_need_no_saliency_and_ignore_it(method, baseline):
     assert torch.equal(model(scan).logits, model(scan, saliency=saliency).logits)
 
 
+def test_acat_has_the_parameters_of_the_thesis_and_its_branch_those_of_the_baseline():
+    """Sec. 5.6.2: the saliency branch is the baseline without classification layers."""
+    baseline = LesionClassifier(LesionClassifierConfig())
+    model = ACATClassifier.from_baseline(baseline)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert parts == {
+        "base": 163_285,
+        "branch": 157_520,
+        "spatial_attention": 30,
+        "fusion": 4,
+        "slice_attention": 64 * 64 + 64 + 64 + 1,
+    }
+    assert model.num_parameters() == 325_064
+    assert ACATClassifier.from_baseline(baseline, num_slices=11).num_parameters() == 325_064 + 640 * 64 + 10 * 65
+    assert SpAttClassifier.from_baseline(baseline).num_parameters() == 163_285 + 30 + 4_225  # one branch, no fusion
+
+
+def test_the_branch_shows_each_mask_the_maps_of_its_own_stage():
+    """S^i is what the baseline's first layers make of the saliency map, of the size of F after the same stage."""
+    torch.manual_seed(0)
+    model = perturb(ACATClassifier.from_baseline(half_brain()))
+    scan, saliency, _ = batch(model)
+    maps, masks = model.to_images(saliency), []
+    for stage in range(1, 6):
+        maps = model.branch.step(stage, maps)
+        if stage in (1, 3, 5):
+            masks.append(model.spatial_attention[stage // 2](maps))
+    for ours, expected in zip(model(scan, saliency=saliency).spatial_attention, masks, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_hsm_multiplies_after_four_stages_and_smic_after_one():
+    torch.manual_seed(0)
+    for method, stages in ((HSMClassifier, (1, 2, 3, 4)), (SMICClassifier, (1,))):
+        model = perturb(method.from_baseline(half_brain()))
+        scan, saliency, _ = batch(model)
+        output, keep = model(scan, saliency=saliency), Record()
+        model(scan, saliency=saliency, feature_modifier=keep)
+        seen = keep.maps
+        for stage, gate in zip(stages, output.spatial_attention, strict=True):
+            before = model.to_images(scan) if stage == 1 else seen[stage - 1]
+            torch.testing.assert_close(seen[stage], model.base.backbone.step(stage, before) * gate)
+    depth = [len(model.branch) for model in (HSMClassifier.from_baseline(half_brain()),)]
+    convolutions = [m for m in SMICClassifier.from_baseline(half_brain()).branch if isinstance(m, torch.nn.Conv2d)]
+    assert depth == [4] and len(convolutions) == 2
+
+
 def test_acat_attends_after_an_early_a_middle_and_a_late_stage():
     assert ACATClassifier.from_baseline(half_brain()).config.attention_stages == [1, 3, 5]
     assert ACATClassifier.from_baseline(resnet()).config.attention_stages == [1, 2, 3]
@@ -162,14 +222,6 @@ def test_acat_multiplies_the_maps_by_one_plus_its_masks(baseline):
     """Eqs. 5.1-5.2 through the whole network: the maps that leave a stage, against those that the stage made."""
     model = perturb(ACATClassifier.from_baseline(baseline, slice_attention=False))
     scan, saliency, _ = batch(model)
-
-    class Record(FeatureModifier):
-        def __init__(self):
-            self.maps = {}
-
-        def features(self, stage, maps):
-            self.maps[stage] = maps
-            return maps
 
     plain, steered = Record(), Record()
     baseline.load_state_dict(model.base.state_dict())
@@ -185,11 +237,12 @@ def test_acat_multiplies_the_maps_by_one_plus_its_masks(baseline):
 @pytest.mark.parametrize(
     ("options", "gone"),
     [
-        ({"attention_stages": [2]}, ["spatial_attention.1.conv.weight", "branch.blocks.1.0.weight"]),
+        ({"attention_stages": [2]}, ["spatial_attention.1.conv.weight"]),
         ({"fusion": False}, ["fusion.conv.weight"]),
         ({"slice_attention": False}, ["slice_attention.out.weight"]),
-        ({"attention": "image"}, ["branch.blocks.0.0.weight"]),
-        ({"attention": "dropout"}, ["branch.blocks.0.0.weight", "spatial_attention.0.conv.weight"]),
+        ({"num_slices": 3}, []),
+        ({"attention": "image"}, ["branch"]),
+        ({"attention": "dropout"}, ["branch", "spatial_attention.0.conv.weight"]),
         ({"residual": False}, []),
         ({"attention_batch_norm": True}, []),
     ],
@@ -197,7 +250,9 @@ def test_acat_multiplies_the_maps_by_one_plus_its_masks(baseline):
 def test_every_ablation_is_a_configuration(options, gone, baseline, tmp_path):
     model = perturb(ACATClassifier.from_baseline(baseline, **options))
     full = ACATClassifier.from_baseline(baseline).state_dict()
-    assert all(name in full and name not in model.state_dict() for name in gone)
+    for name in gone:
+        assert any(key.startswith(name) for key in full)
+        assert not any(key.startswith(name) for key in model.state_dict())
     scan, saliency, _ = batch(model)
     model.save_pretrained(tmp_path)
     loaded = ACATClassifier.from_pretrained(tmp_path).eval()

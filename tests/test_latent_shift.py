@@ -62,6 +62,20 @@ def test_it_is_the_published_search_written_as_a_loop(shape, probability_drop):
     assert torch.allclose(saliency, scaled(change.sum(-3, keepdim=True)), atol=1e-4)
 
 
+def test_in_chapter_4_it_walks_until_the_probability_is_below_one_hundredth():
+    weight = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    image, seen = torch.full((1, 1, 2, 2), 0.5), []
+
+    class Recorded(LinearScan):
+        def forward(self, image, saliency=None):
+            output = super().forward(image)
+            seen.append(output.logits.softmax(1)[0, 1].item())
+            return output
+
+    latent_shift(Recorded(weight), Identity(), image, torch.tensor([1]), shifts=range(1, 100), until=0.01)
+    assert seen[-1] < 0.01 <= seen[-2] and seen[0] - seen[-2] > 0.15  # far beyond where the published search ends
+
+
 def test_the_search_ends_where_the_probability_rises_again():
     def classifier(image):  # the probability of class 1 is least where the mean is 0.4
         distance = image.mean((1, 2, 3)) - 0.4

@@ -6,6 +6,8 @@ from transformers import AutoModelForImageClassification
 
 from difffuse_hf import LesionClassifier, LesionClassifierConfig
 from difffuse_hf.models.backbone import FeatureModifier
+from difffuse_hf.models.configuration_acat import ACATConfig
+from difffuse_hf.models.configuration_competitors import HSMConfig
 from difffuse_hf.models.modeling_lesion_classifier import four_classes
 
 TINY = {"hidden_sizes": [4, 6], "num_pools": 1}
@@ -50,10 +52,60 @@ def test_four_classes_are_the_product_of_presence_and_side():
     assert probability.tolist() == pytest.approx([0.3, 0.7 * 0.2, 0.7 * 0.5, 0.7 * 0.3])
 
 
-def test_the_hard_combination_lets_presence_decide_where_the_soft_one_would_not():
-    presence, side = torch.tensor([[0.4, 0.6]]).log(), torch.tensor([[0.34, 0.33, 0.33]]).log()
-    assert four_classes(presence, side).argmax() == 0  # 0.4 against 0.6 / 3
-    assert four_classes(presence, side, hard=True).argmax() == 1
+@pytest.mark.parametrize(
+    ("lesion", "sides", "hard", "soft"),
+    [
+        (0.6, (0.5, 0.4, 0.1), 1, 0),
+        (0.6, (0.34, 0.33, 0.33), 1, 0),
+        (0.4, (0.1, 0.9, 0.0), 0, 0),
+        (0.9, (0, 1, 0), 2, 2),
+    ],
+)
+def test_presence_is_decided_first_and_then_the_side_unless_the_probabilities_are_to(lesion, sides, hard, soft):
+    """Sec. 4.4: a lesion at 0.6 stays one, though no side of it is as likely as none."""
+    logits = four_classes(torch.tensor([[1 - lesion, lesion]]).log(), torch.tensor([sides]).log())
+    for combination, expected in (("hard", hard), ("soft", soft)):
+        assert (
+            LesionClassifier(LesionClassifierConfig(combination=combination, **TINY)).decide(logits).item() == expected
+        )
+    assert LesionClassifierConfig().combination == "hard"
+    halves = LesionClassifier(LesionClassifierConfig(stage="halves", **TINY))
+    assert halves.decide(logits) == logits.argmax()  # each half has been judged by itself
+
+
+def test_the_maps_are_averaged_two_by_two_between_the_layers():
+    """Table 4.1: AvgPool2D, 2 x 2, stride 2; nothing is lost of an odd size, and six times 500 x 200 leaves 8 x 4."""
+    pools = [stage.pool for stage in LesionClassifier(LesionClassifierConfig()).backbone.stages]
+    maps = torch.arange(12.0).view(1, 1, 3, 4)
+    assert [type(pool) for pool in pools] == [torch.nn.AvgPool2d] * 6 + [torch.nn.Identity]
+    assert all(pool(maps).flatten().tolist() == [2.5, 4.5, 8.5, 10.5] for pool in pools[:6])
+    assert LesionClassifier(LesionClassifierConfig()).backbone(torch.rand(1, 1, 500, 200), FeatureModifier()).shape[
+        2:
+    ] == (8, 4)
+
+
+def test_a_network_saved_before_there_was_a_choice_keeps_its_max_pooling(classifier, tmp_path):
+    classifier.save_pretrained(tmp_path)
+    assert LesionClassifier.from_pretrained(tmp_path).config.pooling == "average"
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('  "pooling": "average",\n', ""))
+    assert type(LesionClassifier.from_pretrained(tmp_path).backbone.stages[0].pool) is torch.nn.MaxPool2d
+    before = {name: value for name, value in classifier.config.to_dict().items() if name != "pooling"}
+    assert ACATConfig(base=before).base.pooling == "max"
+    for config in (ACATConfig, HSMConfig):
+        with pytest.raises(ValueError, match="trained by version 0.1.0"):
+            config(saliency_channels=16, product_stage=1)
+
+
+def test_the_whole_brain_is_one_view_with_heads_of_half_the_size():
+    classifier = LesionClassifier(LesionClassifierConfig(whole_brain=True)).eval()
+    assert classifier.num_parameters() == 157_520 + 5 * 576 + 5
+    scan = torch.rand(2, 3, 1, 12, 10)
+    assert torch.equal(classifier.to_images(scan), scan.flatten(0, 1))
+    assert torch.equal(classifier.to_scan(classifier.to_images(scan), scan), scan)
+    assert classifier(scan).logits.shape == (2, 4)
+    with pytest.raises(Exception, match="a whole brain, which has no halves"):
+        LesionClassifierConfig(whole_brain=True, stage="halves")
 
 
 def test_halves_judged_alone_give_probabilities_that_sum_to_one():

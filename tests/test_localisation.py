@@ -37,6 +37,13 @@ def test_a_scan_is_hit_where_its_one_maximum_lies_in_the_lesion(mask):
     assert pointing_game(one_peak((0, 0, 2, 3)), mask) == 0  # the same place, in the other slice
 
 
+def test_the_second_best_pixel_counts_for_nothing(mask):
+    saliency = one_peak((0, 0, 0, 0))
+    saliency[1, 0, 2, 3] = 0.999
+    assert pointing_game(saliency, mask) == 0
+    assert pointing_game(one_peak((1, 0, 2, 3)) + 0.999 * one_peak((0, 0, 0, 0)), mask) == 1
+
+
 def test_a_maximum_may_miss_by_the_tolerance_within_its_slice(mask):
     below, diagonal = one_peak((1, 0, 3, 3)), one_peak((1, 0, 3, 4))
     assert pointing_game(below, mask, tolerance=1) == 1

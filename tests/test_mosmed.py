@@ -125,6 +125,12 @@ def test_no_patient_is_in_two_splits_and_ct_1_is_left_out(build):
     assert "study_0004" not in set.union(*subjects.values())
 
 
+def test_the_window_reaches_from_air_to_soft_tissue():
+    """-1000 to 400 HU, as in the author's code; 128 pixels (Ch. 5)."""
+    config = MosMed.BUILDER_CONFIGS[0]
+    assert (config.window_hu, config.image_size) == ((-1000.0, 400.0), (128, 128))
+
+
 @pytest.mark.parametrize("ct1, label", [("healthy", 0), ("lesion", 1)])
 def test_ct_1_can_count_as_either(build, ct1, label):
     rows = build(split="train", ct1=ct1)["train"]

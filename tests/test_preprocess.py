@@ -1,6 +1,7 @@
 """Facts about a whole run over a disk: decisions, resuming, deaths, a full disk, and what leaves the hospital."""
 
 import gzip
+import json
 import os
 import resource
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pandas
+import pydicom
 import pytest
 
 pytest.importorskip("SimpleITK", reason="needs the extra `preprocess`")
@@ -24,6 +26,7 @@ from synthetic_head import SPACING, turn, turned_head  # noqa: E402
 from difffuse_hf.cli.main import main as difffuse  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.preprocessing.ct import preprocess_ct  # noqa: E402
+from difffuse_hf.preprocessing.exclusion import Exclusion  # noqa: E402
 from difffuse_hf.preprocessing.steps import CTPreprocessConfig  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "ct_dicom"
@@ -307,6 +310,20 @@ def test_a_series_is_done_again_when_its_slices_are_others(tmp_path):
     assert rows[0]["patient"] == rows[1]["patient"] != rows[2]["patient"] and rows[0]["content"] != rows[2]["content"]
 
 
+def test_a_series_that_failed_is_tried_again_and_one_that_is_done_is_not(tmp_path):
+    config, out = CTPreprocessConfig(headers_only=True), tmp_path / "out"
+    write_series(tmp_path / "disk", np.full((28, 8, 8), 40))
+    preprocess_ct(tmp_path / "disk", out, config, progress=False)
+    done = (out / "records.jsonl").read_text()
+    row = json.loads(done)
+    failed = row | {"decision": "reject", "reason": Exclusion.FAILED.value}
+    (out / "records.jsonl").write_text(json.dumps(failed) + "\n")
+    for _ in range(2):  # the second time there is nothing left to do
+        manifest = preprocess_ct(tmp_path / "disk", out, config, progress=False)
+        assert (out / "records.jsonl").read_text().count("\n") == 2
+        assert manifest["reason"].tolist() == [row["reason"]] != [Exclusion.FAILED.value]
+
+
 def test_patients_without_a_number_are_told_apart_and_have_no_days_in_common(tmp_path):
     dates = {"ANN": "20050102", "BEA": "20070305"}
     for number, (name, date) in enumerate(dates.items()):
@@ -332,7 +349,13 @@ def test_no_text_of_the_header_is_in_any_output(tmp_path):
     head = turned_head(turn("y", 4))[0].hounsfield
     write_series(tmp_path / "disk" / "PLANTED FOLDER", head, SPACING, **{**planted, **uids})
     broken = {**planted, **uids, "SeriesInstanceUID": "1.2.3.77.10", "ImageOrientationPatient": None}
-    write_series(tmp_path / "disk" / "broken", head, SPACING, **broken)
+    for file in write_series(tmp_path / "disk" / "broken", head, SPACING, **broken):
+        dataset = pydicom.dcmread(file)
+        dataset.private_block(0x0011, "PLANTED MAKER", create=True).add_new(0x01, "LO", "PLANTED privately")
+        step = pydicom.Dataset()
+        step.ScheduledPerformingPhysicianName = step.RequestedProcedureDescription = "PLANTED in a sequence"
+        dataset.RequestAttributesSequence = [step]
+        dataset.save_as(file)
     preprocess_ct(tmp_path / "disk", tmp_path / "out", progress=False)
     outputs = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert sum(path.name.endswith(".nii.gz") for path in outputs) == 1

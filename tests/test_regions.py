@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pandas", reason="needs the extra `preprocess`")
 
 from difffuse_hf.errors import InputError  # noqa: E402
-from difffuse_hf.evaluation.atlas import Atlas, load_atlas, regions_of_scan, territory_mask  # noqa: E402
+from difffuse_hf.evaluation.atlas import Atlas, cerebral_territories, load_atlas, regions_of_scan, territory_mask  # noqa: E402
 
 AFFINE = np.array([[-4.0, 0, 0, 40], [0, 4, 0, -40], [0, 0, 4, -40], [0, 0, 0, 1]])  # 21 voxels of 4 mm
 NAMES = ["ACAL", "ACAR", "MCAL", "MCAR"]
@@ -65,6 +65,13 @@ def test_a_readers_territory_is_an_artery_and_a_side(atlas, row):
     regions = regions_of_scan(row, atlas)
     np.testing.assert_array_equal(territory_mask(regions, atlas, "MCA left;ACA left"), np.isin(regions, [1, 3]))
     assert territory_mask(regions, atlas, "borderzone left") is None and territory_mask(regions, atlas, None) is None
+
+
+def test_the_pointing_game_has_the_territories_of_three_arteries_on_two_sides():
+    """Sec. 5.6.5."""
+    assert cerebral_territories("MCA superior left; lacunar left;ACA") == "MCA superior left;ACA"
+    assert cerebral_territories("PCA right") == "PCA right"
+    assert cerebral_territories("cerebellar right;borderzone left") == cerebral_territories(None) == ""
 
 
 def test_an_atlas_is_read_with_its_names_from_a_list_or_a_table(tmp_path):

@@ -12,15 +12,17 @@ from difffuse_hf.errors import InputError
 from difffuse_hf.saliency.common import read_logits
 from difffuse_hf.saliency.methods import METHODS, WITH_AUTOENCODER, saliency_method
 
+COUNTERFACTUAL = {"num_steps": 2, "l1_weight": 0.0, "step_rule": "fixed"}
 OPTIONS = {
-    "class_agnostic_saliency": {"num_steps": 2, "l1_weight": 0.0, "step_rule": "fixed", "num_classes": 3},
+    "class_agnostic_saliency": COUNTERFACTUAL,
+    "negative_counterfactual": COUNTERFACTUAL,
     "latent_shift": {"shifts": (1, 10, 100, 1000)},
     "smooth_grad": {"num_samples": 6},
     "integrated_gradients": {"num_steps": 10},
     "rise": {"num_masks": 10, "grid": 3},
 }
 DRAWS = ("smooth_grad", "rise")  # noise of their own
-OF_ONE_CLASS = tuple(name for name in METHODS if name != "class_agnostic_saliency")
+OF_ONE_CLASS = tuple(name for name in METHODS if OPTIONS.get(name) is not COUNTERFACTUAL)
 
 
 @pytest.fixture(params=METHODS)
@@ -122,13 +124,9 @@ def test_logits_may_be_returned_alone(name):
 @pytest.mark.parametrize("name", WITHOUT_MAPS)
 def test_one_logit_speaks_for_class_1_against_class_0(name):
     image = random(2, 2, 5, 7)
-    options = {"num_steps": 2, "l1_weight": 0.0, "step_rule": "fixed"} if name == "class_agnostic_saliency" else {}
     networks = Bare([1]), autoencoder()
     for target in (torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long)):
-        if options:
-            maps = saliency_method(name, *networks, **options)(image, target)
-        else:
-            maps = saliency_of(name, *networks, image, target)
+        maps = saliency_of(name, *networks, image, target)
         assert maps.flatten(1).std(1).min() > 0
     z = torch.tensor([[1.5], [-0.3]])
     torch.testing.assert_close(read_logits(z).softmax(1)[:, 1], z[:, 0].sigmoid())

@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the sa
     from .models.modeling_spatt import SpAttClassifier
     from .models.processing_acat import ACATProcessor
     from .models.processing_difffuse import DifFuseProcessor
-    from .models.unet import make_healthy_unet
+    from .models.unet import PatchUNet2DModel, make_healthy_unet
     from .phantoms.brain_phantom import BrainPhantom
     from .pipelines.auto import load_pipeline
     from .pipelines.pipeline_anoddpm import AnoDDPMPipeline
@@ -60,7 +60,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the sa
     from .pipelines.pipeline_repaint import RePaintPipeline
     from .pipelines.pipeline_unmasked import UnmaskedPipeline
     from .preprocessing.ct import preprocess_ct
-    from .saliency.counterfactual import class_agnostic_saliency, latent_counterfactual
+    from .saliency.counterfactual import class_agnostic_saliency, latent_counterfactual, negative_counterfactual
     from .saliency.grad_cam import grad_cam
     from .saliency.grad_cam_plus_plus import grad_cam_plus_plus
     from .saliency.gradient import gradient
@@ -102,8 +102,8 @@ _PUBLIC = {
     "models.modeling_denoising_ae": ["DenoisingAutoencoder"],
     "models.modeling_fanogan": ["FAnoGAN"],
     "models.modeling_noisy_classifier": ["NoisyClassifier"],
-    "models.unet": ["make_healthy_unet"],
-    "saliency.counterfactual": ["latent_counterfactual", "class_agnostic_saliency"],
+    "models.unet": ["PatchUNet2DModel", "make_healthy_unet"],
+    "saliency.counterfactual": ["latent_counterfactual", "class_agnostic_saliency", "negative_counterfactual"],
     "saliency.latent_shift": ["latent_shift"],
     "saliency.gradient": ["gradient"],
     "saliency.smooth_grad": ["smooth_grad"],
@@ -167,9 +167,11 @@ __all__ = [
     "DenoisingAutoencoder",
     "FAnoGAN",
     "NoisyClassifier",
+    "PatchUNet2DModel",
     "make_healthy_unet",
     "latent_counterfactual",
     "class_agnostic_saliency",
+    "negative_counterfactual",
     "latent_shift",
     "gradient",
     "smooth_grad",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from .options import CounterfactualsOf, Device, DtypeName, PresetName, check_device, complain
+from .options import CounterfactualsOf, Device, DtypeName, PresetName, check_device, check_finite, complain
 from .results import print_results
 
 if TYPE_CHECKING:
@@ -121,6 +121,12 @@ def detect(
     """Find lesions: healthy counterfactual, anomaly map, lesion mask and a report for each scan."""
     if threshold is not None and false_positives is not None:
         raise typer.BadParameter("--threshold and --false-positives both choose the threshold; give one of them.")
+    check_finite(
+        percentile=percentile,
+        threshold=threshold,
+        false_positives=false_positives,
+        slice_smoothing_sigma=slice_smoothing_sigma,
+    )
     if deidentify and not dicom_out:
         raise typer.BadParameter("--deidentify is about the files of --dicom-out; give both.")
     sources = choose_sources(inputs, image)

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .options import Layout, needs_extra
+from .options import PhantomLayout, needs_extra
 
 
 def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the subjects into.")],
-    layout: Annotated[Layout, typer.Option(help="The data set whose folders are imitated.")] = Layout.brats2021,
+    layout: Annotated[
+        PhantomLayout, typer.Option(help="The data set whose folders are imitated.")
+    ] = PhantomLayout.brats2021,
     subjects: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same subjects.")] = 0,
     anatomies: Annotated[
@@ -24,6 +26,12 @@ def phantom(
             help="For ist3: NIfTI map in MNI space of how often lesions lie where.", show_default="even in a territory"
         ),
     ] = None,
+    arrays: Annotated[
+        bool,
+        typer.Option(
+            "--arrays", help="For ist3: two scans of each subject as arrays of 2 mm, without DICOM, ready to train on."
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; the subjects are the same.")] = 1,
 ):
     """Write synthetic subjects with exactly known lesions, in the folders of a real data set.
@@ -34,11 +42,20 @@ def phantom(
 
     from ..phantoms.brain_phantom import BrainPhantom
 
-    if incidence is not None and layout is not Layout.ist3:
+    if incidence is not None and layout is not PhantomLayout.ist3:
         raise typer.BadParameter("is for --layout ist3", param_hint="--incidence")
+    if arrays and layout is not PhantomLayout.ist3:
+        raise typer.BadParameter("is for --layout ist3", param_hint="--arrays")
+    if arrays and (incidence is not None or workers > 1):
+        raise typer.BadParameter("takes neither --incidence nor --workers", param_hint="--arrays")
+    console = Console()
     with needs_extra("preprocess"):
         cohort = BrainPhantom(layout.value, anatomies, seed, incidence)
-        console = Console()
+        if arrays:
+            from ..phantoms.ist3_arrays import write_cohort
+
+            write_cohort(out, range(subjects), seed, cohort.anatomies)
+            return console.print(f"{2 * subjects} synthetic scans in {out}", markup=False, highlight=False)
         places = cohort.write(out, subjects, workers=workers)
         for _ in track(places, "Drawing subjects", total=subjects, console=console):
             pass

@@ -7,6 +7,7 @@ and padded or cropped to `image_size`. Nothing is interpolated between slices. T
 slices undoes all of it. `DifFuseProcessor` saves the recipe beside a model's weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
@@ -44,8 +45,8 @@ class SliceGeometry:
     rows: tuple[float, float]
     columns: tuple[float, float]
     image_size: tuple[int, ...]  # (H, W)
-    intensity_scale: np.ndarray  # (C,), model intensity = native intensity * scale + offset, from 0 to 1
-    intensity_offset: np.ndarray  # (C,)
+    intensity_scale: np.ndarray  # (K,), model intensity = native intensity * scale + offset, from 0 to 1
+    intensity_offset: np.ndarray  # (K,)
     tissue: np.ndarray  # native (X, Y, Z) bool, where a lesion can be: the brain, or all that the skull surrounds
 
     @property
@@ -92,6 +93,7 @@ class SliceRecipe:
         slice_margin (`int`): slices dropped at each end of a 155-slice volume (thesis: 25), in proportion for others.
         min_foreground (`float`): a slice is used if at least this fraction of it is brain, or on CT head.
         window_hu (`tuple[float, float]`, *optional*): Hounsfield units that become 0 and 1.
+        optional_modalities (`tuple[str, ...]`): those that a scan may lack; their channels are 0 then.
     """
 
     modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")
@@ -101,6 +103,7 @@ class SliceRecipe:
     slice_margin: int = 25
     min_foreground: float = 0.02
     window_hu: tuple[float, ...] | None = None
+    optional_modalities: tuple[str, ...] = ()
 
     def __post_init__(self):
         if len(self.image_size) != 2 or min(self.image_size) < 1 or self.pixel_spacing_mm <= 0:
@@ -112,37 +115,60 @@ class SliceRecipe:
             raise ValueError(f"`reference_intensity` lies between 0 and 1, got {self.reference_intensity}.")
         if self.window_hu is not None and (len(self.window_hu) != 2 or self.window_hu[0] >= self.window_hu[1]):
             raise ValueError(f"`window_hu` is (low, high) in Hounsfield units, got {self.window_hu}.")
+        if unknown := sorted(set(self.optional_modalities) - set(self.modalities)):
+            raise ValueError(f"`optional_modalities` names {unknown[0]}, which is none of {self.modalities}.")
 
-    def cut(self, volumes: np.ndarray, affine: np.ndarray) -> tuple[torch.Tensor, SliceGeometry]:
+    def cut(
+        self, volumes: np.ndarray, affine: np.ndarray, given: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, SliceGeometry]:
         """All axial slices of a scan, and the way back.
 
         Args:
-            volumes (`np.ndarray` of shape `(C, X, Y, Z)`): one volume per modality on the native grid: skull-stripped,
+            volumes (`np.ndarray` of shape `(K, X, Y, Z)`): one volume per modality on the native grid: skull-stripped,
                 0 outside the brain; or in Hounsfield units.
+            given (`Sequence[str]`, *optional*): the modality of each volume; all C of the model by default.
             affine (`np.ndarray` of shape `(4, 4)`): voxel to RAS+ millimetres. Oblique grids are read by their nearest
                 axes.
 
         Returns:
             `torch.Tensor` of shape `(S, C, H, W)`: float32 in [0, 1], background exactly 0, S from the feet up.
-            `SliceGeometry`: for `cut_labels`, and its `to_volume` is the way back.
+            `SliceGeometry`: for `cut_labels`, and its `to_volume` is the way back; its intensities are those of the K
+                volumes.
 
         Raises:
-            InputError: the volumes are not skull-stripped, non-negative, finite scans of these modalities, or not in
-                Hounsfield units.
+            InputError: a modality is missing that must not be, or the volumes are not skull-stripped, non-negative,
+                finite scans, or not in Hounsfield units.
         """
-        volumes = np.asarray(volumes, dtype=np.float32)
-        if volumes.ndim != 4 or len(volumes) != len(self.modalities):
+        volumes, channels = np.asarray(volumes, dtype=np.float32), self.channels_of(given)
+        if volumes.ndim != 4 or len(volumes) != len(channels):
             raise InputError(
-                f"The model takes {len(self.modalities)} three-dimensional volumes ({', '.join(self.modalities)}), "
-                f"got an array of shape {volumes.shape}."
+                f"The model takes {len(channels)} three-dimensional volumes "
+                f"({', '.join(self.modalities[channel] for channel in channels)}), got an array of shape "
+                f"{volumes.shape}."
             )
-        geometry = self._place_mr(volumes, affine) if self.window_hu is None else self._place_ct(volumes[0], affine)
-        slices = [
-            geometry.to_slices((volume[None] * scale + offset).clip(0, 1)).clamp_(0, 1)
-            for volume, scale, offset in zip(volumes, geometry.intensity_scale, geometry.intensity_offset)
-        ]
-        slices = torch.cat(slices, dim=1)
+        names = [self.modalities[channel] for channel in channels]
+        geometry = self._place_ct(volumes[0], affine) if self.window_hu else self._place_mr(volumes, affine, names)
+        slices = torch.zeros(geometry.lps_shape[2], len(self.modalities), *self.image_size)
+        for channel, volume, scale, offset in zip(
+            channels, volumes, geometry.intensity_scale, geometry.intensity_offset
+        ):
+            cut = geometry.to_slices((volume[None] * scale + offset).clip(0, 1))
+            slices[:, channel] = cut[:, 0].clamp_(0, 1)
         return slices, geometry
+
+    def channels_of(self, given: Sequence[str] | None = None) -> list[int]:
+        """Channels of the modalities of a scan; of all by default.
+
+        Raises:
+            InputError: one is missing that must not be, or is unknown.
+        """
+        given = self.modalities if given is None else given
+        missing = [one for one in self.modalities if one not in (*given, *self.optional_modalities)]
+        unknown = [one for one in given if one not in self.modalities]
+        if missing or unknown or not given:
+            wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown) or 'none of them'}"
+            raise InputError(f"The model takes {', '.join(self.modalities)}, and the scan {wrong}.")
+        return [self.modalities.index(one) for one in given]
 
     def usable(self, slices: torch.Tensor) -> torch.Tensor:
         """Indices of the slices (S, C, H, W) that the model is meant for: inside the margin and with enough brain."""
@@ -169,15 +195,15 @@ class SliceRecipe:
         """What `DifFuseProcessor.save_pretrained` writes into `preprocessor_config.json`, before any calibration."""
         return {
             "image_processor_type": "DifFuseProcessor",
-            **{name: value for name, value in asdict(self).items() if value is not None},
+            **{name: value for name, value in asdict(self).items() if value is not None and value != ()},
             "false_positive_thresholds": {},
             "calibrations": {},
             "lesion_probability_threshold": LESION_PROBABILITY,
         }
 
-    def _place_mr(self, volumes: np.ndarray, affine: np.ndarray) -> SliceGeometry:
-        """Where the slices of skull-stripped volumes (C, X, Y, Z) lie, and how bright they are."""
-        for modality, volume in zip(self.modalities, volumes):
+    def _place_mr(self, volumes: np.ndarray, affine: np.ndarray, names: Sequence[str]) -> SliceGeometry:
+        """Where the slices of skull-stripped volumes (K, X, Y, Z) lie, and how bright they are."""
+        for modality, volume in zip(names, volumes):
             check_intensities(volume, f"Modality {modality}")
         scale = [self.reference_intensity / np.median(volume[volume > 0]) for volume in volumes]
         brain = (volumes > 0).any(axis=0)
@@ -186,7 +212,7 @@ class SliceRecipe:
         if np.concatenate([turned[[0, -1]].ravel(), turned[:, [0, -1]].ravel()]).mean() > MAX_BORDER_SHARE:
             raise InputError(f"The scan is not skull-stripped: its slices are not surrounded by zeros; {STRIP_IT}.")
         geometry = self._geometry(brain, turned, to_lps, spacing_mm, scale, np.zeros(len(scale)))
-        for modality, volume in zip(self.modalities, volumes):
+        for modality, volume in zip(names, volumes):
             if (why := skull_in(np.maximum(volume, 0), affine)) is not None:
                 raise InputError(f"The scan is not skull-stripped: on {modality}, {why}; {STRIP_IT}.")
         return geometry

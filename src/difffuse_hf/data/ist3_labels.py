@@ -10,7 +10,7 @@ with `columns={our name: name in the table}`; only a key and `lesion` are needed
 | `time` | baseline, follow-up |
 | `infarct_size` | 0 (none) to 4 |
 | `territory` | free text, several separated by ";" |
-| `old_infarct`, `leukoaraiosis`, `atrophy`, `hyperdense_vessel` | 0, 1 |
+| `old_infarct`, `leukoaraiosis`, `atrophy`, `hyperdense_vessel`, `non_stroke_lesion` | 0, 1 |
 | `patient` | the same column of a phantom's `subjects.csv` |
 
 Other words are translated with `values={our name: {value in the table: our value}}`.
@@ -26,7 +26,7 @@ from ..errors import InputError
 KEYS = ("scan_id", "series_uid", "study_uid", "patient_id")  # the most exact first
 SIDES = ["none", "left", "right", "both"]
 TIMES = ["baseline", "follow-up"]
-CHRONIC = ("old_infarct", "leukoaraiosis", "atrophy", "hyperdense_vessel")
+CHRONIC = ("old_infarct", "leukoaraiosis", "atrophy", "hyperdense_vessel", "non_stroke_lesion")  # Table 4.6(d)
 _ALLOWED = {
     "lesion": SIDES,
     "time": TIMES,

@@ -31,6 +31,8 @@ def load_model(
         with _without_progress_bars():  # loading from disk takes no time
             pipeline = DifFusePipeline.from_pretrained(folder)
     except Exception as error:  # whatever the loaders of four libraries raise, the remedy is the same
+        if isinstance(error, InputError) and str(folder) in str(error):
+            raise
         reason = first_line(error).rstrip(".")
         raise InputError(f"The model in {folder} cannot be loaded ({reason}); copy or download it again.") from error
     if pipeline.processor is None:

@@ -22,7 +22,7 @@ class ModelSlices:
     """What the model saw and made: the S' usable slices of a scan, from the feet up, in [0, 1]."""
 
     indices: torch.Tensor  # (S',), of the axial slices of the scan
-    image: torch.Tensor  # (S', C, H, W)
+    image: torch.Tensor  # (S', C, H, W), of the modalities that there are, as the next two
     counterfactual: torch.Tensor  # (S', C, H, W), the mean of the samples that the map is taken against
     pictures: torch.Tensor  # (S', C, H, W), the counterfactuals to look at; those above where none was made
     mask: torch.Tensor  # (S', 1, H, W), where tissue was repainted

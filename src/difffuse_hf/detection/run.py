@@ -21,7 +21,7 @@ from .. import __version__
 from ..errors import InputError, one_sentence
 from ..io.files import complete_folder
 from ..io.layouts import Source, case_name
-from ..phantoms.common import SYNTHETIC
+from ..io.nifti import SYNTHETIC
 from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
 from ..preprocessing.pictures import save_picture
@@ -175,9 +175,10 @@ def _detect_or_say_why(run: Run, pipeline, model_line, made_with, options, sourc
             )  # fmt: skip
     except torch.OutOfMemoryError:
         return f"{name_in_words(source)}: the device ran out of memory; try a smaller batch size (--batch-size)."
-    except (ValueError, OSError) as error:
-        sentence = one_sentence(error)
-        name = name_in_words(source)
+    except Exception as error:  # one case must not end a cohort, whatever a library makes of its files
+        name, sentence = name_in_words(source), one_sentence(error)
+        if not isinstance(error, (ValueError, OSError)):
+            sentence = f"it could not be worked on ({type(error).__name__}: {sentence.rstrip('.')})."
         return sentence if name in sentence else f"{name}: {sentence}"
 
 

@@ -48,7 +48,9 @@ def opened(source: Source) -> Iterator[Source]:
                 if size > MOST_BYTES:
                     raise InputError(f"{file} would take {size / 1e9:.0f} GB; unpack it, and give one scan's folder.")
                 archive.extractall(folder)  # which leads no name out of the folder
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, or encrypted
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # damaged or encrypted: each way to pack has errors of its own
             raise InputError(
                 f"{file} cannot be unpacked ({error}); unpack it yourself, and give the folder."
             ) from None
@@ -82,7 +84,7 @@ def files_of(source: Source, processor: DifFuseProcessor) -> tuple[list[str], li
     if zip_file_of(source) or is_dicom(source):
         path = Path(source)  # pyright: ignore[reportArgumentType]  it is no mapping
         return list(processor.modalities), find_files(path)
-    found = find_case(source, processor.modalities)
+    found = find_case(source, processor.modalities, processor.optional_modalities)
     return list(found.files), [*found.files.values(), *([found.reference] if found.reference else [])]
 
 
@@ -121,7 +123,7 @@ def read_source(
         raise InputError(f"--series names a series of DICOM files, and {source} holds none.")
     if takes_ct:
         return read_case(source, processor.modalities), {}
-    return prepare_case(source, processor.modalities, register, brain_extraction)
+    return prepare_case(source, processor.modalities, register, brain_extraction, processor.optional_modalities)
 
 
 def _read_mr_dicom(

@@ -3,6 +3,7 @@
 slices ─ classifier ─ suspicious slices ─ Dif-fuse ─ counterfactual, anomaly, mask ─ back on the scan's grid
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -71,7 +72,9 @@ def detect_volume(
     if false_positives is not None and anomaly_threshold is None:
         anomaly_threshold = plan.threshold_for(false_positives)
     processor, threshold = _check_model(pipeline, plan.threshold if anomaly_threshold is None else anomaly_threshold)
-    slices, geometry = processor.preprocess_volume(case.volumes, case.affine)  # (S, C, H, W)
+    given = list(case.files) or list(processor.modalities)
+    channels = _channels_given(pipeline, plan, given)
+    slices, geometry = processor.preprocess_volume(case.volumes, case.affine, given)  # (S, C, H, W)
     usable = processor.usable_slices(slices)
     scan = ScanSlices(pipeline, slices, plan, batch_size, seed, progress)
     probability = scan.classify(usable)  # (S,)
@@ -98,15 +101,16 @@ def detect_volume(
     )
     return DetectionResult(
         case=case,
-        counterfactual=_compose(case.volumes, made.counterfactual - slices, blend, geometry),
+        counterfactual=_compose(case.volumes, (made.counterfactual - slices)[:, channels], blend, geometry),
         anomaly=anomaly,
         lesion=(anomaly >= threshold).astype(np.uint8) * brain,
         saliency=saliency,
         mask=(blend > 0).astype(np.uint8),
         lesion_probability=probability.numpy(),
-        slices=_usable_only(slices, made, found, pictures, reference, usable),
+        slices=_usable_only(slices, made, found, pictures, reference, usable, channels),
         parameters={
             **_parameters(pipeline, plan),
+            "modalities": given,
             **call_arguments,
             "preset": preset or pipeline.config.get("preset"),
             "counterfactuals": counterfactuals,
@@ -127,7 +131,23 @@ def _check_model(pipeline: DifFusePipeline, threshold: float | None) -> tuple[Di
             "The model cannot detect: it needs a classifier and a processor with `anomaly_threshold`, "
             "chosen on validation data and saved with the weights."
         )
+    if not np.isfinite([threshold, pipeline.processor.lesion_probability_threshold]).all():
+        raise InputError(f"The anomaly threshold is {threshold:g}, above which nothing lies; give a finite one.")
     return pipeline.processor, threshold
+
+
+def _channels_given(pipeline: DifFusePipeline, plan: Calibration, given: Sequence[str]) -> list[int]:
+    """The channels of the modalities of a scan.
+
+    Raises:
+        InputError: one is missing on which the anomaly map is made, or that the model cannot do without.
+    """
+    assert pipeline.processor is not None  # checked before
+    channels = pipeline.processor.recipe.channels_of(given)
+    of_map = plan.recipe.channels if plan.recipe else pipeline.config["anomaly_channels"] or channels
+    if missing := [pipeline.processor.modalities[one] for one in of_map if one not in channels]:
+        raise InputError(f"The model's anomaly map is made on {', '.join(missing)}, which the scan lacks.")
+    return channels
 
 
 def _parameters(pipeline: DifFusePipeline, plan: Calibration) -> dict[str, Any]:
@@ -144,7 +164,6 @@ def _parameters(pipeline: DifFusePipeline, plan: Calibration) -> dict[str, Any]:
         "anomaly_shows": None if recipe is None else recipe.in_words(processor.modalities),
         "calibrated": plan.chosen_by or None,
         "unet_dtype": str(pipeline.unet.dtype).removeprefix("torch."),
-        "modalities": list(processor.modalities),
         "image_size": list(processor.image_size),
         "pixel_spacing_mm": processor.pixel_spacing_mm,
         "slice_margin": processor.slice_margin,
@@ -199,12 +218,13 @@ def _usable_only(
     pictures: torch.Tensor,
     reference: torch.Tensor | None,
     usable: torch.Tensor,
+    channels: list[int],
 ) -> ModelSlices:
     return ModelSlices(
         indices=usable,
-        image=slices[usable],
-        counterfactual=made.counterfactual[usable],
-        pictures=pictures[usable],
+        image=slices[usable][:, channels],
+        counterfactual=made.counterfactual[usable][:, channels],
+        pictures=pictures[usable][:, channels],
         mask=made.mask[usable],
         anomaly=anomaly[usable],
         saliency=made.saliency[usable],

@@ -7,6 +7,7 @@ agreement, 0 that of chance. d is 0 or 1 at the nominal level.
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,18 @@ def reader_agreement(
         row["change_from_all"] = values[panel] - values[everyone]
         rows.append(row)
     return pandas.DataFrame(rows)
+
+
+def pairwise_alpha(table: pandas.DataFrame, level: str = "nominal") -> pandas.DataFrame:
+    """Alpha of every two columns of readings, a square table (Table 4.4); NaN where two share no scan."""
+    names = list(table.columns)
+    values = pandas.DataFrame(float("nan"), index=names, columns=names)
+    for first, second in combinations(names, 2):
+        both = table[[first, second]].dropna()
+        if len(both):
+            alpha = krippendorff_alpha(both.to_numpy(float).T, level)
+            values.loc[first, second] = values.loc[second, first] = alpha
+    return values
 
 
 def read_readers(path: str | Path, names: Sequence[str]) -> pandas.DataFrame:

@@ -127,6 +127,13 @@ def regions_of_scan(row: Mapping, atlas: Atlas) -> np.ndarray:
     return regions
 
 
+def cerebral_territories(territory: str) -> str:
+    """What is left of a reader's `territory` when only the anterior, middle and posterior cerebral artery count: with
+    their sides the six territories of Sec. 5.6.5."""
+    parts = [part.strip() for part in (territory or "").split(";")]
+    return ";".join(part for part in parts if part.lower().split()[:1] in (["aca"], ["mca"], ["pca"]))
+
+
 def territory_mask(regions: np.ndarray, atlas: Atlas, territory: str) -> np.ndarray | None:
     """Pixels (S, H, W) of the regions that a reader's `territory` names; None if it names none of them."""
     labels = atlas.labels_of(territory or "")

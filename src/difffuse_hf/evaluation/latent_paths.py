@@ -98,7 +98,7 @@ def other_class(classifier, image: Tensor, saliency: Tensor | None = None) -> Te
     with torch.no_grad():
         logits = class_logits(classifier, image, saliency)
     lesion = logits[:, 1:].argmax(1) + 1
-    return torch.where(logits.argmax(1) == 0, lesion, 0)
+    return torch.where(choose_target(classifier, image, None, saliency) == 0, lesion, 0)
 
 
 def summarise_paths(paths: dict[str, LatentPath]) -> dict:

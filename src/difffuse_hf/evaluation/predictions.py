@@ -1,8 +1,9 @@
 """What classifiers say about the scans of a split: class probabilities in a table, kept in files.
 
 Predictions are a `pandas.DataFrame`, one row a scan: `key`, `patient`, `label` (an index of the classes, the first of
-which is "no lesion"), `prob_<class>` for every class in order, and the metadata of the data set. The decision is the
-class with the highest probability; nothing is chosen on the scans that are scored.
+which is "no lesion"), `prob_<class>` for every class in order, `decision`, the class that the model decides on (of the
+half-brain CNN presence first, then side; of others the likeliest), and the metadata of the data set. Nothing is chosen
+on the scans that are scored.
 """
 
 import re
@@ -21,7 +22,7 @@ from ..errors import InputError
 from ..io.files import write_whole
 from ..models.auto import load_classifier
 
-PROBABILITY = "prob_"
+PROBABILITY, DECISION = "prob_", "decision"
 
 
 class ClassifierRun(NamedTuple):
@@ -39,10 +40,12 @@ def predict_runs(
     batch_size: int = 16,
     device: str = "cpu",
     overwrite: bool = False,
+    soft: bool = False,
 ) -> dict[str, list[pandas.DataFrame]]:
     """Predictions of every seed of every method, kept in `folder`.
 
-    A file that is there is taken if it is of this model and data and newer than both, unless `overwrite`.
+    A file that is there is taken if it is of this model and data and newer than both, unless `overwrite`. With `soft`
+    the models' own decisions are left out, so that the highest probability decides.
 
     Raises:
         InputError: two names of methods give one file name, or a model or data set cannot be used.
@@ -64,7 +67,7 @@ def predict_runs(
                 table = predict(classifier, rows, batch_size, text=path.stem.removeprefix("predictions_"))
                 table.attrs = _origin(run, split)
                 write_whole(path, table.to_parquet)
-            predictions[name].append(table)
+            predictions[name].append(table.drop(columns=DECISION) if soft else table)
     return predictions
 
 
@@ -73,7 +76,8 @@ def read_predictions(path: Path, run: ClassifierRun, split: str) -> pandas.DataF
     if not path.exists():
         return None
     table, written = pandas.read_parquet(path), path.stat().st_mtime
-    current = table.attrs == _origin(run, split) and all(written > _last_change(one) for one in run if one)
+    known = DECISION in table and table.attrs == _origin(run, split)  # 0.1.0 wrote no decisions
+    current = known and all(written > _last_change(one) for one in run if one)
     return table if current else None
 
 
@@ -137,6 +141,8 @@ def predict(
     probabilities = logits.double().softmax(1).numpy()
     for index, name in enumerate(names):
         table.insert(3 + index, PROBABILITY + name, probabilities[:, index])
+    if hasattr(classifier, "decide"):  # of ours
+        table.insert(3 + len(names), DECISION, classifier.decide(logits).numpy())
     return table
 
 
@@ -168,7 +174,9 @@ def class_probabilities(predictions: pandas.DataFrame) -> np.ndarray:
 
 
 def decide(predictions: pandas.DataFrame) -> np.ndarray:
-    """The class with the highest probability, (N,)."""
+    """The class that the model decided on, (N,); that of highest probability in a table without decisions."""
+    if DECISION in predictions:
+        return predictions[DECISION].to_numpy(int)
     return class_probabilities(predictions).argmax(1)
 
 

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..models.auto import load_classifier
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..saliency.methods import METHODS, saliency_method
-from .atlas import load_atlas, regions_of_scan, territory_mask
+from .atlas import cerebral_territories, load_atlas, regions_of_scan, territory_mask
 from .localisation import known_mask, localise
 from .robustness import preactivation_variances, randomisation_check
 
@@ -126,9 +126,11 @@ def lesion_scans(dataset: str, saliency: str | None, settings: SaliencySettings)
     def look(index: int) -> LesionScan:
         fact, tensors = (facts[index] if facts else {}), images[index]
         mask, territory = None if masks is None else known_mask(masks[index]), None
-        if atlas and fact.get("territory"):
+        named = fact.get("territory") or ""
+        named = cerebral_territories(named) if settings.atlas == "jhu" else named
+        if atlas and named:
             row = {**fact, "pixel_values": tensors["pixel_values"]}
-            territory = territory_mask(regions_of_scan(row, atlas), atlas, fact["territory"])
+            territory = territory_mask(regions_of_scan(row, atlas), atlas, named)
         if territory is not None and not territory.any():
             territory = None
         label, size = int(rows["label"][index]), fact.get("infarct_size")
@@ -206,9 +208,22 @@ def likeness(steps: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, fl
 
 
 def noise_variances(
-    explainers: Mapping[str, Explainer], scans: Sequence[LesionScan], noise_std: float, device: str = "cpu"
+    explainers: Mapping[str, Explainer],
+    scans: Sequence[LesionScan],
+    noise_std: float,
+    device: str = "cpu",
+    acat: str | None = None,
 ) -> dict[str, list[dict]]:
-    """{network: its stages} of the classifier and of ACAT, see `preactivation_variances`."""
+    """{network: its stages} of the classifier and of ACAT, see `preactivation_variances`.
+
+    Args:
+        acat: folder of another ACAT, such as one that was trained from scratch.
+    """
+    if acat and SECOND_ROUND not in explainers:
+        raise InputError("--noise_model needs --acat, whose saliency maps it is given.")
+    if acat:
+        other = explainers[SECOND_ROUND]._replace(model=_frozen(load_classifier(acat), device))
+        explainers = {**explainers, SECOND_ROUND: other}
     images = torch.stack([scan.image for scan in scans]).to(device)
     variances: dict[str, list[dict]] = {}
     for name, (_, model) in explainers.items():

@@ -9,7 +9,9 @@ import pandas
 from .classification import evaluate, flat, num_patients, roc_auc
 from .predictions import class_probabilities, predicted_classes
 
-CONDITIONS = ("old_infarct", "leukoaraiosis", "atrophy", "hyperdense_vessel")
+# Table 4.6(d) has the first three and the last; a non-stroke lesion is none of an infarct.
+CONDITIONS = ("old_infarct", "leukoaraiosis", "atrophy", "hyperdense_vessel", "non_stroke_lesion")
+TIMES = ("baseline", "follow-up")
 GRADES = {"infarct_size": "infarct size", "severity": "severity"}  # of the lesion: IST-3, MosMed
 Subgroup = tuple[str, str, np.ndarray]  # group, value, which scans: bool, (N,)
 
@@ -27,6 +29,8 @@ def lesion_sites(territory: str) -> list[tuple[str, str]]:
 def subgroups(predictions: pandas.DataFrame) -> list[Subgroup]:
     """Triples (group, value, which scans) in the order of the tables: time, lesion, background findings.
 
+    Where the time is known, every other group is also crossed with it, as in Table 4.6: `"infarct size, baseline"`.
+    `lesion sites` holds what is affected and nothing else is, such as "MCA" alone or "ACA + MCA".
     Groups for which there is no metadata are left out, and a scan whose metadata are missing is in no group of them.
     The groups `lesions` (from `territory`), `side`, `territory`, `infarct size` ("small" is 1-2) and `severity` are
     defined by the lesion itself: but for 0 lesions, and CT-0, they hold no healthy scan, so specificity is not defined
@@ -35,13 +39,20 @@ def subgroups(predictions: pandas.DataFrame) -> list[Subgroup]:
     found = itertools.chain(
         _by_time(predictions), _by_site(predictions), _by_grade(predictions), _by_condition(predictions)
     )
-    masks = ((group, value, np.asarray(inside, bool)) for group, value, inside in found)
-    return [(group, value, inside) for group, value, inside in masks if inside.any()]
+    masks = [(group, value, np.asarray(inside, bool)) for group, value, inside in found]
+    at = {time: predictions["time"].eq(time).to_numpy(bool) for time in TIMES} if "time" in predictions else {}
+    crossed = [
+        (f"{group}, {time}", value, inside & now)
+        for time, now in at.items()
+        for group, value, inside in masks
+        if group != "time"
+    ]
+    return [(group, value, inside) for group, value, inside in [*masks, *crossed] if inside.any()]
 
 
 def _by_time(predictions: pandas.DataFrame) -> Iterator[Subgroup]:
     if "time" in predictions:
-        for value in ("baseline", "follow-up"):
+        for value in TIMES:
             yield "time", value, predictions["time"].eq(value).to_numpy()
 
 
@@ -64,6 +75,9 @@ def _by_site(predictions: pandas.DataFrame) -> Iterator[Subgroup]:
     territories = [{name for name, _ in found if name} for found in sites]
     for value in sorted(set().union(*territories)):
         yield "territory", value, lesion & np.array([value in known for known in territories], bool)
+    arteries = [" + ".join(sorted({name.split()[0] for name in known})) for known in territories]
+    for value in sorted(filter(None, set(arteries))):
+        yield "lesion sites", value, lesion & np.array([value == known for known in arteries], bool)
 
 
 def _by_grade(predictions: pandas.DataFrame) -> Iterator[Subgroup]:

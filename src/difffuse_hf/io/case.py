@@ -24,11 +24,11 @@ class Case:
     """One patient's scan: all modalities on one voxel grid, as they lie in the files (see `read_case`)."""
 
     name: str
-    volumes: np.ndarray  # (C, X, Y, Z) float32, native intensities
+    volumes: np.ndarray  # (C, X, Y, Z) float32, native intensities of the modalities that there are
     affine: np.ndarray  # (4, 4), voxel to RAS+ millimetres
     header: nibabel.Nifti1Header  # of this grid, in millimetres
     reference: np.ndarray | None = None  # (X, Y, Z) uint8 labels, 0 = no lesion
-    files: dict[str, Path] = field(default_factory=dict)  # modality -> file
+    files: dict[str, Path] = field(default_factory=dict)  # modality -> file, in the order of `volumes`
     headers: dict[str, nibabel.Nifti1Header] = field(default_factory=dict)  # modality -> `header` with its voxel type
     read_as: str = ""  # by which names the files were found
     notes: list[str] = field(default_factory=list)  # what was decided or done in reading it, a sentence each
@@ -40,7 +40,7 @@ class Case:
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
 
-def read_case(source: Source, modalities: Sequence[str]) -> Case:
+def read_case(source: Source, modalities: Sequence[str], optional: Sequence[str] = ()) -> Case:
     """Read a case whose modalities lie on one grid, as they are.
 
     Args:
@@ -48,11 +48,12 @@ def read_case(source: Source, modalities: Sequence[str]) -> Case:
             `io/layouts.py` says; a file, for a model of one modality; or the file of each modality, by its name.
             Scans are skull-stripped: non-negative, 0 outside the brain.
         modalities: those of the model, in its channel order (`pipeline.processor.modalities`).
+        optional: those of them that may be missing; the case then holds the others.
 
     Raises:
         InputError: names the file that cannot be used, and why.
     """
-    found = find_case(source, modalities)
+    found = find_case(source, modalities, optional)
     volumes, reference = read_files(found)
     first = next(iter(volumes.values()))
     for volume in volumes.values():

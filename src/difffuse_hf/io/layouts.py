@@ -76,43 +76,69 @@ def case_name(source: Source) -> str:
     return path.name
 
 
-def find_case(source: Source, modalities: Sequence[str]) -> CaseFiles:
-    """The file of each modality, and the reference's if there is one.
+def find_case(source: Source, modalities: Sequence[str], optional: Sequence[str] = ()) -> CaseFiles:
+    """The file of each modality that there is, and the reference's if there is one.
 
     Args:
-        source: a case folder (see this module), a file for a model of one modality, or the file of each modality.
+        source: a case folder (see this module), a file where one modality is enough, or the file of each modality.
         modalities: those of the model, in its channel order.
+        optional: those of them that may be missing. Of the layouts in which none of the others is missing, the one
+            counts in which most are found.
 
     Raises:
         InputError: a modality is missing or there twice; the sentence lists what was found.
     """
     if isinstance(source, Mapping):
-        return _named_files(source, modalities)
+        return _named_files(source, modalities, optional)
+    needed = [one for one in modalities if one not in optional]
     path, name = Path(source), case_name(source)
     if not path.exists():
         raise InputError(f"{path} does not exist.")
     if path.is_file():
-        if len(modalities) != 1:
-            raise InputError(
-                f"{path} is one file but the model takes {', '.join(modalities)}; give the folder that holds them, "
-                f"or name each by --image {modalities[0]}=PATH."
-            )
-        return CaseFiles(name, {modalities[0]: path}, None, "one file")
+        return _one_file(path, name, modalities, needed)
     found = _volumes_of(path)
-    for layout in ENDINGS:
-        files = {one: _matching(found, layout, one) for one in (*modalities, REFERENCE)}
-        if all(files[one] for one in modalities):
-            return _one_of_each(path, name, files, layout)
-    numbered = _by_channel_numbers(path, found, modalities)
+    layouts = {layout: {one: _matching(found, layout, one) for one in (*modalities, REFERENCE)} for layout in ENDINGS}
+    usable = [layout for layout, files in layouts.items() if all(files[one] for one in needed)]
+    if usable:
+        best = max(
+            usable, key=lambda layout: sum(bool(layouts[layout][one]) for one in modalities)
+        )  # the first of ties
+        return _one_of_each(path, name, layouts[best], best)
+    numbered = _by_channel_numbers(path, found, modalities, needed)
     if numbered is not None:
         return _one_of_each(path, name, numbered, "nnU-Net numbers, as dataset.json says")
-    raise InputError(_what_is_missing(path, name, found, modalities))
+    raise InputError(_what_is_missing(path, name, found, modalities, needed))
 
 
-def _named_files(source: Mapping[str, str | os.PathLike], modalities: Sequence[str]) -> CaseFiles:
-    takes = f"the model takes {', '.join(modalities)}"
+def _one_file(path: Path, name: str, modalities: Sequence[str], needed: Sequence[str]) -> CaseFiles:
+    """A file by itself, for a model to which one modality is enough; a name that says another one is not that."""
+    says = [one for one in PLAIN if one in modalities and _matching([path], "plain names", one)]
+    if len(needed) != 1 or (says and needed[0] not in says):
+        is_one = f"{path} is {'one file' if len(needed) != 1 else says[0]}"
+        raise InputError(
+            f"{is_one} but the model takes {_takes(modalities, needed)}; give the folder that holds them, "
+            f"or name each by --image {needed[0] if needed else modalities[0]}=PATH."
+        )
+    return CaseFiles(
+        name, {needed[0]: path}, None, "one file" if len(modalities) == 1 else f"one file, of {needed[0]}"
+    )
+
+
+def _takes(modalities: Sequence[str], needed: Sequence[str]) -> str:
+    """What a model takes, in words."""
+    optional = [one for one in modalities if one not in needed]
+    if not optional:
+        return ", ".join(modalities)
+    return f"{', '.join(needed) or 'any'}, and if there are {', '.join(optional)}"
+
+
+def _named_files(
+    source: Mapping[str, str | os.PathLike], modalities: Sequence[str], optional: Sequence[str]
+) -> CaseFiles:
+    needed = [one for one in modalities if one not in optional]
+    takes = f"the model takes {_takes(modalities, needed)}"
     unknown = [one for one in source if one not in (*modalities, REFERENCE)]
-    missing = [one for one in modalities if one not in source]
+    missing = [one for one in needed if one not in source]
     if unknown or missing:
         wrong = f"names {unknown[0]}" if unknown else f"lacks {', '.join(missing)}"
         raise InputError(f"--image {wrong}, but {takes} (and {REFERENCE}, a reference, if there is one).")
@@ -121,7 +147,10 @@ def _named_files(source: Mapping[str, str | os.PathLike], modalities: Sequence[s
         if not file.is_file():
             raise InputError(f"{file} does not exist.")
     return CaseFiles(
-        case_name(source), {one: files[one] for one in modalities}, files.get(REFERENCE), "files named one by one"
+        case_name(source),
+        {one: files[one] for one in modalities if one in files},
+        files.get(REFERENCE),
+        "files named one by one",
     )
 
 
@@ -161,7 +190,9 @@ def _one_of_each(path: Path, name: str, files: Mapping[str, list[Path]], layout:
                 f"them there, or name the files by --image {modality}=PATH."
             )
     reference = files[REFERENCE][0] if files[REFERENCE] else None
-    return CaseFiles(name, {one: some[0] for one, some in files.items() if one != REFERENCE}, reference, layout)
+    return CaseFiles(
+        name, {one: some[0] for one, some in files.items() if some and one != REFERENCE}, reference, layout
+    )
 
 
 def _channel_numbers(path: Path) -> dict[str, int] | None:
@@ -174,7 +205,7 @@ def _channel_numbers(path: Path) -> dict[str, int] | None:
         content = json.loads(description.read_text(encoding="utf-8"))
         channels = dict(content.get("channel_names") or content["modality"])
         return {str(name): int(number) for number, name in channels.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{description} does not say in `channel_names` which channel is which.") from error
 
 
@@ -183,7 +214,9 @@ def _number_of(modality: str, channels: Mapping[str, int]) -> int | None:
     return next((at for name, at in channels.items() if re.fullmatch(pattern, name, re.IGNORECASE)), None)
 
 
-def _by_channel_numbers(path: Path, found: Sequence[Path], modalities: Sequence[str]) -> dict[str, list[Path]] | None:
+def _by_channel_numbers(
+    path: Path, found: Sequence[Path], modalities: Sequence[str], needed: Sequence[str]
+) -> dict[str, list[Path]] | None:
     """Files ..._0000, ..._0001 by what a dataset.json beside them or above says that the channels are."""
     if not any(re.search(r"_\d{4}$", stem(file)) for file in found):
         return None
@@ -192,7 +225,7 @@ def _by_channel_numbers(path: Path, found: Sequence[Path], modalities: Sequence[
     for modality in modalities:
         number = _number_of(modality, channels)
         files[modality] = [file for file in found if number is not None and stem(file).endswith(f"_{number:04d}")]
-    return files if all(files[modality] for modality in modalities) else None
+    return files if all(files[modality] for modality in needed) else None
 
 
 def _what_channel_is_missing(
@@ -211,9 +244,11 @@ def _what_channel_is_missing(
     raise AssertionError("none is missing")
 
 
-def _what_is_missing(path: Path, name: str, found: Sequence[Path], modalities: Sequence[str]) -> str:
+def _what_is_missing(
+    path: Path, name: str, found: Sequence[Path], modalities: Sequence[str], needed: Sequence[str]
+) -> str:
     """The sentence on a folder that lacks modalities: which, what would be read, and what is there."""
-    takes = f"the model takes {', '.join(modalities)}"
+    takes = f"the model takes {_takes(modalities, needed)}"
     if not found:
         folders = sorted(one.name for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
         inside = f"only the folders {_some(folders)}; give one of them" if folders else "no file of a known format"
@@ -222,14 +257,14 @@ def _what_is_missing(path: Path, name: str, found: Sequence[Path], modalities: S
     there = f"it holds {_some([file.name for file in found])}"
     if any(re.search(r"_\d{4}$", stem(file)) for file in found):
         if (channels := _channel_numbers(path)) is not None:
-            return _what_channel_is_missing(path, found, channels, modalities, f"{takes}; {there}")
+            return _what_channel_is_missing(path, found, channels, needed, f"{takes}; {there}")
         return (
             f"The files of {path} are numbered, and no dataset.json says by `channel_names` which of them is which "
             f"({takes}; {there}); {remedy}."
         )
-    lacks = {layout: [one for one in modalities if not _matching(found, layout, one)] for layout in ENDINGS}
+    lacks = {layout: [one for one in needed if not _matching(found, layout, one)] for layout in ENDINGS}
     layout = min(lacks, key=lambda one: len(lacks[one]))
-    layout = "BraTS 2018-2021" if layout == "plain names" and len(lacks[layout]) == len(modalities) else layout
+    layout = "BraTS 2018-2021" if layout == "plain names" and len(lacks[layout]) == len(needed) else layout
     missing = lacks[layout]
     return (
         f"{path} lacks {', '.join(missing)}: there is no file {name}{_ending(layout, missing[0])}.nii.gz "

@@ -1,9 +1,11 @@
 """The attention modules of ACAT (thesis Secs. 5.5.2 and 5.6.2) and of its competitors, one small module each."""
 
+import math
+
 import torch
 from torch import nn
 
-from .backbone import LEAKY_SLOPE, resize_maps
+from .backbone import LEAKY_SLOPE, resize_maps, starts_at
 
 
 def modulate(features: torch.Tensor, attention: torch.Tensor, residual: bool = True) -> torch.Tensor:
@@ -22,7 +24,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, batch_norm: bool = False):
         super().__init__()
-        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.conv = starts_at(0.0, nn.Conv2d(1, 1, 3, padding=1))
         self.norm = nn.BatchNorm2d(1) if batch_norm else nn.Identity()
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
@@ -31,31 +33,48 @@ class SpatialAttention(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """S_f = σ(conv1x1([S_1, S_2, S_3])), the masks averaged down to one size first (Sec. 5.5.2)."""
+    """S_f = conv1x1([S_1, S_2, S_3]), the masks averaged down to one size first (Sec. 5.5.2); no sigmoid."""
 
     def __init__(self, num_masks: int):
         super().__init__()
-        self.conv = nn.Conv2d(num_masks, 1, 1)
+        self.conv = starts_at(0.0, nn.Conv2d(num_masks, 1, 1))
 
     def forward(self, masks: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        """Fused attention (N, 1, h', w') in [0, 1] of masks (N, 1, h, w); `size` is (h', w')."""
-        return self.conv(torch.cat([resize_maps(mask, size) for mask in masks], dim=1)).sigmoid()
+        """Fused attention (N, 1, h', w') of masks (N, 1, h, w); `size` is (h', w')."""
+        return self.conv(torch.cat([resize_maps(mask, size) for mask in masks], dim=1))
 
 
 class SliceAttention(nn.Module):
-    """How much a slice counts in the mean over its scan: an MLP with one hidden layer and a sigmoid (Sec. 5.6.2)."""
+    """How much a slice counts in the mean over its scan: an MLP with one hidden layer and a sigmoid (Sec. 5.6.2).
 
-    def __init__(self, num_features: int, hidden_size: int, dropout: float):
+    With `num_slices` as in the author's code: the MLP sees all slices of a scan together, and its weights are those of
+    a sum. Its result here is the weight times the number of slices, so that the mean over them is that sum.
+    """
+
+    def __init__(self, num_features: int, hidden_size: int, dropout: float, num_slices: int | None = None):
         super().__init__()
-        self.hidden = nn.Linear(num_features, hidden_size)
+        self.num_slices = num_slices
+        self.hidden = nn.Linear(num_features * (num_slices or 1), hidden_size)
         self.activation = nn.LeakyReLU(LEAKY_SLOPE)
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(hidden_size, 1)
+        first = -math.log(num_slices - 1) if num_slices else 0.0  # a sigmoid of 1 / S, whose sum is the mean
+        self.out = starts_at(first, nn.Linear(hidden_size, num_slices or 1))
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Weights (N,) in [0, 1] of images from their maps (N, D, h, w)."""
+    def forward(self, maps: torch.Tensor, num_views: int = 1) -> torch.Tensor:
+        """Weights (N,) of images from their maps (N, D, h, w), which are `num_views` of each slice of a scan."""
         pooled = maps.mean((2, 3))
-        return self.out(self.dropout(self.activation(self.hidden(pooled))))[:, 0].sigmoid()
+        if self.num_slices is None:
+            return self._weights(pooled)[:, 0]
+        if len(pooled) % (self.num_slices * num_views):
+            raise ValueError(
+                f"The slice attention was made for scans of {self.num_slices} slices and got "
+                f"{len(pooled) // num_views} slices in all; give whole scans, or set `num_slices`."
+            )
+        scans = pooled.unflatten(0, (-1, self.num_slices, num_views)).transpose(1, 2).flatten(2)  # [B,V,S*D]
+        return self.num_slices * self._weights(scans).transpose(1, 2).flatten()
+
+    def _weights(self, features: torch.Tensor) -> torch.Tensor:
+        return self.out(self.dropout(self.activation(self.hidden(features)))).sigmoid()
 
 
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor | None, dim: int = 1) -> torch.Tensor:

@@ -6,7 +6,7 @@ Every competing classifier is a base network and something that happens to its f
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,7 +14,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 LEAKY_SLOPE = 0.01  # Table 4.1: leaky ReLU; its slope is PyTorch's
+# Table 4.1: AvgPool2D, 2 x 2, stride 2. "max" is what this package had before it read so; see docs/results.md.
+POOLINGS = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
 
 
 class FeatureModifier:
@@ -46,36 +49,61 @@ class ModifierChain(FeatureModifier):
 
 
 class ConvStage(nn.Module):
-    """3x3 convolution without bias, batch norm, leaky ReLU, and 2x2 max-pooling where there is some."""
+    """3x3 convolution without bias, batch norm, leaky ReLU, and 2x2 pooling of a key of `POOLINGS`, or none."""
 
-    def __init__(self, in_channels: int, out_channels: int, pool: bool):
+    def __init__(self, in_channels: int, out_channels: int, pooling: str | None):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.activation = nn.LeakyReLU(LEAKY_SLOPE)
-        self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()  # no image is too small
+        # With `ceil_mode` no image is too small, and no row or column is lost.
+        self.pool = nn.Identity() if pooling is None else POOLINGS[pooling](2, stride=2, ceil_mode=True)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return self.pool(self.activation(self.norm(self.conv(maps))))
 
 
 class HalfBrainCNN(nn.Module):
-    """The seven convolutions of Table 4.1; the thesis does not say where it pools, the number is our choice."""
+    """The seven convolutions of Table 4.1, a pooling between each and the next."""
 
-    def __init__(self, num_channels: int, hidden_sizes: Sequence[int], num_pools: int):
+    def __init__(self, num_channels: int, hidden_sizes: Sequence[int], num_pools: int, pooling: str):
         super().__init__()
         widths = [num_channels, *hidden_sizes]
         self.stages = nn.ModuleList(
-            ConvStage(narrow, wide, pool=i < num_pools) for i, (narrow, wide) in enumerate(zip(widths, widths[1:]))
+            ConvStage(narrow, wide, pooling if i < num_pools else None)
+            for i, (narrow, wide) in enumerate(zip(widths, widths[1:]))
         )
         self.gradient_checkpointing = False
 
     def forward(self, images: torch.Tensor, feature_modifier: FeatureModifier) -> torch.Tensor:
         """Last feature maps (N, D, h, w) of images (N, C, H, W)."""
         maps = images
-        for number, stage in enumerate(self.stages, start=1):
-            maps = feature_modifier.features(number, run_stage(self, stage, maps))
+        for number in range(1, len(self.stages) + 1):
+            maps = feature_modifier.features(number, self.step(number, maps))
         return maps
+
+    def step(self, stage: int, maps: torch.Tensor) -> torch.Tensor:
+        """Maps after stage 1, 2, ... from those before it, which are the images for the first."""
+        return run_stage(self, self.stages[stage - 1], maps)
+
+
+class ResNetTrunk(nn.Module):
+    """A timm ResNet without its head, a stage at a time."""
+
+    def __init__(self, network: Any):
+        super().__init__()
+        self.network = network
+        self.gradient_checkpointing = False
+
+    def step(self, stage: int, maps: torch.Tensor) -> torch.Tensor:
+        """Maps after stage 1, 2, ... from those before it, which are the images for the first."""
+        maps = resnet_stem(self.network, maps) if stage == 1 else maps
+        return run_stage(self, getattr(self.network, f"layer{stage}"), maps)
+
+
+def resnet_stem(network: Any, images: torch.Tensor) -> torch.Tensor:
+    """What a timm ResNet does before its four stages."""
+    return network.maxpool(network.act1(network.bn1(network.conv1(images))))
 
 
 class TimmStages:
@@ -98,13 +126,18 @@ class TimmStages:
             return [info["num_chs"] for info in self.network.feature_info][-4:]
         return [self.network.num_features] * self.num_stages
 
+    def readers(self, stage: int) -> list[nn.Conv2d]:
+        """The convolutions of a ResNet that read the maps after a stage but the last."""
+        block = self.layers[stage][0]  # type: ignore[index]
+        return [block.conv1, *(layer for layer in block.downsample.modules() if isinstance(layer, nn.Conv2d))]
+
     def __call__(
         self, owner: nn.Module, images: torch.Tensor, feature_modifier: FeatureModifier
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Pooled features (N, D) of images (N, C, H, W), and the maps (N, D, h, w) before pooling, if any."""
         network = self.network
         if self.is_resnet:
-            maps = network.maxpool(network.act1(network.bn1(network.conv1(images))))
+            maps = resnet_stem(network, images)
             for number, layer in enumerate(self.layers, start=1):
                 maps = feature_modifier.features(number, run_stage(owner, layer, maps))
             return network.forward_head(maps, pre_logits=True), maps
@@ -166,12 +199,22 @@ def resize_maps(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
 
 
+def starts_at(value: float, layer: Layer) -> Layer:
+    """A convolution or linear layer whose output is `value` everywhere until it has learnt something."""
+    layer.first_value = value  # pyright: ignore[reportArgumentType]  a plain attribute, read by `initialise`
+    return layer
+
+
 def initialise(module: nn.Module) -> None:
-    """He initialisation of a convolution or linear layer, ones and zeros of a normalisation."""
+    """He initialisation of a convolution or linear layer, unless it `starts_at` a value; of a norm ones and zeros."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
-        init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+        first = getattr(module, "first_value", None)
+        if first is None:
+            init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+        else:
+            init.zeros_(module.weight)
         if module.bias is not None:
-            init.zeros_(module.bias)
+            init.constant_(module.bias, first or 0.0)
     elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
         if module.weight is not None:
             init.ones_(module.weight)

@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 
 from .configuration_acat import ACATConfig
-from .configuration_guided import GuidedConfig
+from .configuration_guided import GuidedConfig, refuse_old
 
 
 @strict
@@ -26,18 +26,29 @@ class SalClassNetConfig(GuidedConfig):
 
 
 @strict
-class HSMConfig(SMICConfig):
-    """[`SMICConfig`]; the branch is deeper and sees the image."""
+class HSMConfig(GuidedConfig):
+    """Args:
+    product_stages (`list[int]`): the stages to which the convolutions of the branch correspond; there are four.
+    saliency_channels (`int`): width of the branch. Our choice.
+    """
 
     model_type = "difffuse_hsm"
+    product_stages: list[int] | tuple[int, ...] = (1, 2, 3, 4)
+    saliency_channels: int = 16
+
+    def __post_init__(self, **kwargs):
+        refuse_old("product_stage", kwargs)
+        super().__post_init__(**kwargs)
+        self.product_stages = list(self.product_stages)
 
 
 @strict
 class SpAttConfig(ACATConfig):
-    """[`ACATConfig`] with `attention="image"`."""
+    """[`ACATConfig`] with `attention="image"` and without the fusion."""
 
     model_type = "difffuse_spatt"
     attention: str = "image"
+    fusion: bool = False
 
 
 @strict

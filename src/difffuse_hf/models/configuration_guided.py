@@ -1,5 +1,6 @@
 """Configuration that ACAT and its competitors share: a base classifier, and where it is steered."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -30,7 +31,8 @@ class GuidedConfig(PreTrainedConfig):
         if model_type not in BASES:
             raise ValueError(f"`base` is a half-brain or a slice classifier, got one of type {model_type!r}.")
         if as_dict:
-            self.base = BASES[model_type](**{name: value for name, value in self.base.items() if name != "model_type"})
+            known = {name: value for name, value in self.base.items() if name != "model_type"}
+            self.base = BASES[model_type].from_dict(known)
         if self.id2label is None:
             kwargs.pop("num_labels", None)
             self.id2label, self.label2id = dict(self.base.id2label), dict(self.base.label2id)
@@ -46,3 +48,11 @@ class GuidedConfig(PreTrainedConfig):
         if stages is None:
             stages = half_brain if self.base.model_type == LesionClassifierConfig.model_type else resnet
         return list(stages)
+
+
+def refuse_old(field: str, saved: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for a configuration of version 0.1.0, whose network this one's weights would not fit."""
+    if field in saved:
+        raise ValueError(
+            f"this model was trained by version 0.1.0 (`{field}`), whose network was not the thesis's; train it again"
+        )

@@ -2,35 +2,13 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .attention import AttentionFusion, SliceAttention, SpatialAttention, modulate
-from .backbone import LEAKY_SLOPE, FeatureModifier
+from .backbone import FeatureModifier
 from .configuration_acat import ACATConfig
 from .modeling_guided import GuidedClassifier, require_stages
 
-
-class SaliencyBranch(nn.Module):
-    """One 3x3 convolution, batch norm and leaky ReLU for each attended stage, on the saliency map, ever coarser.
-
-    The map is brought to the size of the stage by max-pooling: a small salient spot survives it. Widths and depth are
-    our choice.
-    """
-
-    def __init__(self, num_blocks: int, channels: int):
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(1 if i == 0 else channels, channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(channels),
-                nn.LeakyReLU(LEAKY_SLOPE),
-            )
-            for i in range(num_blocks)
-        )
-
-    def forward(self, block: int, maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Maps (N, channels, *size) that follow the saliency map, or the block before, `maps`."""
-        return self.blocks[block](F.adaptive_max_pool2d(maps, size))
+FIRST_MASK = 0.5  # what the sigmoid of Eq. 5.1 gives before its convolution has learnt anything
 
 
 class ACATModifier(FeatureModifier):
@@ -44,33 +22,41 @@ class ACATModifier(FeatureModifier):
     def features(self, stage, maps):
         model, config = self.model, self.model.config
         attended = list(config.attention_stages or ())
-        if stage in attended:
-            block = attended.index(stage)
-            if config.attention == "dropout":
-                maps = model.dropout(maps)
-            else:
-                if config.attention == "saliency":
-                    self.branch_maps = model.branch(block, self.branch_maps, maps.shape[-2:])
-                source = self.branch_maps if config.attention == "saliency" else maps
-                mask = model.spatial_attention[block](source)  # Eq. 5.1
-                self.spatial_attention.append(mask)
-                maps = modulate(maps, mask, config.residual)  # Eq. 5.2
+        if config.attention == "saliency" and stage <= max(attended):
+            self.branch_maps = model.branch.step(stage, self.branch_maps)  # S^i, of the size that `maps` has
+        if stage in attended and config.attention == "dropout":
+            maps = model.dropout(maps)
+        elif stage in attended:
+            source = self.branch_maps if config.attention == "saliency" else maps
+            mask = model.spatial_attention[attended.index(stage)](source)  # Eq. 5.1
+            self.spatial_attention.append(mask)
+            maps = modulate(maps, mask, config.residual)  # Eq. 5.2
         if stage == model.num_stages and config.fusion and self.spatial_attention:
             self.fused_attention = model.fusion(self.spatial_attention, maps.shape[-2:])
-            maps = modulate(maps, self.fused_attention, config.residual)
+            maps = modulate(maps, self.fused_attention)  # always with the residual: S_f is no mask, it may be negative
+        if stage == model.num_stages and config.slice_attention and config.num_slices:
+            self.slice_attention = model.slice_attention(maps, model.base.num_views)
+            maps = maps * self.slice_attention[:, None, None, None]
         return maps
 
     def slice_weights(self, maps):
-        if self.model.config.slice_attention:
-            self.slice_attention = self.model.slice_attention(maps)
+        if not self.model.config.slice_attention or self.model.config.num_slices:
+            return None
+        self.slice_attention = self.model.slice_attention(maps)
         return self.slice_attention
 
 
 class ACATClassifier(GuidedClassifier):
     """A base classifier whose maps are modulated by attention computed from saliency maps.
 
-    S_s^i = σ(conv(max_c S^i)) after an early, a middle and a late stage (Eq. 5.1), G = F + F ⊙ S_s^i (Eq. 5.2); the
-    three masks are fused and modulate the last maps; the slices of a scan are averaged with learned weights.
+    The saliency maps go through a branch of the base network's architecture. S_s^i = σ(conv(max_c S^i)) after an
+    early, a middle and a late stage (Eq. 5.1), G = F + F ⊙ S_s^i (Eq. 5.2); the three masks are fused and modulate the
+    last maps; the slices of a scan are averaged with learned weights. On the half-brain CNN 325,064 parameters, of
+    which the branch has 157,520; those of its stages after the last mask, 74,000, are there as in the author's code
+    and reach no output.
+
+    It starts with the logits of its baseline: the masks are the same everywhere at first, and what reads the maps that
+    they multiply is scaled back (`load_baseline`).
     """
 
     config: ACATConfig
@@ -83,7 +69,7 @@ class ACATClassifier(GuidedClassifier):
         stages = config.attention_stages
         require_stages(self, stages)
         if config.attention == "saliency":
-            self.branch = SaliencyBranch(len(stages), config.saliency_channels)
+            self.branch = self.base.make_trunk(num_channels=1)
         if config.attention == "dropout":
             self.dropout = nn.Dropout(config.dropout)
         else:
@@ -92,8 +78,19 @@ class ACATClassifier(GuidedClassifier):
                 self.fusion = AttentionFusion(len(stages))
         if config.slice_attention:
             self.slice_attention = SliceAttention(
-                self.stage_widths[-1], config.slice_attention_hidden, config.slice_attention_dropout
+                self.stage_widths[-1], config.slice_attention_hidden, config.slice_attention_dropout, config.num_slices
             )
+
+    def load_baseline(self, baseline):
+        """Copy the weights of a trained base classifier.
+
+        The text's residual cannot be the identity, for a sigmoid is never 0: at first every mask is one half, and G is
+        F times 1.5. The weights of the layers that read G are therefore divided by 1.5.
+        """
+        super().load_baseline(baseline)
+        if self.config.attention != "dropout":
+            scale = 1 + FIRST_MASK if self.config.residual else FIRST_MASK
+            self.scale_back(self.config.attention_stages or (), scale)
 
     def guide(self, images, saliency):
         return ACATModifier(self, saliency)

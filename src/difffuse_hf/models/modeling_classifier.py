@@ -7,10 +7,11 @@ from transformers import PreTrainedModel
 
 from ..io.hub import private_by_default
 from .backbone import FeatureModifier, check_pixel_values, initialise
+from .loading import CheckedNetwork
 
 
 @private_by_default
-class ScanClassifier(PreTrainedModel):
+class ScanClassifier(CheckedNetwork, PreTrainedModel):
     """A classifier of slices or scans whose feature maps can be changed from outside.
 
     A subclass has `classify` and `sample_losses`, and says which images its convolutions see (`to_images`,
@@ -63,6 +64,23 @@ class ScanClassifier(PreTrainedModel):
     def sample_losses(self, output: Any, labels: torch.Tensor) -> torch.Tensor:
         """Loss (B,) of each slice or scan."""
         raise NotImplementedError
+
+    def decide(self, logits: torch.Tensor) -> torch.Tensor:
+        """The classes (B,) that logits (B, num_labels) stand for: those of highest probability."""
+        return logits.argmax(1)
+
+    def make_trunk(self, num_channels: int) -> Any:
+        """A network like this one without its classification layers, untrained: `step(stage, maps)` gives the next."""
+        raise NotImplementedError
+
+    def readers(self, stage: int) -> list[Any]:
+        """The convolutions or linear layers that read the maps after a stage, and nothing else."""
+        raise NotImplementedError
+
+    @property
+    def num_views(self) -> int:
+        """Images that the convolutions see of a slice."""
+        return 1
 
     @property
     def num_stages(self) -> int:

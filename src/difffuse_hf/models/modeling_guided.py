@@ -4,6 +4,7 @@ A subclass makes a `FeatureModifier` for the batch at hand (`guide`), and that i
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from ..errors import InputError
+from ..errors import InputError, one_sentence
+from ..io.hub import local_folder
 from .backbone import FeatureModifier, ModifierChain, as_scan
 from .configuration_guided import GuidedConfig
 from .modeling_classifier import ScanClassifier
@@ -71,33 +73,47 @@ class GuidedClassifier(ScanClassifier):
         return scan
 
     @classmethod
-    def from_baseline(cls, baseline: PreTrainedModel | str | Path, **options) -> "GuidedClassifier":
+    def from_baseline(
+        cls, baseline: PreTrainedModel | str | Path, from_scratch: bool = False, **options
+    ) -> "GuidedClassifier":
         """Start from a trained base classifier (Sec. 5.6.2), a model or the folder or Hub name of one.
 
         Args:
+            from_scratch (`bool`): take the architecture of the base classifier alone, and none of its weights, as for
+                the variances of Sec. 5.6.9.
             options: of the configuration, but for `base`.
 
         Raises:
             InputError: there is no such option, or not with this value.
         """
         if isinstance(baseline, (str, Path)):
-            return cls.from_baseline(AutoModelForImageClassification.from_pretrained(baseline), **options)
+            trained = AutoModelForImageClassification.from_pretrained(local_folder(baseline))
+            return cls.from_baseline(trained, from_scratch, **options)
         configuration: Any = cls.config_class
         own = {field.name for config in configuration.__mro__ for field in _own_fields(config)} - {"base"}
         unknown = sorted(set(options) - own)
         if unknown:
             raise InputError(f"{cls.__name__} has no option {unknown[0]}; its options are {', '.join(sorted(own))}.")
         try:
-            config = configuration(base=baseline.config.to_dict(), **options)
-        except StrictDataclassError as error:
-            raise InputError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
-        model = cls(config)
-        model.load_baseline(baseline)
+            model = cls(configuration(base=baseline.config.to_dict(), **options))
+        except InputError:
+            raise
+        except (StrictDataclassError, ValueError, TypeError, RuntimeError, IndexError) as error:
+            raise InputError(f"{cls.__name__} takes no such options: {one_sentence(error)}") from None
+        if not from_scratch:
+            model.load_baseline(baseline)
         return model
 
     def load_baseline(self, baseline: PreTrainedModel) -> None:
         """Copy the weights of a trained base classifier."""
         self.base.load_state_dict(baseline.state_dict())
+
+    @torch.no_grad()
+    def scale_back(self, stages: Sequence[int], scale: float) -> None:
+        """Make up for maps that are multiplied by `scale` after these stages, in the weights of what reads them."""
+        for stage in stages:
+            for layer in self.base.readers(stage):
+                layer.weight /= scale
 
     @property
     def num_stages(self) -> int:
@@ -112,6 +128,9 @@ class GuidedClassifier(ScanClassifier):
 
     def to_scan(self, maps, like):
         return self.base.to_scan(maps, like)
+
+    def decide(self, logits):
+        return self.base.decide(logits)
 
     def sample_losses(self, output: ModelOutput, labels: torch.Tensor) -> torch.Tensor:
         """Loss (B,) of each slice or scan: the base classifier's."""
@@ -150,7 +169,7 @@ def _own_fields(config_class: type) -> tuple:
     return tuple(field for field in dataclasses.fields(config_class) if field.name in names) if ours else ()
 
 
-def require_stages(model: GuidedClassifier, stages: list[int]) -> None:
+def require_stages(model: GuidedClassifier, stages: Sequence[int]) -> None:
     """Raise an `InputError` unless the base network has all of these stages."""
     if not stages or min(stages) < 1 or max(stages) > model.num_stages:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The half-brain multi-task CNN (thesis Sec. 4.3): is there a lesion, and on which side?
+"""The half-brain multi-task CNN (thesis Sec. 4.4, Table 4.1): is there a lesion, and on which side?
 
 One network looks at the left half of every slice and at the mirrored right half. A half's maps are averaged over the
 slices and pooled; both halves together tell whether there is a lesion and where, which makes four classes.
@@ -16,8 +16,6 @@ from .attention import weighted_mean
 from .backbone import LEAKY_SLOPE, HalfBrainCNN, as_scan, check_labels, resize_maps
 from .configuration_lesion_classifier import SIDES, LesionClassifierConfig
 from .modeling_classifier import ScanClassifier
-
-HARD_MARGIN = 20.0  # what the classes of the losing group are behind by, on the log scale
 
 
 @dataclass
@@ -43,15 +41,23 @@ class LesionClassifier(ScanClassifier):
 
     def __init__(self, config: LesionClassifierConfig):
         super().__init__(config)
-        self.backbone = HalfBrainCNN(config.num_channels, config.hidden_sizes, config.num_pools)
+        self.backbone = self.make_trunk(config.num_channels)
         self.dropout = nn.Dropout(config.dropout)
         features = config.hidden_sizes[-1] * config.pooled_size**2
         if config.stage == "halves":
             self.half_head = _head(features, 2, config.hidden_head)
         else:
-            self.presence_head = _head(2 * features, 2, config.hidden_head)
-            self.side_head = _head(2 * features, 3, config.hidden_head)
+            self.presence_head = _head(self.num_views * features, 2, config.hidden_head)
+            self.side_head = _head(self.num_views * features, 3, config.hidden_head)
         self.post_init()
+
+    def make_trunk(self, num_channels: int) -> HalfBrainCNN:
+        config = self.config
+        return HalfBrainCNN(num_channels, config.hidden_sizes, config.num_pools or 0, config.pooling)
+
+    @property
+    def num_views(self) -> int:
+        return 1 if self.config.whole_brain else 2
 
     @property
     def num_stages(self) -> int:
@@ -64,9 +70,11 @@ class LesionClassifier(ScanClassifier):
     def to_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Half slices (B * S * 2, C, H, ceil(W / 2)), columns from the midline outwards; the patient's left first.
 
-        Where the width is odd, the central column belongs to both halves.
+        Where the width is odd, the central column belongs to both halves. Of a whole brain all slices (B * S, ...).
         """
         scan = as_scan(pixel_values)
+        if self.config.whole_brain:
+            return scan.flatten(0, 1)
         half = (scan.shape[-1] + 1) // 2
         halves = torch.stack([scan[..., -half:], scan[..., :half].flip(-1)], dim=2)  # [B,S,2,C,H,W/2]
         return halves.flatten(0, 2)
@@ -74,6 +82,9 @@ class LesionClassifier(ScanClassifier):
     def to_scan(self, maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Maps (B * S * 2, K, h, w) on the half slices, put together."""
         height, width = like.shape[-2:]
+        if self.config.whole_brain:
+            whole = resize_maps(maps, (height, width))
+            return whole.unflatten(0, like.shape[:2]) if like.ndim == 5 else whole
         half = (width + 1) // 2
         left, right = resize_maps(maps, (height, half)).unflatten(0, (-1, 2)).unbind(1)  # [BS,K,H,W/2] each
         if width % 2:
@@ -88,20 +99,33 @@ class LesionClassifier(ScanClassifier):
         scan = as_scan(pixel_values)
         maps = self.backbone(self.to_images(scan), feature_modifier)  # [B*S*2,D,h,w]
         weights = feature_modifier.slice_weights(maps)
-        layout = (len(scan), scan.shape[1], 2)
+        layout = (len(scan), scan.shape[1], self.num_views)
         weights = None if weights is None else weights.unflatten(0, layout)
         maps = weighted_mean(maps.unflatten(0, layout), weights)  # [B,2,D,h,w]
         pooled = F.adaptive_avg_pool2d(maps.flatten(0, 1), self.config.pooled_size).flatten(1)  # [B*2,D*9]
-        pooled = self.dropout(pooled.unflatten(0, (-1, 2)))  # [B,2,D*9]
+        pooled = self.dropout(pooled.unflatten(0, (-1, self.num_views)))  # [B,2,D*9]
         if self.config.stage == "halves":
             halves = self.half_head(pooled)
             output = LesionClassifierOutput(logits=_sides_from_halves(halves), half_logits=halves)
         else:
             both = pooled.flatten(1)
             presence, side = self.presence_head(both), self.side_head(both)
-            logits = four_classes(presence, side, hard=self.config.combination == "hard")
+            logits = four_classes(presence, side)
             output = LesionClassifierOutput(logits=logits, presence_logits=presence, side_logits=side)
         return output
+
+    def readers(self, stage):
+        if stage < self.num_stages:
+            return [self.backbone.stages[stage].conv]
+        heads = [self.half_head] if self.config.stage == "halves" else [self.presence_head, self.side_head]
+        return [head[0] if isinstance(head, nn.Sequential) else head for head in heads]
+
+    def decide(self, logits):
+        """Presence first, then side (Sec. 4.4), or the highest probability, as `combination` says.
+
+        The halves are judged each by itself, and the likeliest class is then what both say."""
+        hard = self.config.combination == "hard" and self.config.stage == "fused"
+        return presence_first(logits) if hard else super().decide(logits)
 
     def sample_losses(self, output: ModelOutput, labels: torch.Tensor) -> torch.Tensor:
         """Loss (B,) of each scan: presence plus, where there is a lesion, side; or the mean over the two halves."""
@@ -116,14 +140,17 @@ class LesionClassifier(ScanClassifier):
         return presence + lesion * side
 
 
-def four_classes(presence: torch.Tensor, side: torch.Tensor, hard: bool = False) -> torch.Tensor:
+def four_classes(presence: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
     """Log-probabilities (B, 4) of none, left, right, both from logits of presence (B, 2) and of side (B, 3)."""
     presence, side = presence.float().log_softmax(1), side.float().log_softmax(1)
     none, lesion = presence.split(1, dim=1)
-    if hard:
-        absent = (none >= lesion).float()
-        none, lesion = none - HARD_MARGIN * (1 - absent), lesion - HARD_MARGIN * absent
     return torch.cat([none, lesion + side], dim=1)
+
+
+def presence_first(logits: torch.Tensor) -> torch.Tensor:
+    """Classes (B,) of logits (B, K): the first, or, where the others together are likelier, the likeliest of them."""
+    lesion = logits[:, 1:].logsumexp(1) > logits[:, 0]
+    return torch.where(lesion, logits[:, 1:].argmax(1) + 1, 0)
 
 
 def _sides_from_halves(halves: torch.Tensor) -> torch.Tensor:

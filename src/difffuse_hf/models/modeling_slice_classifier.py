@@ -1,4 +1,4 @@
-"""Slice classifier: is there a lesion in this slice? (Sec. 4.3, Table 4.2; the classifier f of Eq. 5.3)"""
+"""Slice classifier: is there a lesion in this slice? (Table 4.2; the classifier f of Eq. 5.3)"""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import ModelOutput
 
 from .attention import weighted_mean
-from .backbone import TimmStages, as_scan, check_labels, resize_maps
+from .backbone import ResNetTrunk, TimmStages, as_scan, check_labels, resize_maps
 from .configuration_slice_classifier import SliceClassifierConfig
 from .modeling_classifier import ScanClassifier
 
@@ -25,13 +25,22 @@ class SliceClassifier(ScanClassifier):
 
     def __init__(self, config: SliceClassifierConfig):
         super().__init__(config)
-        options = {"in_chans": config.num_channels, "num_classes": 0, **(config.backbone_kwargs or {})}
-        self.backbone: Any = timm.create_model(config.backbone, pretrained=False, **options)
+        self.backbone: Any = self._make_network(config.num_channels)
         self.stages = TimmStages(self.backbone)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(self.backbone.head_hidden_size, len(config.id2label or ()))
         self.gradient_checkpointing = False
         self.post_init()
+
+    def _make_network(self, num_channels: int) -> Any:
+        options = {"in_chans": num_channels, "num_classes": 0, **(self.config.backbone_kwargs or {})}
+        return timm.create_model(self.config.backbone, pretrained=False, **options)
+
+    def make_trunk(self, num_channels):
+        return ResNetTrunk(self._make_network(num_channels))
+
+    def readers(self, stage):
+        return self.stages.readers(stage) if stage < self.num_stages else [self.head]
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -1,4 +1,4 @@
-"""SpAtt: ACAT's masks, computed from the image's own feature maps; one branch, no saliency (thesis Sec. 5.6.3)."""
+"""SpAtt: ACAT's masks, computed from the image's own feature maps; one branch, no fusion (thesis Sec. 5.6.3)."""
 
 from .configuration_competitors import SpAttConfig
 from .modeling_acat import ACATClassifier

@@ -4,7 +4,8 @@ How a volume is cut into slices, and put together again, is in `data/axial_slice
 calibrated thresholds and the manners of an image processor.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ class DifFuseProcessor(BaseImageProcessor):
     """Turns skull-stripped MR, or head CT, into the slices a Dif-fuse model was trained on, and maps back.
 
     Args:
-        modalities, image_size, pixel_spacing_mm, reference_intensity, slice_margin, min_foreground, window_hu: as in
-            `SliceRecipe`, which says how they are used.
+        modalities, image_size, pixel_spacing_mm, reference_intensity, slice_margin, min_foreground, window_hu,
+            optional_modalities: as in `SliceRecipe`, which says how they are used.
         anomaly_threshold (`float`, *optional*): calibrated on validation data; a voxel above it is lesion.
         false_positive_thresholds (`dict[str, float]`, *optional*): share of healthy brain to the anomaly threshold
             that no larger share reaches, on healthy validation slices, `{"0.01": 0.08}`.
@@ -52,6 +53,7 @@ class DifFuseProcessor(BaseImageProcessor):
         lesion_probability_threshold: float = LESION_PROBABILITY,
         calibrations: dict[str, dict[str, Any]] | None = None,
         window_hu: list[float] | tuple[float, ...] | None = None,
+        optional_modalities: list[str] | tuple[str, ...] = (),
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -62,11 +64,15 @@ class DifFuseProcessor(BaseImageProcessor):
         self.slice_margin = slice_margin
         self.min_foreground = min_foreground
         self.window_hu = None if window_hu is None else tuple(window_hu)
+        self.optional_modalities = tuple(optional_modalities)
         self.anomaly_threshold = anomaly_threshold
         self.false_positive_thresholds = dict(false_positive_thresholds or {})
         self.lesion_probability_threshold = lesion_probability_threshold
         self.calibrations = dict(calibrations or {})
         self.recipe  # noqa: B018  checks the values
+        for threshold in (anomaly_threshold, lesion_probability_threshold, *self.false_positive_thresholds.values()):
+            if threshold is not None and not math.isfinite(threshold):
+                raise InputError(f"A threshold of the processor is {threshold}; calibrate the model again.")
 
     @property
     def recipe(self) -> SliceRecipe:
@@ -79,6 +85,7 @@ class DifFuseProcessor(BaseImageProcessor):
             self.slice_margin,
             self.min_foreground,
             self.window_hu,
+            self.optional_modalities,
         )
 
     def threshold_for(self, false_positives: float) -> float:
@@ -101,13 +108,15 @@ class DifFuseProcessor(BaseImageProcessor):
         require_choice("return_tensors", return_tensors, TENSORS)
         return BatchFeature({"pixel_values": self.preprocess_volume(volumes, affine)[0]}, tensor_type=return_tensors)
 
-    def preprocess_volume(self, volumes: np.ndarray, affine: np.ndarray) -> tuple[torch.Tensor, SliceGeometry]:
-        """All axial slices (S, C, H, W) of a scan (C, X, Y, Z), and the way back: see `SliceRecipe.cut`.
+    def preprocess_volume(
+        self, volumes: np.ndarray, affine: np.ndarray, given: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, SliceGeometry]:
+        """All axial slices (S, C, H, W) of a scan (K, X, Y, Z), and the way back: see `SliceRecipe.cut`.
 
         Raises:
             InputError: the scan is not what the recipe is for, or none of its slices is usable.
         """
-        slices, geometry = self.recipe.cut(volumes, affine)
+        slices, geometry = self.recipe.cut(volumes, affine, given)
         self.recipe.check_usable(slices, affine)
         return slices, geometry
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import InputError, require_choice
-from ..io.files import write_csv
+from ..io.files import own_folder, write_csv
 from ..preprocessing.parallel import WorkerDied, Workers
 from .anatomy import anatomy_name, list_anatomies
 from .common import PhantomSubject
@@ -23,8 +23,9 @@ class BrainPhantom:
     """A cohort of synthetic subjects, endless and reproducible: subject `i` of a seed is always the same.
 
     Args:
-        layout (`str`): the data set whose folders are written: `"brats2021"` (glioma MRI), `"wmh"` (white-matter
-            hyperintensities on FLAIR and T1), `"ist3"` (acute stroke CT, as DICOM) or `"mosmed"` (lung CT).
+        layout (`str`): the data set whose folders are written: `"brats2021"` (glioma MRI), `"mr"` (lesions of
+            five kinds, in the same folders), `"wmh"` (white-matter hyperintensities on FLAIR and T1), `"ist3"` (acute
+            stroke CT, as DICOM) or `"mosmed"` (lung CT).
         anatomies (`str` or `Path`, *optional*): folder of label maps in FreeSurfer numbering;
             the built-in ICBM152 maps by default. The lungs of `"mosmed"` are computed and need none.
         seed (`int`): same seed and index, same subject.
@@ -32,7 +33,7 @@ class BrainPhantom:
             by default infarcts start anywhere in their arterial territory.
     """
 
-    LAYOUTS = ("brats2021", "wmh", "ist3", "mosmed")
+    LAYOUTS = ("brats2021", "mr", "wmh", "ist3", "mosmed")
 
     def __init__(
         self,
@@ -72,8 +73,10 @@ class BrainPhantom:
             InputError: `root` holds a subject of the same name that this cohort did not write, or a subject cannot be
                 drawn; those that are finished are kept.
         """
-        root = Path(root)
-        root.mkdir(parents=True, exist_ok=True)
+        with own_folder(root) as folder:
+            yield from self._write(folder, count, start, workers)
+
+    def _write(self, root: Path, count: int, start: int, workers: int) -> Iterator[Path]:
         rows = _read_rows(root / "subjects.csv")
         names = {i: self._module.location(self.seed, i, len(self.anatomies)) for i in range(start, start + count)}
         missing = {i: name for i, name in names.items() if not self._is_there(root / name, rows.get(name), i)}

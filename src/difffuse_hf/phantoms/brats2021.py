@@ -54,13 +54,13 @@ def draw(seed: int, index: int, anatomy_path: Path | None, lesion: bool = True) 
         halo = caps if modality in ("flair", "t2") else None
         healthy, white_matter = draw_tissue(scanner, tissue, brightness, box, halo)
         image = paint_glioma(painter, plan, segmentation, healthy, modality, white_matter) if lesion else healthy
-        volumes[modality] = _place(_acquire(scanner, image, healthy, segmentation, brain, bias_shape), brain)
+        volumes[modality] = place(_acquire(scanner, image, healthy, segmentation, brain, bias_shape), brain)
     return PhantomSubject(
         name=location(seed, index),
         group=anatomy.name,
         seed=seed,
         volumes=volumes,
-        segmentation=_place(segmentation[brain] * np.uint8(lesion), brain),
+        segmentation=place(segmentation[brain] * np.uint8(lesion), brain),
         affine=AFFINE,
     )
 
@@ -83,7 +83,7 @@ def _acquire(rng, image, healthy, segmentation, brain, bias_shape) -> np.ndarray
     """
     if rng.random() < 0.5:
         thickness = int(rng.integers(2, 6))
-        image = _thick(image, healthy, segmentation, brain, thickness)
+        image = thick_brain(image, healthy, segmentation, brain, thickness)
     bias = np.exp(rng.uniform(0.02, 0.12) * bias_shape + 0.04 * smooth_field(rng, brain.shape, 75)[brain])
     signal = image[brain] * bias
     sigma = rng.uniform(0.5, 2.5)
@@ -93,7 +93,7 @@ def _acquire(rng, image, healthy, segmentation, brain, bias_shape) -> np.ndarray
     return np.maximum(np.rint(signal * gain), 1).astype(np.int16)
 
 
-def _thick(image, healthy, segmentation, brain, thickness: int) -> np.ndarray:
+def thick_brain(image, healthy, segmentation, brain, thickness: int) -> np.ndarray:
     """Thick slices of the brain: of `image` inside the segmentation, of `healthy` elsewhere."""
     thick = np.zeros(brain.shape, np.float32)
     for mask, source in ((brain, healthy), (segmentation > 0, image)):
@@ -102,7 +102,7 @@ def _thick(image, healthy, segmentation, brain, thickness: int) -> np.ndarray:
     return thick
 
 
-def _place(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
+def place(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """The volume that holds the values of the brain's voxels; it lies in memory as it will in its file."""
     volume = np.zeros(SHAPE, values.dtype, order="F")
     volume[BRAIN_BOX][brain] = values

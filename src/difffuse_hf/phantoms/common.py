@@ -8,11 +8,11 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
+from ..io.nifti import SYNTHETIC
 from .anatomy import Anatomy, Tissue
 from .fields import smooth_field
 from .regions import Box, blurred
 
-SYNTHETIC = b"SYNTHETIC: difffuse_hf BrainPhantom"  # `descrip` of every NIfTI header
 _FLUID = (Tissue.VENTRICLE, Tissue.SULCAL_CSF)
 _SLAB = 8  # planes that an anatomy is read in at a time
 
@@ -76,23 +76,26 @@ class Deformation:
         return found
 
 
-def deform(rng: np.random.Generator, anatomy: Anatomy, origin: Sequence[float], box: Sequence[slice]) -> Deformation:
+def deform(
+    rng: np.random.Generator, anatomy: Anatomy, origin: Sequence[float], box: Sequence[slice], voxel_mm: int = 1
+) -> Deformation:
     """Draw a deformation: up to 3 mm, 6 degrees, 7 % of size, mirrored or not, warped by about 2 mm.
 
     Args:
-        origin: voxel of the MNI origin on the output grid, before the random shift.
+        origin: voxel of the MNI origin on the output grid of 1 mm, before the random shift.
         box: the part of the output grid that is drawn.
+        voxel_mm: draw every so manyth voxel of that grid only; `axes` stay in mm.
     """
     shifted = np.array(origin) + rng.uniform(-3, 3, 3)
     angles = np.deg2rad(rng.uniform(-6, 6, 3))
     scale = rng.uniform(0.93, 1.07) * rng.uniform(0.96, 1.04, 3)
     flip = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
     to_anatomy = (anatomy.pose @ flip @ rotation(angles) @ np.diag(1 / scale)).astype(np.float32)
-    x, y, z = (np.arange(s.start, s.stop, dtype=np.float32) for s in box)
+    x, y, z = (np.arange(s.start, s.stop, voxel_mm, dtype=np.float32) for s in box)
     warp = np.empty((3, len(x), len(y), len(z)), np.float32)
     for part in warp:
-        np.multiply(smooth_field(rng, part.shape, 55), 2.2, out=part)
-        part += smooth_field(rng, part.shape, 22) * 0.8
+        np.multiply(smooth_field(rng, part.shape, 55 / voxel_mm), 2.2, out=part)
+        part += smooth_field(rng, part.shape, 22 / voxel_mm) * 0.8
     return Deformation(anatomy, shifted, to_anatomy, (x, y, z), warp)
 
 
@@ -108,6 +111,20 @@ def rotation(angles: np.ndarray) -> np.ndarray:
     return matrix
 
 
+@dataclass(frozen=True)
+class MRLook:
+    """How much the synthetic scans of one sequence differ: (low, high) of a uniform draw for each scan.
+
+    `contrast`: factor on how far a tissue stands off white matter; `fluid`: on the brightness of fluid; `jitter`:
+    standard deviation of each tissue's own factor; `blur_mm`: of the Gaussian that stands for partial volume.
+    """
+
+    contrast: tuple[float, float] = (0.3, 1.25)
+    fluid: tuple[float, float] = (0.65, 1.25)
+    jitter: float = 0.04
+    blur_mm: tuple[float, float] = (0.55, 0.9)
+
+
 def child_rng(rng: np.random.Generator) -> np.random.Generator:
     """A stream of its own, so that what one purpose draws does not shift the next one's numbers."""
     return np.random.default_rng(rng.integers(2**63))
@@ -119,6 +136,7 @@ def draw_tissue(
     brightness: tuple[float, ...],
     box: Box,
     caps: np.ndarray | None = None,
+    look: MRLook = MRLook(),
 ) -> tuple[np.ndarray, float]:
     """Noise-free MR image of the anatomy (float32, arbitrary units) and the brightness of its white matter.
 
@@ -126,14 +144,15 @@ def draw_tissue(
         brightness: of each tissue against white matter, in the order of `Tissue` from WHITE_MATTER on.
         box: that holds the tissue with a margin of 4 voxels.
         caps: `ventricle_caps` in the box, part of a healthy brain on FLAIR and T2.
+        look: how much scanners and sequences differ.
     """
     white_matter = 100.0
     values = np.array((0.0, *brightness), np.float32)
     solid = np.array([t not in _FLUID and t > 0 for t in range(len(values))])
-    contrast = rng.uniform(0.3, 1.25)  # scanners and sequences differ in how far grey stands off white matter
+    contrast = rng.uniform(*look.contrast)
     values[solid] = 1 + contrast * (values[solid] - 1)
-    values[1:] *= 1 + 0.04 * rng.standard_normal(len(values) - 1)
-    values[list(_FLUID)] *= rng.uniform(0.65, 1.25)
+    values[1:] *= 1 + look.jitter * rng.standard_normal(len(values) - 1)
+    values[list(_FLUID)] *= rng.uniform(*look.fluid)
     values[Tissue.WHITE_MATTER] = 1.0
     texture = 0.025 * smooth_field(rng, tissue.shape, 4, box)
     texture += 0.025 * smooth_field(rng, tissue.shape, 18, box)
@@ -142,7 +161,7 @@ def draw_tissue(
     inside *= texture
     if caps is not None:
         inside += white_matter * rng.uniform(0, 0.5) * caps
-    blurred = ndimage.gaussian_filter(inside, rng.uniform(0.55, 0.9))  # partial volume
+    blurred = ndimage.gaussian_filter(inside, rng.uniform(*look.blur_mm))  # partial volume
     image = np.zeros(tissue.shape, np.float32)
     image[box] = np.where(tissue[box] > 0, blurred, 0)
     return image, white_matter

@@ -78,12 +78,13 @@ class Pose:
         return (points - self.isocentre) @ self.rotation + self.centre
 
 
-def draw_head(rng: np.random.Generator, tissue: np.ndarray, mni: np.ndarray) -> np.ndarray:
-    """Hounsfield units (float32) of a head at 1 mm: tissues, muscle mixed with fat, beam hardening by the skull.
+def draw_head(rng: np.random.Generator, tissue: np.ndarray, mni: np.ndarray, voxel_mm: int = 1) -> np.ndarray:
+    """Hounsfield units (float32) of a head: tissues, muscle mixed with fat, beam hardening by the skull.
 
     Args:
         tissue (X, Y, Z): values of `Tissue` and `HeadTissue`.
-        mni (3, x, y, z): mm in MNI space of every second voxel.
+        mni (3, x, y, z): mm in MNI space of the voxels of a grid of 2 mm.
+        voxel_mm: of `tissue`, 1 or 2.
     """
     values = np.full(NUM_TISSUES, AIR_HU, np.float32)
     for kind, hounsfield in HOUNSFIELD.items():
@@ -91,9 +92,14 @@ def draw_head(rng: np.random.Generator, tissue: np.ndarray, mni: np.ndarray) -> 
     values[1 : max(Tissue) + 1] += rng.normal(0, 0.5, max(Tissue))
     values[Tissue.WHITE_MATTER] += rng.uniform(-1.5, 1)  # contrast between grey and white differs between scanners
     image = values[tissue]
-    half = tissue[::2, ::2, ::2]
+    step = 2 // voxel_mm
+    half = tissue[::step, ::step, ::step]
+
+    def full(values):
+        return _double(values, tissue.shape) if step == 2 else values
+
     fat = 1 / (1 + np.exp(-8 * (smooth_field(rng, half.shape, 5) - 0.4)))
-    image -= _double(110 * fat * (half == HeadTissue.SOFT_TISSUE), tissue.shape)
+    image -= full(110 * fat * (half == HeadTissue.SOFT_TISSUE))
     texture = 0.7 * smooth_field(rng, half.shape, 9)
     bone = (half == HeadTissue.BONE).astype(np.float32)
     cupping = rng.uniform(12, 25) * ndimage.gaussian_filter(bone, 3)  # brain looks denser along the inner table
@@ -101,7 +107,7 @@ def draw_head(rng: np.random.Generator, tissue: np.ndarray, mni: np.ndarray) -> 
     bar = np.exp(-((z + 36) ** 2) / 72 - (y + 28) ** 2 / 300 - x**2 / 2000)  # dark band between the petrous bones
     streaks = np.sin(0.35 * y + 0.03 * x + rng.uniform(0, 6)) * np.exp(-((z + 38) ** 2) / 200)
     hardening = cupping - rng.uniform(5, 14) * bar + rng.uniform(0.5, 2.5) * streaks + texture
-    return image + _double(hardening * ((half > 0) & (half != HeadTissue.BONE)), tissue.shape)
+    return image + full(hardening * ((half > 0) & (half != HeadTissue.BONE)))
 
 
 def sample(volume: np.ndarray, pose: Pose, stack: Stack, outside: float, sharp: bool = False) -> np.ndarray:

@@ -3,7 +3,7 @@
 Segmentation values are those of BraTS 2021: 1 necrotic core, 2 oedema, 4 enhancing tumour.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,15 +115,24 @@ def grow_glioma(
 
 def paint_glioma(rng, plan: GliomaPlan, segmentation, image, modality: str, white_matter: float) -> np.ndarray:
     """`image` with the tumour painted in; voxels outside the segmentation are left exactly as they are."""
+    if not segmentation.any():
+        return image
+    ratios = {part: 1 + plan.severity * (rng.uniform(*ends) - 1) for part, ends in BRIGHTNESS[modality].items()}
+    return paint_parts(rng, segmentation, ratios, image, white_matter)
+
+
+def paint_parts(rng, segmentation, ratios: Mapping[int, float], image, white_matter: float) -> np.ndarray:
+    """`image` with the parts of a lesion painted in, faded in from its border; nothing changes outside of it.
+
+    `ratios`: brightness of each label of `segmentation` against white matter."""
     box = box_around(segmentation > 0, 7)  # wider than the widest filter reaches
-    tumour, healthy, shape = segmentation[box], image[box], image.shape
-    inside = tumour > 0
+    lesion, healthy, shape = segmentation[box], image[box], image.shape
+    inside = lesion > 0
     if not inside.any():
         return image
-    target = np.zeros(tumour.shape, np.float32)
-    for part, (low, high) in BRIGHTNESS[modality].items():
-        ratio = 1 + plan.severity * (rng.uniform(low, high) - 1)
-        target[tumour == part] = white_matter * ratio
+    target = np.zeros(lesion.shape, np.float32)
+    for part, ratio in ratios.items():
+        target[lesion == part] = white_matter * ratio
     weight = ndimage.gaussian_filter(inside.astype(np.float32), 1.6)
     target = ndimage.gaussian_filter(target, 0.8) / np.maximum(ndimage.gaussian_filter(inside * 1.0, 0.8), 1e-3)
     target *= 1 + 0.07 * smooth_field(rng, shape, 5, box) + 0.05 * smooth_field(rng, shape, 12, box)

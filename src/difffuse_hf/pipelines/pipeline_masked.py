@@ -76,12 +76,15 @@ class MaskedPipeline(CounterfactualPipeline):
         """What the classifier thinks of images (B, C, H, W) in [0, 1]: probabilities (B,) in float32.
 
         Raises:
-            InputError: the model has no classifier.
+            InputError: the model has no classifier, or one that answers NaN.
         """
         if self.classifier is None:
             raise InputError("This model has no classifier to say whether a slice passes as healthy.")
         logits = class_logits(self.classifier, image.to(self.classifier.device, self.classifier.dtype))
-        return logits.float().softmax(dim=1)[:, 1]
+        probability = logits.float().softmax(dim=1)[:, 1]
+        if not probability.isfinite().all():
+            raise InputError("The classifier answers NaN, so nothing is known of the slice; copy the model again.")
+        return probability
 
     def looks_diseased(self, image: torch.Tensor) -> torch.Tensor:
         """Which images (B, C, H, W) the classifier finds suspicious: boolean, (B,)."""

@@ -20,7 +20,11 @@ from .pipeline_output import CounterfactualOutput
 from .sampling import Generators, Images, SamplingOptions
 
 HEALTHY = 0  # class index
-OF_THE_MAP = ("reference", "num_classes", "batch_size")  # options of the saliency map, not of a single counterfactual
+OF_THE_MAP = (
+    "reference",
+    "counterfactuals",
+    "batch_size",
+)  # options of the saliency map, not of a single counterfactual
 
 
 class ReconstructionPipeline(CounterfactualPipeline):

@@ -34,12 +34,16 @@ class Preparation:
 
 
 def prepare_case(
-    source: Source, modalities: Sequence[str], register: bool = True, brain_extraction: bool = True
+    source: Source,
+    modalities: Sequence[str],
+    register: bool = True,
+    brain_extraction: bool = True,
+    optional: Sequence[str] = (),
 ) -> tuple[Case, dict[str, np.ndarray]]:
     """Read a case, register its modalities where they need it, and take its skull off where it has one.
 
     Args:
-        source, modalities: as in `read_case`.
+        source, modalities, optional: as in `read_case`.
         register: bring modalities onto one grid; without it they must lie on one.
         brain_extraction: extract the brain of a head with its skull; without it, such a head is left as it is (and
             refused where its slices are cut).
@@ -50,7 +54,7 @@ def prepare_case(
     Raises:
         InputError: the case cannot be used; names the file, or what did not work.
     """
-    found = find_case(source, modalities)
+    found = find_case(source, modalities, optional)
     volumes, reference = read_files(found)
     done = Preparation()
     if register:

@@ -1,4 +1,4 @@
-"""Tables and figures of classifiers: chapters 4 and 5 (Tables 4.2 to 4.5 and 5.1, Sec. 5.5).
+"""Tables and figures of classifiers: chapters 4 and 5 (Tables 4.2 to 4.6, 5.1 to 5.5).
 
 Each function gives its tables and what goes into the JSON file beside them; `predictions` are the tables of
 `evaluation.predictions`, one a seed, for each method.
@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 
 from ..errors import InputError
-from ..evaluation.agreement import read_readers, reader_agreement
+from ..evaluation.agreement import pairwise_alpha, read_readers, reader_agreement
 from ..evaluation.classification import by_class, compare, confusion_matrix, evaluate, flat, num_patients
 from ..evaluation.predictions import ClassifierRun, decide, predicted_classes
 from ..evaluation.statistics import mean_and_error
@@ -157,7 +157,7 @@ def reader_tables(
     for name, seeds in predictions.items():
         if name in readers:
             raise InputError(f"{path} has a reader called '{name}', as a method is; rename one of them.")
-        panels, count = [], 0
+        panels, pairs, count = [], [], 0
         for table in seeds:
             decisions = pandas.Series(decide(table), index=table["key"], name=name)
             both = readers.join(decisions, how="inner")
@@ -165,11 +165,18 @@ def reader_tables(
                 raise InputError(f"No `key` of {path} is that of a scan in the {where}.")
             panels.append(reader_agreement(both, name, num_bootstrap=num_bootstrap, seed=seed))
             count = len(both)
+            pairs.append(pairwise_alpha(both))
         agreement[name] = [panel.to_dict("records") for panel in panels]
         rows = {row: [panel.loc[i].to_dict() for panel in panels] for i, row in enumerate(panels[0]["panel"])}
         panel = f"{len(readers.columns)} readers and {name} on {count} scans"
         caption = f"Krippendorff's α (nominal) of {panel}, {where}; change: against the readers alone."
+        members = list(pairs[0])
+        of_two = {one: [pair.loc[one].to_dict() for pair in pairs] for one in members}
+        columns = [Column(str(one), str(one), digits=3, best=None) for one in members]
+        caption_of_two = f"Krippendorff's α (nominal) of every two of {panel}, {where}."
+        tables.append(measures_table(of_two, columns, caption_of_two, row_heading="reader"))
         tables.append(measures_table(rows, AGREEMENT, caption, row_heading="panel"))
+        agreement[f"{name}, pairs"] = [pair.to_dict() for pair in pairs]
     return tables, {"agreement": agreement}
 
 
@@ -180,7 +187,7 @@ def curve_tables(
     num_bootstrap: int = 1000,
     seed: int = 0,
 ) -> tuple[list[Table], dict]:
-    """Accuracy against the number of training scans, as a table and `accuracy_by_training_scans.png` (Sec. 5.5).
+    """Accuracy against the number of training scans, as a table and `accuracy_by_training_scans.png` (Sec. 5.6.4).
 
     Args:
         predictions: by (method, number of training scans).

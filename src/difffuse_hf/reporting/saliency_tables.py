@@ -43,8 +43,9 @@ def lesion_tables(runs: Sequence[Mapping[str, Sequence[Mapping]]], where: str) -
         _lesion_table(runs, small, sizes=SMALL_SIZES),
         _lesion_table(runs, f"Maps against the territory that the reader named: {where}.", "territory_"),
     ]
-    drawn = [tables[0] and _with_thesis(tables[0])]
-    return [table for table in (*drawn, *tables[1:]) if table is not None]
+    drawn, small_ones, territories = tables
+    compared = [table and _with_thesis(table) for table in (drawn, territories)]  # the thesis's are by territory
+    return [table for table in (compared[0], small_ones, compared[1]) if table is not None]
 
 
 def _lesion_table(runs, caption: str, prefix: str = "", sizes: Sequence[int] = ()) -> Table | None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..errors import InputError
+
 Images = torch.Tensor  # slices (B, C, H, W) or scans (B, S, C, H, W), in [0, 1]
 Target = torch.Tensor | None  # class indices (B,); `None` stands for the predicted classes
 Maps = torch.Tensor | None  # given to a classifier that takes saliency maps itself: (B, 1, H, W) or (B, S, 1, H, W)
@@ -73,10 +75,11 @@ def check_inputs(image: Images, saliency: Maps = None) -> None:
 
 
 def choose_target(classifier, image: Images, target: Target = None, saliency: Maps = None) -> torch.Tensor:
-    """Class indices (B,) on the image's device: as given, or the predicted classes."""
+    """Class indices (B,) on the image's device: as given, or what the classifier decides on."""
     if target is None:
         with torch.no_grad():
-            return class_logits(classifier, image, saliency).argmax(1)
+            logits = class_logits(classifier, image, saliency)
+            return classifier.decide(logits) if hasattr(classifier, "decide") else logits.argmax(1)
     target = torch.as_tensor(target, device=image.device)
     if target.shape != image.shape[:1] or target.is_floating_point():
         raise ValueError(
@@ -136,8 +139,14 @@ def repeat(values: torch.Tensor | None, count: int) -> torch.Tensor | None:
 
 
 def scale_to_one(maps: torch.Tensor) -> torch.Tensor:
-    """Maps >= 0 in float32, divided by their maximum over everything but the batch; a dark one stays dark."""
+    """Maps >= 0 in float32, divided by their maximum over everything but the batch; a dark one stays dark.
+
+    Raises:
+        InputError: they are NaN or infinite, as of a damaged network.
+    """
     maps = maps.float()
+    if not maps.isfinite().all():
+        raise InputError("The saliency map is NaN or infinite; compute in float32, or copy the model again.")
     return maps / per_image(maps.flatten(1).amax(1), maps).clamp_min(1e-12)
 
 

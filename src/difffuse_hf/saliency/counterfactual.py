@@ -1,22 +1,37 @@
-"""Saliency from adversarial counterfactuals in an autoencoder's latent space (thesis Secs. 5.4-5.5, Eqs. 5.3-5.4).
+"""Saliency from adversarial counterfactuals in an autoencoder's latent space (thesis Sec. 5.5.3, Eqs. 5.3-5.4).
 
 The latent code of a slice is moved until the classifier changes its mind; what changes in the picture is salient.
 A scan is a stack of slices: each has a latent code of its own, the classifier sees them together, and one objective
 moves them all.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
 from ..errors import require_choice
-from .common import Images, Maps, Query, Target, by_slice, check_inputs, decode_like, per_image, pick, scale_to_one
+from .common import (
+    Images,
+    Maps,
+    Query,
+    Target,
+    by_slice,
+    check_inputs,
+    class_logits,
+    decode_like,
+    per_image,
+    pick,
+    scale_to_one,
+)
 
 DISTANCES = ("l1_mean", "l1_norm")
 REFERENCES = ("image", "reconstruction")
 STEP_RULES = ("halve", "fixed", "proximal")
+COUNTERFACTUALS = ("negative", "positive")
 
 
 @dataclass(frozen=True)
@@ -138,16 +153,17 @@ def class_agnostic_saliency(
     target: Target = None,
     *,
     reference: str = "image",
-    num_classes: int | None = None,
+    counterfactuals: Sequence[str] = COUNTERFACTUALS,
     batch_size: int | None = None,
     saliency: Maps = None,
     **options,
 ) -> torch.Tensor:
-    """Mean over the classes of the normalised change that takes an image towards each of them (Sec. 5.5).
+    """Mean of the normalised changes that make an image healthy and that give it a lesion (Sec. 5.5.3).
 
-        S = 1/K Σ_k |x − x̂_k| / max |x − x̂_k|,   averaged over channels, then scaled to a maximum of 1
+        S = 1/2 Σ_± |x − x̂_±| / max |x − x̂_±|,   averaged over channels, then scaled to a maximum of 1
 
-    All classes go through the networks in one batch.
+    There are two counterfactuals whatever the number of classes: negative, towards the first class, and positive,
+    away from it, towards P(lesion) = 1 − P(first class). Both go through the networks in one batch.
 
     Args:
         image (`torch.Tensor` of shape `(B, C, H, W)` or `(B, S, C, H, W)`): slices or scans in [0, 1].
@@ -155,8 +171,8 @@ def class_agnostic_saliency(
         saliency (`torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)`, *optional*): handed to the classifier.
         reference (`str`): x is the `"image"` (thesis) or its `"reconstruction"` (the author's code, in which the
             autoencoder's own error cancels).
-        num_classes (`int`, *optional*): K; the classifier's own number by default, 2 if it has no configuration.
-        batch_size (`int`, *optional*): most pairs of image (or scan) and class in one pass; all of them by default.
+        counterfactuals (sequence of `str`): `"negative"`, `"positive"` or both.
+        batch_size (`int`, *optional*): most pairs of image (or scan) and counterfactual in one pass; all by default.
         options: of `latent_counterfactual`.
 
     Returns:
@@ -164,15 +180,35 @@ def class_agnostic_saliency(
     """
     require_choice("reference", reference, REFERENCES)
     check_inputs(image, saliency)
-    known = getattr(getattr(classifier, "config", None), "num_labels", 2)
-    count: int = max(known, 2) if num_classes is None else num_classes  # one label has a sigmoid: two classes
-    pairs = torch.arange(count * len(image), device=image.device)  # class k of image b is pair k·B + b
+    if not counterfactuals:
+        raise ValueError(f"`counterfactuals` names at least one of {', '.join(COUNTERFACTUALS)}, got none.")
+    for name in counterfactuals:
+        require_choice("counterfactuals", name, COUNTERFACTUALS)
+    classes = torch.tensor([COUNTERFACTUALS.index(name) for name in counterfactuals], device=image.device)
+    count = len(classes)
+    pairs = torch.arange(count * len(image), device=image.device)  # counterfactual k of image b is pair k·B + b
     changes = []
     for chosen in pairs.split(batch_size or len(pairs)):
-        images = image[chosen % len(image)]
+        images, towards = image[chosen % len(image)], classes[chosen // len(image)]
         maps = None if saliency is None else saliency[chosen % len(image)]
-        result = latent_counterfactual(classifier, autoencoder, images, chosen // len(image), saliency=maps, **options)
+        result = latent_counterfactual(
+            partial(presence_logits, classifier), autoencoder, images, towards, saliency=maps, **options
+        )
         origin = images if reference == "image" else result.reconstruction
         changes.append(scale_to_one((origin - result.counterfactual).abs().mean(-3, keepdim=True)))
     change = torch.cat(changes).unflatten(0, (count, len(image)))  # [K,B,1,H,W] or [K,B,S,1,H,W]
     return scale_to_one(change.mean(0))
+
+
+def negative_counterfactual(classifier, autoencoder, image: Images, target: Target = None, **options) -> torch.Tensor:
+    """What must change for an image to be healthy: the map that Sec. 5.6.5 lets point at lesions.
+
+    Arguments and result are those of `class_agnostic_saliency`, but for `counterfactuals`.
+    """
+    return class_agnostic_saliency(classifier, autoencoder, image, target, counterfactuals=("negative",), **options)
+
+
+def presence_logits(classifier, image: Images, saliency: Maps = None) -> torch.Tensor:
+    """Logits (B, 2) of no lesion, the first class, and of a lesion, all others together."""
+    logits = class_logits(classifier, image, saliency)
+    return torch.cat([logits[:, :1], logits[:, 1:].logsumexp(1, keepdim=True)], dim=1)

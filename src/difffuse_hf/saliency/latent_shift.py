@@ -22,6 +22,7 @@ def latent_shift(
     shifts: tuple[float, ...] = SHIFTS,
     probability_drop: float = PROBABILITY_DROP,
     num_frames: int = NUM_FRAMES,
+    until: float | None = None,
     saliency: Maps = None,
 ) -> torch.Tensor:
     """How an image changes while its latent code slides down the gradient of the target class's probability.
@@ -42,6 +43,8 @@ def latent_shift(
         shifts (`tuple[float, ...]`): λ in the order they are tried, rising.
         probability_drop (`float`): of the target class, at which an image's search ends.
         num_frames (`int`): pictures on the way.
+        until (`float`, *optional*): the search ends where the probability of the target class is below this, and
+            neither its drop nor a rise ends it: 0.01 in Chapter 4.
 
     Returns:
         `torch.Tensor` of shape `(B, 1, H, W)` or `(B, S, 1, H, W)` in [0, 1].
@@ -65,7 +68,10 @@ def latent_shift(
         for shift in shifts:
             bound = torch.where(searching, shift, bound)
             current = query.probability(decode_like(autoencoder, start + shift * direction, image))
-            searching = searching & (current <= last) & (initial - current <= probability_drop)
+            if until is None:
+                searching = searching & (current <= last) & (initial - current <= probability_drop)
+            else:
+                searching = searching & (current >= until)
             last = current
             if not searching.any():  # a host round trip, worth it: most searches end early
                 break

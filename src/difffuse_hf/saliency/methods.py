@@ -1,12 +1,13 @@
 """Any saliency method by its name, for a configuration or a command line."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import torch
 
 from ..errors import InputError, require_choice
-from .counterfactual import class_agnostic_saliency
+from .counterfactual import class_agnostic_saliency, negative_counterfactual
 from .grad_cam import grad_cam
 from .grad_cam_plus_plus import grad_cam_plus_plus
 from .gradient import gradient
@@ -19,7 +20,7 @@ from .smooth_grad import smooth_grad
 
 Method = Callable[..., torch.Tensor]
 
-_WITH_AUTOENCODER: tuple[Method, ...] = (class_agnostic_saliency, latent_shift)
+_WITH_AUTOENCODER: tuple[Method, ...] = (class_agnostic_saliency, negative_counterfactual, latent_shift)
 _WITHOUT: tuple[Method, ...] = (
     *(gradient, smooth_grad, guided_backprop, integrated_gradients),
     *(grad_cam, grad_cam_plus_plus, score_cam, rise),
@@ -38,10 +39,14 @@ def saliency_method(name: str, classifier, autoencoder=None, **options) -> Metho
         options: further arguments of the method.
 
     Raises:
-        InputError: there is no such method, or it needs an autoencoder.
+        InputError: there is no such method, or it needs an autoencoder or has no such option.
     """
     require_choice("method", name, METHODS)
     if name in WITH_AUTOENCODER and autoencoder is None:
         raise InputError(f"The saliency method {name} needs an autoencoder.")
+    known = inspect.signature(_METHODS[name]).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        for option in options:
+            require_choice(f"options of {name}", option, known)
     networks = (classifier, autoencoder) if name in WITH_AUTOENCODER else (classifier,)
     return functools.partial(_METHODS[name], *networks, **options)

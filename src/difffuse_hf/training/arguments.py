@@ -45,6 +45,10 @@ class TrainingArguments:
     pixel_spacing_mm: float | None = option(None, "Pixel size of slices read from a raw folder.")
     flip: bool = option(True, "Random left-right flips; classes that name a side change with them.")
     intensity_augmentation: float = option(0.0, "Random gamma and scale per channel, on a log scale.")
+    modality_dropout: float = option(
+        0.0, "Share of the slices that lack modalities (0 there): half of them keep the first, half a random set."
+    )
+    initial_weights: str | None = option(None, "Folder of a trained network of the same shape to start from.")
     seed: int = option(0, "Seed of the weights, the order of the slices and all noise.")
     max_steps: int = option(60_000, "Optimiser steps.")
     batch_size: int = option(10, "Slices in a forward pass, on each process.")

@@ -102,6 +102,25 @@ def augment(
     return image if saliency is None else (image, saliency)
 
 
+def drop_modalities(image: torch.Tensor, probability: float, uniform: torch.Tensor) -> torch.Tensor:
+    """Slices (B, C, H, W) or scans (B, S, C, H, W) of which some lack modalities: those channels are 0.
+
+    So a network learns to work with whatever a patient has. Half of the samples that lack something keep the first
+    modality alone, the one that most people have; the others any set of modalities, each set as often as the next.
+
+    Args:
+        probability (`float`): of a sample to lack something.
+        uniform (`torch.Tensor` of shape `(B,)`): a number in [0, 1) for each sample, which decides.
+    """
+    channels = image.shape[-3]
+    sets = torch.arange(1, 2**channels, device=image.device)  # bit c: channel c is there
+    half = probability / 2
+    drawn = sets[((uniform - half) / max(half, 1e-9) * len(sets)).clamp(0, len(sets) - 1).long()]
+    kept = torch.where(uniform < half, 1, torch.where(uniform < probability, drawn, 2**channels - 1))
+    there = kept[:, None] >> torch.arange(channels, device=image.device) & 1  # [B,C]
+    return image * there.to(image.dtype).view(len(image), *(1,) * (image.ndim - 4), channels, 1, 1)
+
+
 def augment_uniforms(channels: int) -> int:
     """How many numbers `augment` takes for a sample: flip, 2 shift, 2 noise (strength, seed), 2 for each channel,
     rotation and zoom."""

@@ -3,14 +3,19 @@
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import InputError
+from ..errors import InputError, one_sentence
+
+WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # as transformers and diffusers name them
 
 
 @dataclass
@@ -45,17 +50,52 @@ def save_checkpoint(
         for left_over in folder.parent.glob(".writing-checkpoint-*"):  # from a run that was killed while writing
             shutil.rmtree(left_over)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    if accelerator.is_main_process:
-        if ema is not None:
-            progress.ema_steps = ema.optimization_step
-            save_file({str(i): p.contiguous() for i, p in enumerate(ema.shadow_params)}, temporary / "ema.safetensors")
-        (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
+    try:
+        accelerator.save_state(str(temporary))
+        if accelerator.is_main_process:
+            if ema is not None:
+                progress.ema_steps = ema.optimization_step
+                averaged = {str(i): p.contiguous() for i, p in enumerate(ema.shadow_params)}
+                save_file(averaged, temporary / "ema.safetensors")
+            (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap a full disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(
+            f"{folder} could not be written ({one_sentence(error).rstrip('.')}); earlier checkpoints are kept: make "
+            "room on the disk, and go on with --resume_from_checkpoint latest."
+        ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         temporary.rename(folder)
         for old in checkpoints(folder.parent)[:-limit]:
             shutil.rmtree(old)
+
+
+def load_initial_weights(model: torch.nn.Module, folder: str) -> None:
+    """Start from a trained network that was saved in `folder` by `save_pretrained`.
+
+    Raises:
+        InputError: there are no weights in the folder, or they are those of another network.
+    """
+    files = [Path(folder) / name for name in WEIGHTS if (Path(folder) / name).is_file()]
+    if not files:
+        raise InputError(f"{folder} holds no weights ({' or '.join(WEIGHTS)}) to start from.")
+    try:
+        weights = load_file(files[0])
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{files[0]} cannot be read ({error}); copy it again.") from error
+    own = model.state_dict()
+    odd = sorted(name for name in own.keys() | weights.keys() if _shape(own, name) != _shape(weights, name))
+    if odd:
+        raise InputError(
+            f"{files[0]} holds another network than the one to be trained: {len(odd)} tensors differ, the first is "
+            f"{odd[0]} ({_shape(weights, odd[0])} there, {_shape(own, odd[0])} here)."
+        )
+    model.load_state_dict(weights)
+
+
+def _shape(weights: Mapping[str, torch.Tensor], name: str) -> str:
+    return str(tuple(weights[name].shape)) if name in weights else "missing"
 
 
 def load_checkpoint(accelerator: Accelerator, output_dir: str, resume: str | None, ema: EMAModel | None) -> Progress:

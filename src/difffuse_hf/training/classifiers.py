@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..io.files import write_into, write_whole
 from ..models.processing_acat import ACATProcessor
 from .arguments import TrainingArguments, option
-from .augmentation import augment, augment_uniforms, flip_labels, mirrored
+from .augmentation import augment, augment_uniforms, drop_modalities, flip_labels, mirrored
 from .loop import Trainer, push_trained
 from .losses import balanced_class_weights
 from .sampler import sample_uniform
@@ -144,7 +144,10 @@ def fit_classifier(
             logits.append(output.logits.float().cpu())
             labels.append(batch["label"].cpu())
         logits, labels = torch.cat(logits), torch.cat(labels)
-        return {"loss": torch.cat(losses).mean().item(), **classification_metrics(logits, labels, names)}
+        return {
+            "loss": torch.cat(losses).mean().item(),
+            **classification_metrics(logits, labels, names, model.decide(logits)),
+        }
 
     processor = load_processor(args.dataset)
 
@@ -165,6 +168,7 @@ def fit_classifier(
         validate,
         save=lambda _model: write_into(args.output_dir, write),
         columns=columns,
+        find_unused_parameters=getattr(model, "needs_saliency", False),  # the branch's last stages lead nowhere
         push=False,
     ).fit()
     if PartialState().is_main_process:
@@ -180,18 +184,20 @@ def augmented_scans(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """Images, saliency (or None) and labels of a batch under the random changes that `args` ask for."""
     images, saliency, labels = batch["pixel_values"], batch.get("saliency"), batch["label"]
-    uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(images.shape[-3]))
+    uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(images.shape[-3]) + 2)
     strengths = {name: getattr(args, f"{name}_augmentation") for name in STRENGTHS}
     changed = augment(images, flip=args.flip, uniforms=uniforms, saliency=saliency, **strengths)
     images, saliency = changed if isinstance(changed, tuple) else (changed, None)
+    images = drop_modalities(images, args.modality_dropout, uniforms[:, -1])
     if args.flip:
         labels = flip_labels(labels, mirrored(uniforms), names)
     return images, saliency, labels
 
 
-def classification_metrics(logits: torch.Tensor, labels: torch.Tensor, names: list[str]) -> dict[str, float]:
+def classification_metrics(
+    logits: torch.Tensor, labels: torch.Tensor, names: list[str], predicted: torch.Tensor
+) -> dict[str, float]:
     """`accuracy`, `auc` of a lesion against the first class, and the counts `confusion/<true>/<predicted>`."""
-    predicted = logits.argmax(1)
     metrics = {"accuracy": (predicted == labels).float().mean().item()}
     lesions = int((labels > 0).sum())
     if 0 < lesions < len(labels):  # area under the ROC curve, from the ranks of the scans with a lesion

@@ -6,7 +6,7 @@ import torch
 
 from ..data.slices import load_slices
 from .arguments import TrainingArguments
-from .augmentation import augment, augment_uniforms
+from .augmentation import augment, augment_uniforms, drop_modalities
 from .sampler import sample_uniform
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def load_split(args: TrainingArguments, split: str, healthy_only: bool = False) 
 def augmented_images(args: TrainingArguments, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The images of a batch under the random changes that `args` ask for, decided by the samples' positions."""
     image = batch["image"]
-    uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(image.shape[-3]))
+    uniforms = sample_uniform(args.seed, batch["position"], augment_uniforms(image.shape[-3]) + 2)
     changed = augment(image, flip=args.flip, intensity=args.intensity_augmentation, uniforms=uniforms)
-    return cast(torch.Tensor, changed)  # a pair only with a saliency map
+    changed = cast(torch.Tensor, changed)  # a pair only with a saliency map
+    return drop_modalities(changed, args.modality_dropout, uniforms[:, -1])  # the last but one is for labels

@@ -1,0 +1,85 @@
+"""The cohort of arrays: exact infarcts on the scan's own anatomy, the same for the same seed, mapped into memory."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from difffuse_hf.errors import InputError
+from difffuse_hf.phantoms.anatomy import _MNI_CENTRES
+from difffuse_hf.phantoms.ist3_arrays import COLUMNS, ROWS, SIDES, SLICES, draw_scans, read_rows, write_cohort
+from difffuse_hf.phantoms.ist3_plan import plan_patient
+
+SEED = 4
+
+
+def shows_much(index):
+    """An infarct of medium size that is not seen at first, and no shift of the brain later."""
+    plan = plan_patient(SEED, index)
+    sizes = [infarct.size for infarct in plan.infarcts]
+    return sizes == [2] and not plan.studies[0].stage and not plan.findings["hyperdense_vessel"]
+
+
+INDEX = next(filter(shows_much, range(500)))
+
+
+def label_map(path):
+    """A head of ellipsoids in FreeSurfer numbers, 1 mm, RAS: skull, fluid, cortex, white matter, nuclei, ventricle."""
+    x, y, z = np.ogrid[-90:91, -110:111, -70:86]
+    radius = np.sqrt((x / 70) ** 2 + (y / 88) ** 2 + ((z - 8) / 68) ** 2)
+    labels = np.zeros(radius.shape, np.int16)
+    for number, reach in ((515, 1.12), (24, 1.03), (3, 1.0), (2, 0.9)):
+        labels[radius < reach] = number
+    labels[(x**2 / 100 + (y + 10) ** 2 / 900 + (z - 12) ** 2 / 80) < 1] = 4
+    for numbers, (a, b, c) in _MNI_CENTRES.items():
+        for number, side in zip(numbers, (-1, 1)):
+            labels[((x - side * a) ** 2 + (y - b) ** 2 + (z - c) ** 2) < 16] = number
+    affine = np.eye(4)
+    affine[:3, 3] = -90, -110, -70
+    nibabel.save(nibabel.Nifti1Image(labels, affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def anatomy(tmp_path_factory):
+    return label_map(tmp_path_factory.mktemp("anatomy") / "head.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, anatomy):
+    return write_cohort(tmp_path_factory.mktemp("arrays") / "cohort", range(INDEX, INDEX + 1), SEED, [anatomy])
+
+
+def test_an_infarct_is_darker_than_the_same_brain_before_it_and_nothing_else_has_changed(folder):
+    image = np.load(folder / "image.npy", mmap_mode="r").astype(float) * 100 / 255
+    place = np.load(folder / "place.npy", mmap_mode="r").astype(bool)
+    before, after = read_rows(folder)
+    (infarct,) = plan_patient(SEED, INDEX).infarcts
+    assert image.shape == place.shape == (2, SLICES, ROWS, COLUMNS)
+    assert [int(row["label"]) for row in (before, after)] == [0, SIDES.index(infarct.side)]
+    assert (after["infarct_size"], after["territory"]) == ("2", f"{infarct.territory} {infarct.side}")
+    change, inside = image[1] - image[0], place[1]
+    head = (image.min(0) > 5) & (image.max(0) < 60)
+    far = ~np.pad(inside, 1)[1:-1, 1:-1, 1:-1] & head
+    assert -14 < change[inside & head].mean() < -3 and abs(change[far].mean()) < 0.5
+    columns = np.flatnonzero(inside.any((0, 1)))
+    assert (columns.mean() > COLUMNS / 2) == (infarct.side == "left")  # the patient's left is on the right
+
+
+def test_a_scan_without_an_infarct_has_a_place_for_one_in_the_same_brain(folder):
+    """The place tells nothing: it is brain in both scans, and no air, bone or ventricle."""
+    image, place = (np.load(folder / f"{name}.npy").astype(float) for name in ("image", "place"))
+    assert (place.sum((1, 2, 3)) > 50).all()
+    for grey, where in zip(image * 100 / 255, place > 0):
+        assert 15 < np.median(grey[where]) < 45 and np.quantile(grey[where], 0.95) < 75
+
+
+def test_a_scan_is_drawn_again_the_same_and_a_folder_holds_one_cohort(folder, anatomy):
+    again = draw_scans(SEED, INDEX, anatomy)
+    assert np.array_equal(np.load(folder / "image.npy"), np.stack([scan.image for scan in again]))
+    kept = (folder / "scans.csv").stat().st_mtime_ns
+    write_cohort(folder, range(INDEX, INDEX + 1), SEED, [anatomy])
+    assert (folder / "scans.csv").stat().st_mtime_ns == kept
+    with pytest.raises(InputError, match="holds another cohort .2 scans.; choose another folder"):
+        write_cohort(folder, range(3), SEED, [anatomy])
+    with pytest.raises(InputError, match="holds no cohort of arrays"):
+        read_rows(folder.parent)
