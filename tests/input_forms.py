@@ -294,12 +294,12 @@ def write_page(page: Path, outcomes: Iterable[tuple[str, str, str, str]]) -> Non
     for form, condition, kind, said in outcomes:
         print(f"{form}, {condition}: {kind}. {said}", flush=True)
         number = numbers.setdefault(said, len(numbers) + 1)
-        cells[form, condition] = f"{kind} [{number}](#{number})"
+        cells[form, condition] = f"{kind} ({number})"
     rows = (
         f"| {form.name} | {' | '.join(cells.get((form.name, one), '–') for one in CONDITIONS)} |" for form in FORMS
     )
     table = "\n".join([f"| form | {' | '.join(CONDITIONS)} |", "|---" * (len(CONDITIONS) + 1) + "|", *rows])
-    said = "\n".join(f'<a id="{number}"></a>{number}. {sentence}' for sentence, number in numbers.items())
+    said = "\n".join(f"{number}. {sentence}" for sentence, number in numbers.items())
     before = page.read_text(encoding="utf-8").partition(MARK)[0]
     page.write_text(f"{before}{MARK}\n\n{table}\n\n## What was said\n\n{said}\n", encoding="utf-8")
 
