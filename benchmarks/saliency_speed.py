@@ -11,6 +11,11 @@ precision, while a proximal step is continuous in z. On a machine that does othe
 of one thread. What a C library's allocator gives back to the system between two steps, the next step has to ask for
 again: `keep_memory` keeps it, for both sides.
 
+What limits the ratio is in the table, too. Both sides' convolutions and matrix products are counted: "of it
+arithmetic" is how many times as many the baseline has. The rate of a large matrix product is measured in the same run:
+"of GEMM" is the share of it that our function reaches, normalisations and activations included in its time, and
+"limit" the ratio that it would have at 100 %.
+
     baseline             parameter gradients by `backward()`, the network run again for the stopping test, the decoder
                          run again for a frame, every number fetched to the host at every step
     frozen parameters    the same, with `requires_grad_(False)`
@@ -22,11 +27,14 @@ import argparse
 import json
 import platform
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from difffuse_hf import class_agnostic_saliency
 from difffuse_hf.detection.load import load_model
@@ -41,6 +49,7 @@ STOP_AT = (
 )
 NUM_CLASSES = 2
 SAME = 1e-6  # the maps are stored in single precision
+GEMM_SIZE, GEMM_TIMES = 1536, 4  # of the matrix product that shows what the machine can do
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -70,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     settings["threads"] = torch.get_num_threads()
     settings["hardware"] = torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor()
     heading = ["size", "baseline s/slice", "frozen s/slice", "one at a time s/slice", "batched s/slice", "ratio",
-               "ratio in CPU time", "ratio to one at a time", "max difference", "in float64"]  # fmt: skip
+               "ratio in CPU time", "of it arithmetic", "of GEMM", "limit", "ratio to one at a time",
+               "max difference", "in float64"]  # fmt: skip
     lines = ["| " + " | ".join(heading) + " |", "|---:" * len(heading) + "|"]
     print("\n".join(lines))
     rows = []
@@ -78,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
         row = measure(size, args)
         rows.append(row)
         seconds = " | ".join(f"{row[name]:.3f}" for name in ("baseline", "frozen", "one_at_a_time", "batched"))
-        ratios = f"{row['ratio']:.1f} | {row['cpu_ratio']:.1f} | {row['ratio_to_one_at_a_time']:.1f}"
+        ratios = f"{row['ratio']:.1f} | {row['cpu_ratio']:.1f} | {row['flop_ratio']:.1f} | {row['share_of_gemm']:.0%}"
+        ratios += f" | {row['limit']:.1f} | {row['ratio_to_one_at_a_time']:.1f}"
         lines.append(f"| {row['size']} | {seconds} | {ratios} | {row['max_difference']:.1e} "
                      f"| {row['max_difference_in_float64']:.1e} |")  # fmt: skip
         print(lines[-1], flush=True)
@@ -127,8 +138,11 @@ def measure(size: int, args) -> dict:
         "one_at_a_time": one_at_a_time,
         "batched": batched,
     }
-    seconds, cpu_seconds, maps = {name: [] for name in ways}, {name: [] for name in ways}, {}
+    sides = {"baseline": baseline_saliency, "batched": class_agnostic_saliency}
+    gflop = {name: gflop_of(partial(side, *networks, images[:1], **options)) for name, side in sides.items()}
+    seconds, cpu_seconds, maps, gemm = {name: [] for name in ways}, {name: [] for name in ways}, {}, 0.0
     for _ in range(args.repeats):  # in turns, so that a busy machine is busy for all of them
+        gemm = max(gemm, gemm_rate(args.device))
         for name, way in ways.items():
             for network in networks:
                 network.requires_grad_(True)
@@ -139,6 +153,9 @@ def measure(size: int, args) -> dict:
     row = {"size": size} | {name: min(times) for name, times in seconds.items()}
     row["cpu_seconds"] = {name: min(times) for name, times in cpu_seconds.items()}
     row["cpu_ratio"] = row["cpu_seconds"]["baseline"] / row["cpu_seconds"]["batched"]
+    row |= {"gflop": gflop, "flop_ratio": gflop["baseline"] / gflop["batched"], "gemm_gflop_per_cpu_s": gemm}
+    row["share_of_gemm"] = gflop["batched"] / row["cpu_seconds"]["batched"] / gemm
+    row["limit"] = row["cpu_seconds"]["baseline"] / (gflop["batched"] / gemm)
     row["ratio"] = row["baseline"] / row["batched"]
     row["ratio_to_one_at_a_time"] = row["one_at_a_time"] / row["batched"]
     row["max_difference"] = (maps["baseline"] - maps["batched"]).abs().max().item()
@@ -154,6 +171,34 @@ def measure(size: int, args) -> dict:
             f"The two sides do not compute the same: they differ by {row['max_difference_in_float64']:.1e}."
         )
     return row
+
+
+class Counter(TorchDispatchMode):
+    """Floating-point operations of the convolutions and matrix products in here, forwards and backwards."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+def gflop_of(function) -> float:
+    with Counter() as counter:
+        function()
+    return counter.total / 1e9
+
+
+def gemm_rate(device: str) -> float:
+    """Gigaflops in a second of CPU time that a large matrix product reaches in single precision."""
+    matrix = torch.rand(GEMM_SIZE, GEMM_SIZE, device=device)
+    torch.mm(matrix, matrix)
+    start = time.process_time()
+    for _ in range(GEMM_TIMES):
+        torch.mm(matrix, matrix)
+    return GEMM_TIMES * 2 * GEMM_SIZE**3 / 1e9 / (time.process_time() - start)
 
 
 def smooth_images(count: int, num_channels: int, size: int) -> torch.Tensor:

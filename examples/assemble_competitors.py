@@ -17,7 +17,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 
 import difffuse_hf as package
 from difffuse_hf import (
@@ -33,6 +32,7 @@ from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, run_method
 from difffuse_hf.io.files import complete_folder, write_whole
+from difffuse_hf.models.unet import load_unet
 
 HEALTHY, MASK, LEVELS = ("unet",), ("unet", "classifier", "autoencoder"), {"noise_level": [100, 200, 350, 500]}
 METHODS = {  # name in the tables: pipeline, its networks, settings of its own
@@ -101,9 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     validation = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
     load = {
-        "unet": (args.diffusion, lambda folder: UNet2DModel.from_pretrained(folder, subfolder="unet")),
-        "simplex": (args.simplex, lambda folder: UNet2DModel.from_pretrained(folder, subfolder="unet")),
-        "conditional": (args.conditional, lambda folder: UNet2DModel.from_pretrained(folder, subfolder="unet")),
+        "unet": (args.diffusion, lambda folder: load_unet(Path(folder, "unet"))),
+        "simplex": (args.simplex, lambda folder: load_unet(Path(folder, "unet"))),
+        "conditional": (args.conditional, lambda folder: load_unet(Path(folder, "unet"))),
         "classifier": (args.classifier, lambda folder: load_classifier(folder).eval()),
         "autoencoder": (args.autoencoder, ResNetAutoencoder.from_pretrained),
         "noisy_classifier": (args.noisy_classifier, NoisyClassifier.from_pretrained),

@@ -21,7 +21,7 @@ from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, false_positive_threshold, run_method
 from difffuse_hf.io.files import complete_folder
 from difffuse_hf.io.model_card import model_card, write_model_card
-from difffuse_hf.models.unet import UNet2DModel
+from difffuse_hf.models.unet import load_unet
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,14 +42,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the saved weights")
     parser.add_argument("--training_data", default="Not stated.", help="a sentence for the model card")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--optional_modalities", nargs="*", default=[],
+                        help="that scans may lack, for networks trained with --modality_dropout")  # fmt: skip
     args = parser.parse_args(argv)
 
     pipeline = DifFusePipeline(
-        unet=UNet2DModel.from_pretrained(args.diffusion, subfolder="unet"),
+        unet=load_unet(Path(args.diffusion, "unet")),
         scheduler=DifFuseScheduler.from_pretrained(args.diffusion, subfolder="scheduler"),
         classifier=SliceClassifier.from_pretrained(args.classifier).eval(),
         autoencoder=ResNetAutoencoder.from_pretrained(args.autoencoder),
-        processor=DifFuseProcessor.from_pretrained(args.dataset),
+        processor=DifFuseProcessor.from_pretrained(args.dataset, optional_modalities=args.optional_modalities),
         noise_level=args.noise_level,
         percentile=args.percentile,
         percentile_over=args.percentile_over,

@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--labels_only", action="store_true", help="use no drawn lesion")
     parser.add_argument("--scanner_spread", type=float, default=0.0,
                         help="vary the contrast of the validation slices, see `as_other_scanners`")  # fmt: skip
+    parser.add_argument("--channels", type=int, nargs="*",
+                        help="every other slice keeps these channels only, as a scan that lacks some")  # fmt: skip
     parser.add_argument("--limit", type=int, help="validation slices of each class; all by default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     source = model_folder(args.model)
     pipeline, _ = load_model(source, args.device)  # in the precision that `difffuse detect` computes in
     validation = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
-    validation = as_other_scanners(validation, args.scanner_spread, args.seed)
+    validation = as_other_scanners(validation, args.scanner_spread, args.seed).given(args.channels, every=2)
     chosen = calibrate(pipeline, validation, args)
     pipeline.processor.calibrations = {**pipeline.processor.calibrations, args.preset: chosen.to_dict()}
     with complete_folder(args.output_dir or source) as folder:
@@ -82,6 +84,7 @@ def calibrate(pipeline: DifFusePipeline, validation: Slices, args: argparse.Name
     print("Chosen:", describe(best))
     what = "share of the brain flagged in slices with a lesion" if args.labels_only else "Dice"
     varied = f", contrast varied by {args.scanner_spread:g}" if args.scanner_spread else ""
+    varied += "" if args.channels is None else f", every other one with the channels {args.channels} alone"
     by = (
         f"{len(diseased.images)} slices with a lesion and {len(healthy.images)} without of the validation split"
         f"{varied}: {what} {best.score:.3f}, {best.calls:.1f} network calls an image"

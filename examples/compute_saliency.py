@@ -9,7 +9,7 @@ maps it was trained on as `--saliency`; a third one takes the second's maps in t
 """
 
 import argparse
-import json
+from contextlib import ExitStack
 
 import torch
 from accelerate import PartialState
@@ -19,7 +19,9 @@ from difffuse_hf import ResNetAutoencoder, load_classifier
 from difffuse_hf.data.scans import SaliencyStore, load_scans
 from difffuse_hf.data.splits import SPLITS
 from difffuse_hf.errors import InputError, run_script
+from difffuse_hf.io.files import own_folder
 from difffuse_hf.saliency.methods import METHODS, WITH_AUTOENCODER, saliency_method
+from difffuse_hf.training.arguments import json_options
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,13 +30,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--autoencoder", help="needed by " + " and ".join(WITH_AUTOENCODER))
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
-    parser.add_argument("--options", type=json.loads, default={}, help="of the method, as JSON")
+    parser.add_argument("--options", default="{}", help="of the method, as JSON")
     parser.add_argument("--saliency", help="maps that the classifier itself takes: ACAT's second round")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--batch_size", type=int, default=8, help="slices or scans at a time")
     parser.add_argument("--chunk", type=int, default=32, help="slices or scans in a file; what a kill can cost")
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     args = parser.parse_args(argv)
+    options = json_options("--options", args.options)
     if args.method in WITH_AUTOENCODER and args.autoencoder is None:
         raise InputError(f"--method {args.method} needs --autoencoder, the folder of a trained one.")
 
@@ -43,26 +46,30 @@ def main(argv: list[str] | None = None) -> None:
     autoencoder = None
     if args.method in WITH_AUTOENCODER:
         autoencoder = ResNetAutoencoder.from_pretrained(args.autoencoder).eval().to(state.device)
-    method = saliency_method(args.method, classifier, autoencoder, **args.options)
+    method = saliency_method(args.method, classifier, autoencoder, **options)
     classifier.requires_grad_(False)
 
-    settings = {"method": args.method, "options": args.options, "classifier": args.classifier}
+    settings = {"method": args.method, "options": options, "classifier": args.classifier}
     settings |= {"autoencoder": args.autoencoder, "saliency": args.saliency, "dataset": args.dataset}
-    for split in args.splits:
-        scans = load_scans(args.dataset, split, args.saliency)
-        store = SaliencyStore(args.output_dir, split, settings, args.chunk)
-        chunks = store.missing(len(scans))[state.process_index :: state.num_processes]
-        bar = tqdm(total=sum(map(len, chunks)), desc=split, unit="scan", disable=not state.is_main_process)
-        for chunk in chunks:
-            maps, keys = [], scans["key"][chunk.start : chunk.stop]
-            for start in range(chunk.start, chunk.stop, args.batch_size):
-                batch = scans[start : min(start + args.batch_size, chunk.stop)]
-                given = {"saliency": batch["saliency"].to(state.device)} if args.saliency else {}
-                maps.append(method(batch["pixel_values"].to(state.device), **given).cpu())
-                bar.update(len(maps[-1]))
-            store.write(chunk, list(keys), torch.cat(maps))
-        bar.close()
-        state.wait_for_everyone()
+    with ExitStack() as stack:
+        if state.is_main_process:
+            stack.enter_context(own_folder(args.output_dir))
+        state.wait_for_everyone()  # before anything is written
+        for split in args.splits:
+            scans = load_scans(args.dataset, split, args.saliency)
+            store = SaliencyStore(args.output_dir, split, settings, args.chunk)
+            chunks = store.missing(len(scans))[state.process_index :: state.num_processes]
+            bar = tqdm(total=sum(map(len, chunks)), desc=split, unit="scan", disable=not state.is_main_process)
+            for chunk in chunks:
+                maps, keys = [], scans["key"][chunk.start : chunk.stop]
+                for start in range(chunk.start, chunk.stop, args.batch_size):
+                    batch = scans[start : min(start + args.batch_size, chunk.stop)]
+                    given = {"saliency": batch["saliency"].to(state.device)} if args.saliency else {}
+                    maps.append(method(batch["pixel_values"].to(state.device), **given).cpu())
+                    bar.update(len(maps[-1]))
+                store.write(chunk, list(keys), torch.cat(maps))
+            bar.close()
+            state.wait_for_everyone()
     state.print(f"Saliency maps of {args.dataset} are in {args.output_dir}.")
 
 

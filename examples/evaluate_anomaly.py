@@ -19,6 +19,7 @@ from rich.console import Console
 
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly_runs import AnomalyRun, AnomalySettings, assembled_methods, score_runs
+from difffuse_hf.io.files import own_folder
 from difffuse_hf.reporting.anomaly_tables import write_anomaly_tables
 from difffuse_hf.reporting.thesis import ANOMALY_COHORTS
 
@@ -30,11 +31,12 @@ def main(argv: list[str] | None = None) -> None:
     runs = [(name, AnomalyRun(*run)) for name, *run in args.method]
     for name, run in [*runs, *(one for pair in args.all for one in assembled_methods(*pair))]:
         methods.setdefault(name, []).append(run)
-    common = ("out_of_domain", "classifier", "inception", "limit", "seed", "batch_size", "device")
+    common = ("out_of_domain", "classifier", "inception", "limit", "seed", "batch_size", "device", "channels")
     settings = AnomalySettings(**{name: getattr(args, name) for name in common})
-    scored = score_runs(methods, output / "runs", settings, args.overwrite)
-    datasets = [run.dataset for runs in methods.values() for run in runs]
-    tables = write_anomaly_tables(scored, settings, output, datasets, args.cohort, args.out_of_domain_cohort)
+    with own_folder(output):
+        scored = score_runs(methods, output / "runs", settings, args.overwrite)
+        datasets = [run.dataset for runs in methods.values() for run in runs]
+        tables = write_anomaly_tables(scored, settings, output, datasets, args.cohort, args.out_of_domain_cohort)
     Console().print(tables[0].markdown())
     print(f"All tables: {output / 'anomaly.md'}; slices and their counterfactuals: {output / 'anomaly.png'}")
 
@@ -53,6 +55,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--classifier", help="that judges the counterfactuals")
     parser.add_argument("--inception", action="store_true", help="KID over Inception's features, fetched if missing")
     parser.add_argument("--limit", type=int, help="slices of each class and split; all by default")
+    parser.add_argument("--channels", type=int, nargs="*",
+                        help="as if only these modalities had been acquired: the other channels are 0")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the sampling; a run's number is added")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

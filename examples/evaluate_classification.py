@@ -19,6 +19,7 @@ import torch
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.predictions import ClassifierRun, predict_runs
+from difffuse_hf.io.files import own_folder
 from difffuse_hf.reporting.classification_tables import common_classes, curve_tables, method_tables, reader_tables
 from difffuse_hf.reporting.tables import about_data, write_tables
 from difffuse_hf.reporting.thesis import CLASSIFICATION_COHORTS
@@ -26,6 +27,11 @@ from difffuse_hf.reporting.thesis import CLASSIFICATION_COHORTS
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    with own_folder(args.output_dir):
+        evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
     output = Path(args.output_dir)
     methods: dict[str, list[ClassifierRun]] = {}
     curves: dict[tuple[str, int], list[ClassifierRun]] = {}

@@ -29,6 +29,7 @@ from difffuse_hf.evaluation.saliency_runs import (
     randomised_maps,
     score_run,
 )
+from difffuse_hf.io.files import own_folder
 from difffuse_hf.reporting.saliency_tables import draw_saliency, lesion_tables, likeness_table, variance_table
 from difffuse_hf.reporting.tables import about_data, write_tables
 from difffuse_hf.saliency.methods import METHODS
@@ -36,6 +37,11 @@ from difffuse_hf.saliency.methods import METHODS
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    with own_folder(args.output_dir):
+        evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
     common = ("split", "limit", "atlas", "methods", "options", "target", "tolerance", "seed", "device")
     settings = SaliencySettings(**{name: getattr(args, name) for name in common})
     runs = [SaliencyRun(*run, *acat) for run, acat in zip(args.run, args.acat or [[]] * len(args.run))]

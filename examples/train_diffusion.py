@@ -59,6 +59,7 @@ BANDS = 4  # of the timestep, in the validation loss
 @dataclass(kw_only=True)
 class DiffusionArguments(NoiseLevelNetworkArguments):
     prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "What the network predicts.")
+    patch_size: int = option(1, "Side of the squares of pixels that become channels: 2 for a quarter of the cost.")
     learned_variance: bool = option(False, "Learn the variance as well, by the hybrid loss.")
     snr_gamma: float | None = option(None, "Weigh timesteps by min-SNR with this gamma; off by default.")
     noise: Literal["gaussian", "simplex"] = option("gaussian", "`gaussian`, or `simplex` as AnoDDPM.")
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         sample_size=height if height == width else (height, width),
         out_channels=channels * (2 if args.learned_variance else 1),
         num_class_embeds=None if unknown is None else unknown + 1,
+        patch_size=args.patch_size,
         **args.network_options(),
     )
     scheduler = DifFuseScheduler(  # linear betas 1e-4 to 0.02, T = 1000

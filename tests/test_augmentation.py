@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from difffuse_hf.training.augmentation import augment, augment_uniforms, flip_labels, mirrored, turned
+from difffuse_hf.training.augmentation import (
+    augment,
+    augment_uniforms,
+    drop_modalities,
+    flip_labels,
+    mirrored,
+    turned,
+)
 from difffuse_hf.training.sampler import sample_uniform
 
 
@@ -90,3 +97,15 @@ def test_left_and_right_change_places_where_a_scan_was_mirrored():
     assert torch.equal(flip_labels(labels % 2, flipped, ["healthy", "lesion"]), labels % 2)
     with pytest.raises(ValueError, match="only one of the classes 'left' and 'right'"):
         flip_labels(labels, flipped, ["none", "left"])
+
+
+def test_samples_that_lack_modalities_keep_the_first_or_any_set_of_them():
+    uniform = (torch.arange(3000) + 0.5) / 3000
+    kept = drop_modalities(torch.ones(3000, 2, 1, 1), 0.6, uniform).flatten(1)
+    patterns, counts = kept.unique(dim=0, return_counts=True)
+    shares = {tuple(p.int().tolist()): n.item() / 3000 for p, n in zip(patterns, counts)}
+    # 0.3 keep the first alone, 0.3 one of three sets, 0.4 lack nothing
+    assert shares == pytest.approx({(1, 0): 0.4, (0, 1): 0.1, (1, 1): 0.5}, abs=1e-3)
+    scans = torch.rand(4, 3, 2, 5, 5)
+    assert torch.equal(drop_modalities(scans, 0.0, torch.zeros(4)), scans)
+    assert not drop_modalities(scans, 1.0, torch.zeros(4))[:, :, 1].any()

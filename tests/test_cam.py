@@ -116,7 +116,32 @@ def test_the_maps_of_a_mirrored_scan_are_mirrored_in_the_half_brain_network():
         assert torch.allclose(method(classifier, scan.flip(-1), target), saliency.flip(-1), atol=1e-5)
 
 
+class Foreign(torch.nn.Module):
+    """What torchvision and timm have: logits alone, and layers with names."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, image):
+        return self.whole(image).logits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_layer_of_another_network_may_be_named(method):
+    torch.manual_seed(0)
+    options = {"backbone": "resnet10t", "backbone_kwargs": {"channels": [8, 8, 8, 8]}}
+    ours, image = SliceClassifier(SliceClassifierConfig(num_channels=2, **options)).eval(), random(2, 2, 33, 40)
+    foreign, expected = Foreign(ours), method(ours, image)
+    for layer in ("whole.backbone.layer4", ours.backbone.layer4):
+        assert torch.allclose(method(foreign, image, target_layer=layer), expected, atol=1e-6)
+    assert not ours.backbone.layer4._forward_hooks
+    for layer, why in (("layer5", "no layer 'layer5'"), ("whole.head", r"maps \(B, D, h, w\), got shape \(2, ")):
+        with pytest.raises(ValueError, match=why):
+            method(foreign, image, target_layer=layer)
+
+
 def test_a_classifier_without_feature_maps_is_refused():
     for method in METHODS:
-        with pytest.raises(ValueError, match="has no convolutional feature maps .*; use `gradient`"):
+        with pytest.raises(ValueError, match="no convolutional feature maps .* `target_layer` .* use `gradient`"):
             method(LinearScan(torch.rand(2, 1, 4, 4)), torch.rand(1, 1, 4, 4))

@@ -47,6 +47,13 @@ def test_preprocessing_and_thresholds_travel_with_it(pipeline):
     assert processor.anomaly_threshold > 0 and 0 < processor.lesion_probability_threshold < 1
 
 
+def test_the_layout_for_convolutions_changes_saliency_by_rounding_only(pipeline):
+    image = torch.rand(2, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert pipeline.classifier.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    expected = load_pipeline("demo").make_saliency(image.contiguous())
+    torch.testing.assert_close(pipeline.make_saliency(image), expected, atol=1e-3, rtol=0)
+
+
 @pytest.mark.slow
 def test_dif_fuse_finds_a_synthetic_lesion_better_than_its_saliency_alone(pipeline):
     """The ICBM152 anatomy was not trained on; thresholds are those saved with the model."""

@@ -135,3 +135,15 @@ def test_maps_that_are_black_find_nothing():
 def test_a_split_without_lesions_is_named():
     with pytest.raises(InputError, match="The split 'validation' has no slice with a lesion"):
         slices().select(torch.tensor([0, 2])).with_lesion()
+
+
+def test_slices_of_which_only_some_channels_were_acquired():
+    images = torch.rand(5, 3, 4, 4) + 0.1
+    slices = Slices(images, torch.zeros(5, 1, 4, 4), torch.zeros(5, dtype=torch.long), list("abcde"), "validation")
+    some = slices.given([0, 2])
+    assert torch.equal(some.images[:, [0, 2]], images[:, [0, 2]]) and not some.images[:, 1].any()
+    every_other = slices.given([0], every=2).images
+    assert not every_other[::2, 1:].any() and torch.equal(every_other[1::2], images[1::2])
+    assert slices.given(None) is slices and slices.images.all()
+    with pytest.raises(InputError, match="have 3 channels, and none that is number 3"):
+        slices.given([0, 3])

@@ -69,7 +69,8 @@ def root(tmp_path):
 @pytest.fixture
 def build(root, tmp_path):
     def build(name="volumes", num_proc=None, **options):
-        options = {"split": "train", "image_size": (32, 32), **options}
+        size = {"image_size": (32, 32)} if name == "slices" else {}
+        options = {"split": "train", **size, **options}
         builder = IST3(name, data_dir=root, cache_dir=str(tmp_path / "cache"), **options)
         builder.download_and_prepare(num_proc=num_proc)
         rows = builder.as_dataset()
@@ -90,6 +91,11 @@ def test_a_scan_has_the_label_of_its_study_and_rejected_scans_are_not_read(build
         assert row["source_slices"].tolist() == [0, 4, 9]
     assert build()[0]["to_mni_mm"] is None and build()[1]["to_mni_mm"][3] == 100
     assert build()["old_infarct"][:] == build()["time"][:] == [None] * 6  # the table does not say
+
+
+def test_volumes_have_the_size_of_the_scans_and_no_other(build):
+    with pytest.raises(InputError, match="preprocess --image-size"):
+        build(image_size=(32, 32))
 
 
 def test_a_scan_is_read_as_slice_row_column(build, root):

@@ -63,6 +63,11 @@ def test_numbered_channels_need_a_word_on_which_is_which(tmp_path):
     channels = {"0": "T1", "1": "T1Gd", "2": "T2", "3": "FLAIR"}
     (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": channels}))
     assert found(tmp_path / "CASE")[0] == [names[3], names[0], names[1], names[2]]
+    with pytest.raises(InputError, match="names no channel pet, only T1, T1Gd, T2, FLAIR"):
+        find_case(tmp_path / "CASE", (*MODALITIES, "pet"))
+    (tmp_path / "CASE" / names[2]).unlink()
+    with pytest.raises(InputError, match="CASE lacks t2: there is no file ..._0002"):
+        find_case(tmp_path / "CASE", MODALITIES)
 
 
 def test_the_file_of_each_modality_may_be_named(tmp_path):
@@ -97,3 +102,34 @@ def test_two_candidates_for_a_modality_are_refused(second, tmp_path):
 
 def test_a_modality_that_has_no_other_names_is_found_by_its_own(tmp_path):
     assert found(touch(tmp_path / "A", "A_adc.nii.gz"), ("adc",)) == (["A_adc.nii.gz"], None, "BraTS 2018-2021")
+
+
+OPTIONAL = ("t1", "t1ce", "t2")
+
+
+@pytest.mark.parametrize(
+    ("names", "modalities", "layout"),
+    [
+        (["A_flair.nii.gz", "A_seg.nii.gz"], ["flair"], "BraTS 2018-2021"),
+        (["B-t2f.nii.gz", "B-t1c.nii.gz"], ["flair", "t1ce"], "BraTS 2023-2025"),
+        (["sub-01_FLAIR.nii.gz", "sub-01_T1w.nii.gz"], ["flair", "t1"], "BIDS"),
+        (["FLAIR.nii.gz", "T2.nii.gz"], ["flair", "t2"], "plain names"),
+        (["x_flair.nii.gz", "x_t1_gd.nii.gz"], ["flair", "t1ce"], "plain names"),  # which finds more of them
+    ],
+)
+def test_of_a_model_that_does_without_them_modalities_may_be_missing(names, modalities, layout, tmp_path):
+    case = find_case(touch(tmp_path / "A", *names), MODALITIES, OPTIONAL)
+    assert (list(case.files), case.read_as) == (modalities, layout)
+
+
+def test_one_file_is_enough_for_a_model_that_does_without_the_others(tmp_path):
+    touch(tmp_path, "head.nii.gz", "A_t1.nii.gz", "A_t2_flair.nii.gz")
+    for name in ("head.nii.gz", "A_t2_flair.nii.gz"):
+        assert find_case(tmp_path / name, MODALITIES, OPTIONAL).files == {"flair": tmp_path / name}
+    with pytest.raises(InputError, match="A_t1.nii.gz is t1 but the model takes flair, and if there are t1, t1ce, t2"):
+        find_case(tmp_path / "A_t1.nii.gz", MODALITIES, OPTIONAL)
+    assert list(find_case({"flair": tmp_path / "head.nii.gz"}, MODALITIES, OPTIONAL).files) == ["flair"]
+    with pytest.raises(InputError, match="lacks flair"):
+        find_case({"t1": tmp_path / "A_t1.nii.gz"}, MODALITIES, OPTIONAL)
+    with pytest.raises(InputError, match="lacks flair"):
+        find_case(touch(tmp_path / "B", "B_t1.nii.gz"), MODALITIES, OPTIONAL)

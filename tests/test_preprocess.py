@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pandas
+import pydicom
 import pytest
 
 pytest.importorskip("SimpleITK", reason="needs the extra `preprocess`")
@@ -348,7 +349,13 @@ def test_no_text_of_the_header_is_in_any_output(tmp_path):
     head = turned_head(turn("y", 4))[0].hounsfield
     write_series(tmp_path / "disk" / "PLANTED FOLDER", head, SPACING, **{**planted, **uids})
     broken = {**planted, **uids, "SeriesInstanceUID": "1.2.3.77.10", "ImageOrientationPatient": None}
-    write_series(tmp_path / "disk" / "broken", head, SPACING, **broken)
+    for file in write_series(tmp_path / "disk" / "broken", head, SPACING, **broken):
+        dataset = pydicom.dcmread(file)
+        dataset.private_block(0x0011, "PLANTED MAKER", create=True).add_new(0x01, "LO", "PLANTED privately")
+        step = pydicom.Dataset()
+        step.ScheduledPerformingPhysicianName = step.RequestedProcedureDescription = "PLANTED in a sequence"
+        dataset.RequestAttributesSequence = [step]
+        dataset.save_as(file)
     preprocess_ct(tmp_path / "disk", tmp_path / "out", progress=False)
     outputs = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert sum(path.name.endswith(".nii.gz") for path in outputs) == 1

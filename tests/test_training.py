@@ -310,3 +310,84 @@ def test_data_and_folders_that_cannot_be_used_are_named(slices, tmp_path):
         train("train_autoencoder", slices, tmp_path / "file" / "out")
     with pytest.raises(InputError, match="not a checkpoint"):
         train("train_autoencoder", slices, tmp_path / "out", "--resume_from_checkpoint", str(tmp_path))
+
+
+def test_a_training_starts_from_the_weights_that_it_is_given_and_from_no_others(slices, tmp_path):
+    first = train("train_autoencoder", slices, tmp_path / "first", "--max_steps", "2")
+    options = ["--max_steps", "1", "--learning_rate", "0", "--warmup_steps", "0", "--seed", "9"]
+    again = train("train_autoencoder", slices, tmp_path / "again", "--initial_weights", tmp_path / "first", *options)
+    assert same(first, again)
+    with pytest.raises(InputError, match="another network than the one to be trained: .* the first is decoder"):
+        train(
+            "train_autoencoder",
+            slices,
+            tmp_path / "no",
+            "--initial_weights",
+            tmp_path / "first",
+            "--latent_channels",
+            "4",
+        )
+    with pytest.raises(InputError, match="holds no weights"):
+        train("train_autoencoder", slices, tmp_path / "no", "--initial_weights", tmp_path, "--max_steps", "1")
+
+
+def test_a_loss_that_is_not_finite_stops_its_step_and_names_the_rows_and_good_checkpoints_stay(slices, tmp_path):
+    model = ResNetAutoencoder(in_channels=2, channels=(4, 4, 4))
+    seen, data = [], load_slices(str(slices), "train")
+
+    def compute_loss(model, batch, generator):
+        seen.append(batch["image"])
+        return (model(batch["image"]) - batch["image"]).abs().mean() * (math.nan if len(seen) == 6 else 1)
+
+    args = arguments(tmp_path, max_steps=9, batch_size=2, checkpointing_steps=2, log_every=100)
+    with pytest.raises(
+        InputError, match=r"The loss is nan at step 6, on the rows (\d+), (\d+) of the train"
+    ) as caught:
+        Trainer(model, data, compute_loss, args, columns=["image"]).fit()
+    named = [int(word.strip(",")) for word in str(caught.value).split() if word.strip(",").isdigit()][1:]
+    assert_close(torch.tensor(np.array(data[named]["image"], np.float32)), seen[5].contiguous())
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = math.inf
+    trainer = Trainer(model, data, compute_loss, arguments(tmp_path / "broken", max_steps=2), columns=["image"])
+    with pytest.raises(InputError, match="The weights are not finite at step 0"):
+        trainer.checkpoint()
+    assert not list((tmp_path / "broken").glob("checkpoint-*"))
+
+
+def test_a_second_training_in_a_folder_is_refused_and_leaves_the_history_alone(slices, tmp_path):
+    from difffuse_hf.io.files import own_folder
+
+    with own_folder(tmp_path / "out"):
+        (tmp_path / "out" / "history.jsonl").write_text('{"step": 7}\n')
+        with pytest.raises(InputError, match="Another run is writing to"):
+            autoencoder_trainer(slices, tmp_path / "out", []).fit()
+        assert (tmp_path / "out" / "history.jsonl").read_text() == '{"step": 7}\n'
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_earlier_one(slices, tmp_path, monkeypatch):
+    trainer = autoencoder_trainer(slices, tmp_path / "out", [])
+    trainer.checkpoint()
+
+    def full(folder):
+        (tmp_path / "out" / "half").write_text("")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    trainer.progress.step = 1
+    monkeypatch.setattr(trainer.accelerator, "save_state", full)
+    with pytest.raises(InputError, match="checkpoint-1 could not be written .*earlier checkpoints are kept"):
+        trainer.checkpoint()
+    assert [path.name for path in (tmp_path / "out").glob("*checkpoint-*")] == ["checkpoint-0"]
+
+
+def test_a_reading_process_that_died_is_a_sentence(slices, tmp_path):
+    trainer = autoencoder_trainer(slices, tmp_path, [])
+
+    def died():
+        raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+        yield
+
+    trainer.passes = died()
+    with pytest.raises(InputError, match="A process that reads slices died after step 0.*--num_workers"):
+        trainer.fit()

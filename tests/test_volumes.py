@@ -124,7 +124,7 @@ def test_a_path_that_is_no_case_is_refused(folder):
 
 
 def test_a_case_of_other_modalities_than_the_models_is_refused(folder, pipeline):
-    with pytest.raises(InputError, match="takes 2 three-dimensional volumes"):
+    with pytest.raises(InputError, match="takes flair, t1, and the scan lacks t1"):
         detect(pipeline, read_case(folder, ("flair",)))
 
 
@@ -310,3 +310,25 @@ def test_in_volume_consistent_mode_slices_that_are_alike_get_the_same_counterfac
     assert consistent[0].parameters["slice_smoothing_sigma"] == 1.0
     other = detect(pipeline, case, slice_smoothing_sigma=1.0, batch_size=5)
     np.testing.assert_allclose(other.counterfactual, consistent[0].counterfactual, atol=1e-3)
+
+
+def test_a_model_that_does_without_t1_sees_an_empty_channel_and_writes_what_there_is(
+    folder, pipeline, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline.processor, "optional_modalities", ("t1",))
+    case = read_case(folder / "case7_flair.nii.gz", MODALITIES, ["t1"])
+    slices, geometry = pipeline.processor.preprocess_volume(case.volumes, case.affine, ["flair"])
+    whole = pipeline.processor.preprocess_volume(read_case(folder, MODALITIES).volumes, case.affine)[0]
+    assert slices.shape == whole.shape and not slices[:, 1].any() and len(geometry.intensity_scale) == 1
+    assert torch.equal(slices[:, 0], whole[:, 0])
+    monkeypatch.setitem(pipeline._internal_dict, "anomaly_channels", [0])
+    found = detect(pipeline, case)
+    assert found.counterfactual.shape == case.volumes.shape and found.slices.image.shape[1] == 1
+    assert found.parameters["modalities"] == ["flair"]
+    outside = found.mask == 0
+    assert np.array_equal(found.counterfactual[:, outside], case.volumes[:, outside])
+    files = {file.name for file in found.save(tmp_path / "out")}
+    assert {name for name in files if "counterfactual" in name} == {"case7_flair_counterfactual_flair.nii.gz"}
+    monkeypatch.setitem(pipeline._internal_dict, "anomaly_channels", [1])
+    with pytest.raises(InputError, match="anomaly map is made on t1, which the scan lacks"):
+        detect(pipeline, case)

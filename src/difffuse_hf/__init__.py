@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the sa
     from .models.modeling_spatt import SpAttClassifier
     from .models.processing_acat import ACATProcessor
     from .models.processing_difffuse import DifFuseProcessor
-    from .models.unet import make_healthy_unet
+    from .models.unet import PatchUNet2DModel, make_healthy_unet
     from .phantoms.brain_phantom import BrainPhantom
     from .pipelines.auto import load_pipeline
     from .pipelines.pipeline_anoddpm import AnoDDPMPipeline
@@ -102,7 +102,7 @@ _PUBLIC = {
     "models.modeling_denoising_ae": ["DenoisingAutoencoder"],
     "models.modeling_fanogan": ["FAnoGAN"],
     "models.modeling_noisy_classifier": ["NoisyClassifier"],
-    "models.unet": ["make_healthy_unet"],
+    "models.unet": ["PatchUNet2DModel", "make_healthy_unet"],
     "saliency.counterfactual": ["latent_counterfactual", "class_agnostic_saliency", "negative_counterfactual"],
     "saliency.latent_shift": ["latent_shift"],
     "saliency.gradient": ["gradient"],
@@ -167,6 +167,7 @@ __all__ = [
     "DenoisingAutoencoder",
     "FAnoGAN",
     "NoisyClassifier",
+    "PatchUNet2DModel",
     "make_healthy_unet",
     "latent_counterfactual",
     "class_agnostic_saliency",

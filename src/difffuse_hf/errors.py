@@ -80,8 +80,8 @@ def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; input that cannot be used and an interrupt become one sentence and exit code 1 or 130."""
     try:
         main()
-    except (InputError, FileNotFoundError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except (InputError, OSError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {one_sentence(error)}")
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: {INTERRUPTED}", file=sys.stderr)
         sys.exit(130)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from .options import CounterfactualsOf, Device, DtypeName, PresetName, check_device, complain
+from .options import CounterfactualsOf, Device, DtypeName, PresetName, check_device, check_finite, complain
 from .results import print_results
 
 if TYPE_CHECKING:
@@ -80,8 +80,10 @@ OffloadTrajectory = Annotated[
     typer.Option("--offload-trajectory", help="Keep inversions in the host's memory, in half precision (exact)."),
 ]
 Series = Annotated[
-    str | None,
-    typer.Option(metavar="UID", help="CT in DICOM: SeriesInstanceUID of the one that is meant."),
+    list[str] | None,
+    typer.Option(
+        metavar="UID", help="DICOM: SeriesInstanceUID of the CT that is meant; of MR MODALITY=UID, repeatable."
+    ),
 ]
 DicomOut = Annotated[
     bool, typer.Option("--dicom-out", help="CT in DICOM: write the result as DICOM too, with the patient's identity.")
@@ -119,6 +121,12 @@ def detect(
     """Find lesions: healthy counterfactual, anomaly map, lesion mask and a report for each scan."""
     if threshold is not None and false_positives is not None:
         raise typer.BadParameter("--threshold and --false-positives both choose the threshold; give one of them.")
+    check_finite(
+        percentile=percentile,
+        threshold=threshold,
+        false_positives=false_positives,
+        slice_smoothing_sigma=slice_smoothing_sigma,
+    )
     if deidentify and not dicom_out:
         raise typer.BadParameter("--deidentify is about the files of --dicom-out; give both.")
     sources = choose_sources(inputs, image)
@@ -150,7 +158,7 @@ def detect(
             "offload_trajectory": offload_trajectory,
             "register": register,
             "brain_extraction": brain_extraction,
-            "series": series,
+            "series": tuple(series or ()),
             "dicom_out": dicom_out,
             "deidentify": deidentify,
             **{name: value for name, value in chosen.items() if value is not None},

@@ -1,5 +1,6 @@
 """What several commands share: their choices, the device, and extras that may not be installed."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,13 @@ def check_device(name: str | None) -> str:
             f"{name!r} is not a device of this machine; leave it out or say cpu", param_hint="--device"
         ) from error
     return name
+
+
+def check_finite(**values: float | None) -> None:
+    """Bad usage if an option is nan or inf, which the least and the most of a number let through."""
+    for name, value in values.items():
+        if value is not None and not math.isfinite(value):
+            raise typer.BadParameter(f"{value} is no number to compute with", param_hint=f"--{name.replace('_', '-')}")
 
 
 @contextmanager

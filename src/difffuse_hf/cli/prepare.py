@@ -22,10 +22,11 @@ def _option(help: str, default: str | None = None, metavar: str | None = None) -
 
 
 _KINDS = "volumes: a row per scan. slices: a row per slice. nifti (mosmed): the files."
+_SIZE = "Pixels of a slice. ist3, volumes: see --image-size of difffuse preprocess."
 _MASK = "wmh: template, none (skull-stripped already), or a mask file in every case folder (recommended)."
 _TRUTH = "ist3: folder of <study_uid or scan_id>.nii.gz."
 Kind = Annotated[str | None, _option(_KINDS, "slices for MRI, volumes for CT")]
-ImageSize = Annotated[tuple[int, int] | None, _option("Pixels of a slice.", "256 256; mosmed 128 128", "HEIGHT WIDTH")]
+ImageSize = Annotated[tuple[int, int] | None, _option(_SIZE, "256 256; mosmed 128 128", "HEIGHT WIDTH")]
 Modalities = Annotated[list[str] | None, _option("MRI: a channel; once for each, in their order.", "all")]
 PixelSpacing = Annotated[float | None, _option("MRI: side of a pixel.", "1")]
 SliceMargin = Annotated[int | None, _option("MRI: slices dropped at each end, of 155.", "25, as in the thesis")]

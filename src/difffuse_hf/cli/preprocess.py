@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .options import RegistrationQuality, needs_extra
+from .options import RegistrationQuality, check_finite, needs_extra
 
 
 def preprocess(
@@ -62,6 +62,7 @@ def preprocess(
 
     Running the same command again continues where it was stopped.
     """
+    check_finite(pixel_mm=pixel_mm, window=sum(window), min_nmi=min_nmi, max_rotation=max_rotation)
     with needs_extra("preprocess"):
         from ..preprocessing.ct import preprocess_ct
         from ..preprocessing.manifest import print_summary

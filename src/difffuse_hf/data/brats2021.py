@@ -14,7 +14,7 @@ import datasets
 
 from ..errors import InputError
 from ..io.case import read_case
-from ..io.nifti import find_volume
+from ..io.nifti import find_volume, without_text
 from .slice_builder import SliceBuilder, SliceConfig
 
 _CITATION = """\
@@ -72,7 +72,8 @@ class BraTS2021(SliceBuilder):
         folder = Path(case)
         if self.config.name == "volumes":
             files = {name: find_volume(folder, name) for name in (*self.config.modalities, "seg")}
-            yield folder.name, {"subject": folder.name, **{name: file and str(file) for name, file in files.items()}}
+            volumes = {name: file and without_text(file) for name, file in files.items()}
+            yield folder.name, {"subject": folder.name, **volumes}
             return
         scan = read_case(folder, self.config.modalities)
         if scan.reference is None:  # `_case_folders` has looked for the file

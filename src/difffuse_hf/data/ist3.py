@@ -56,7 +56,7 @@ class IST3Config(FolderConfig):
     key: str | None = None  # scan_id, series_uid, study_uid or patient_id; the first that the table has by default
     columns: dict[str, str] = field(default_factory=dict)  # our name -> name in the table
     values: dict[str, dict[str, str]] = field(default_factory=dict)  # our name -> {value in the table: our value}
-    image_size: tuple[int, int] = (256, 256)  # of "slices", height and width: shrunk to fit, and padded
+    image_size: tuple[int, int] | None = None  # of "slices": (256, 256) by default; shrunk to fit, and padded
     slice_labels: str = "scan"  # whose label a slice has: its scan's, or "mask": its own, from the mask of the lesion
     min_lesion_pixels: int = 10  # of a slice's own label; a slice with fewer, but not none, is left out
 
@@ -65,6 +65,13 @@ class IST3Config(FolderConfig):
         require_choice("slice_labels", self.slice_labels, SLICE_LABELS)
         if self.masks and not self.with_masks:
             raise ValueError('`masks` is an option of "volumes", and of "slices" with `slice_labels="mask"`.')
+        if self.name == "volumes" and self.image_size is not None:
+            raise InputError(
+                '`image_size` is an option of "slices"; the size of "volumes" is that of the scans, which `difffuse '
+                "preprocess --image-size HEIGHT WIDTH` chooses."
+            )
+        if self.name == "slices":
+            self.image_size = self.image_size or (256, 256)
 
     @property
     def with_masks(self) -> bool:

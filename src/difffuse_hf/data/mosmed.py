@@ -20,6 +20,7 @@ from nibabel import orientations
 from torch.nn import functional as F
 
 from ..errors import InputError, require_choice
+from ..io.nifti import without_text
 from ..io.volume_file import read_volume_file
 from ..preprocessing.volume import sample_slices, window_hounsfield
 from .builder import FolderBuilder, FolderConfig, classifier_config
@@ -149,7 +150,7 @@ class MosMed(FolderBuilder):
         config, subject, mask_file = self.config, _number(study), _mask_file(study)
         row = {"label": self._label(study), "severity": SEVERITIES.index(study.parent.name), "subject": subject}
         if config.name == "nifti":
-            yield subject, {**row, "image": str(study), "mask": mask_file and str(mask_file)}
+            yield subject, {**row, "image": without_text(study), "mask": mask_file and without_text(mask_file)}
             return
         hounsfield = _read(study)
         indices = sample_slices(len(hounsfield), config.num_slices)

@@ -7,14 +7,15 @@ The folder is what `--dataset` of the training scripts takes; `datasets.load_dat
 
 import dataclasses
 import json
-import tempfile
+import os
+import shutil
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, require_choice
-from ..io.files import write_whole
+from ..io.files import complete_folder
 from .splits import SPLITS
 
 if TYPE_CHECKING:  # the command line asks for `BUILDERS` before anything heavy is loaded
@@ -60,7 +61,7 @@ def prepare(
     """Write `<split>-00000-of-0000N.parquet`, a card, and the preprocessing of the configuration if it has any.
 
     Files that the builder refers to (NIfTI) are embedded. Splits that the builder does not make stay as they are, so
-    folders that are separated already are added one at a time. What is in `output` changes when a split is complete.
+    folders that are separated already are added one at a time. `output` changes at once, when all of it is complete.
 
     Args:
         builder (`FolderBuilder`): see `make_builder`.
@@ -76,23 +77,27 @@ def prepare(
     from .cards import count_rows, dataset_card
 
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".prepare-") as temporary:
-        prepared = Path(temporary, "parquet")  # `datasets` leaves lock files beside it
+    with complete_folder(output) as folder:
+        prepared = folder / ".making" / "parquet"  # `datasets` leaves lock files beside it
         builder.download_and_prepare(str(prepared), file_format="parquet", num_proc=num_proc)
         made = builder.info.splits or {}
         if not any(info.num_examples for info in made.values()):
             raise InputError(f"Nothing of {builder.root} is left with these options, so {output} was not written.")
         _check_other_splits(builder, output, set(SPLITS) - set(made))
+        processor = builder.processor_config()
+        remade = {"README.md", *(shard.name for split in made for shard in _shards(output, split))}
+        _keep_others(output, folder, remade | ({"preprocessor_config.json"} if processor is not None else set()))
         for split in made:
-            _replace_split(output, split, sorted(prepared.glob(f"{builder.dataset_name}-{split}*.parquet")))
-    processor = builder.processor_config()
-    if processor is not None:
-        text = json.dumps(processor, indent=2, sort_keys=True) + "\n"  # as an image processor saves itself
-        write_whole(output / "preprocessor_config.json", lambda path: path.write_text(text, encoding="utf-8"))
-    counts = {split: count_rows(builder, shards) for split in SPLITS if (shards := _shards(output, split))}
-    card = dataset_card(builder, counts, push_to_hub or str(output))
-    write_whole(output / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+            shards = sorted(prepared.glob(f"{builder.dataset_name}-{split}*.parquet"))
+            for number, shard in enumerate(shards):
+                shard.replace(folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
+        shutil.rmtree(prepared.parent)
+        if processor is not None:
+            text = json.dumps(processor, indent=2, sort_keys=True) + "\n"  # as an image processor saves itself
+            (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+        counts = {split: count_rows(builder, shards) for split in SPLITS if (shards := _shards(folder, split))}
+        card = dataset_card(builder, counts, push_to_hub or str(output))
+        (folder / "README.md").write_text(card, encoding="utf-8")
     for split in made:
         print(f"{split}: {counts[split]['rows']} rows in {output}")
     if push_to_hub:
@@ -129,8 +134,19 @@ def _check_other_splits(builder: "FolderBuilder", output: Path, others: Iterable
                 raise InputError(f"{shard} was made with other columns or sizes; choose another folder or remove it.")
 
 
-def _replace_split(output: Path, split: str, prepared: list[Path]) -> None:
-    for old in _shards(output, split):
-        old.unlink()
-    for number, shard in enumerate(prepared):
-        shard.replace(output / f"{split}-{number:05d}-of-{len(prepared):05d}.parquet")
+def _keep_others(output: Path, folder: Path, remade: set[str]) -> None:
+    """What lies in `output` and is not made anew comes along, by links where the disk has them."""
+    for entry in output.iterdir() if output.is_dir() else ():
+        if entry.name in remade or entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            shutil.copytree(entry, folder / entry.name, symlinks=True, copy_function=_link_or_copy)
+        else:
+            _link_or_copy(entry, folder / entry.name)
+
+
+def _link_or_copy(file: str | Path, place: str | Path) -> None:
+    try:
+        os.link(file, place, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(file, place, follow_symlinks=False)

@@ -23,7 +23,7 @@ import datasets
 import numpy as np
 
 from ..errors import InputError, require_choice
-from ..io.nifti import check_same_grid
+from ..io.nifti import check_same_grid, without_text
 from ..io.volume_file import read_volume_file
 from .builder import split_generators
 from .slice_builder import SliceBuilder, SliceConfig
@@ -148,7 +148,7 @@ class WMH(SliceBuilder):
         if self.config.name == "volumes":
             names = {"FLAIR": f"{self.config.images}/FLAIR", "T1": f"{self.config.images}/T1", "wmh": "wmh"}
             files = {name: _find(folder, f"{file}.nii.gz") for name, file in names.items()}
-            yield origin["subject"], origin | {name: file and str(file) for name, file in files.items()}
+            yield origin["subject"], origin | {name: file and without_text(file) for name, file in files.items()}
             return
         volumes, labels, affine = self._read(folder)
         for index, row in self.slices(volumes, affine, labels == WMH_LABEL, labels == OTHER_LABEL):

@@ -17,7 +17,7 @@ from rich.progress import track
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import InputError
-from ..io.files import remove_unfinished
+from ..io.files import sweep
 from ..io.layouts import Source, case_name
 from .run import Outcome, Run, name_in_words, namesake
 from .workers import ProcessDied, run_in_processes
@@ -49,6 +49,7 @@ def detect_cases(
     if ranks > 1 and workers > 1:
         raise InputError(f"The launcher has started {ranks} processes already; leave out --workers.")
     cases, outcomes = _without_namesakes(sources)
+    sweep(run.output)  # what a killed run has left
     workers = min(workers, len(cases))
     if ranks > 1:
         made = _among_ranks(run, device, list(cases.values()))
@@ -91,7 +92,7 @@ def _among_workers(run: Run, device: str, cases: Sequence[Source], workers: int)
     devices = [_deal(device, worker) for worker in range(workers)]
     for number, outcome in run_in_processes(run.load, devices, cases):
         if isinstance(outcome, ProcessDied):
-            remove_unfinished(run.output / case_name(cases[number]), outcome.process_id)
+            sweep(run.output)
             name = name_in_words(cases[number])
             outcome = f"{name}: the process at work on it died, perhaps of too little memory; try fewer --workers."
         yield number, outcome

@@ -1,7 +1,7 @@
 """A result as DICOM, to lie beside the original in an archive: for research, not for diagnosis.
 
     <folder>/lesion.dcm               segmentation: the lesion, coded, with the model as its maker
-    <folder>/counterfactual/0001.dcm  a derived series: one image for each original slice, Hounsfield units
+    <folder>/counterfactual/0001.dcm  a derived series: one image for each original slice or frame, Hounsfield units
     <folder>/anomaly/0001.dcm         a derived series: the anomaly map in the same places
 
 All three refer to the images they come from, in the same study and frame of reference. The patient is that of the
@@ -11,10 +11,10 @@ input, because they go back to the same archive; with `deidentify`, nobody. Noth
 import copy
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
@@ -25,6 +25,7 @@ from pydicom.valuerep import DSfloat
 
 from .. import __version__
 from ..errors import InputError
+from ..preprocessing.headers import SliceHeader, frames_of, read_header
 
 if TYPE_CHECKING:
     from .result import DetectionResult
@@ -56,16 +57,23 @@ def write_dicom(result: "DetectionResult", folder: Path, model: str, deidentify:
         deidentify: patient, dates and identifiers are replaced, the same ones by the same new ones.
 
     Raises:
-        InputError: highdicom is not installed, or the source is one multi-frame file.
+        InputError: highdicom is not installed, or the slices are frames of several multi-frame files.
     """
-    if any(one.num_frames > 1 for one in result.case.dicom):
-        raise InputError(
-            f"{result.case.dicom[0].path} is a multi-frame file, and --dicom-out makes an image for each original "
-            "file; convert it to single-frame CT first."
-        )
     seed = json.dumps([result.parameters, model, deidentify], sort_keys=True, default=str)  # same result, same UIDs
-    sources = [source_of(one.path, deidentify) for one in result.case.dicom]
-    segmentation = lesion_segmentation(sources, result.lesion.transpose(2, 1, 0), model, seed)
+    slices, lesion = result.case.dicom, result.lesion.transpose(2, 1, 0)
+    files = {path: source_of(path, deidentify) for path in dict.fromkeys(one.path for one in slices)}
+    if all(one.num_frames == 1 for one in slices):
+        sources = list(files.values())
+        segmentation = lesion_segmentation(sources, lesion, model, seed)
+    elif len(files) == 1:
+        sources = [source_of_frame(files[one.path], one) for one in slices]
+        whole, in_file = source_of_frames(files[slices[0].path], slices, lesion)
+        segmentation = lesion_segmentation([whole], in_file, model, seed)
+    else:
+        raise InputError(
+            f"{slices[0].path} is one of {len(files)} files with several frames, and a DICOM segmentation refers to "
+            "one of these only; convert them to single-frame CT for --dicom-out."
+        )
     healthy = np.clip(np.rint(result.counterfactual[0]), -(2**15), 2**15 - 1).astype(np.int16).transpose(2, 1, 0)
     anomaly = np.clip(np.rint(result.anomaly / ANOMALY_STEP), 0, 2**16 - 1).astype(np.uint16).transpose(2, 1, 0)
     low, high = result.parameters.get("window_hu") or (0, 100)
@@ -78,8 +86,9 @@ def write_dicom(result: "DetectionResult", folder: Path, model: str, deidentify:
     segmentation.save_as(folder / "lesion.dcm", enforce_file_format=True)
     for number, (name, (voxels, slope, unit, window, title)) in enumerate(series.items(), start=1):
         (folder / name).mkdir()
-        for index, (source, pixels) in enumerate(zip(sources, voxels)):
-            image = derived_image(source, pixels, f"{name} {seed}", slope, unit, window)
+        for index, (source, pixels, header) in enumerate(zip(sources, voxels, slices)):
+            frame = header.frame + 1 if header.num_frames > 1 else None
+            image = derived_image(source, pixels, f"{name} {seed}", slope, unit, window, frame)
             image.SeriesNumber = FIRST_SERIES_NUMBER + number
             image.InstanceNumber = index + 1
             image.SeriesDescription = f"{title} ({NOTICE})"
@@ -115,8 +124,57 @@ def source_of(path: Path, deidentify: bool) -> Dataset:
     return source
 
 
+def source_of_frame(file: Dataset, frame: SliceHeader) -> Dataset:
+    """The source that a frame of a multi-frame file would be if it were a file of its own."""
+    source = copy.deepcopy(file)
+    source.ImagePositionPatient, source.ImageOrientationPatient = (
+        _decimals(frame.position),
+        _decimals(frame.orientation),
+    )
+    source.PixelSpacing, source.SliceThickness = _decimals(frame.pixel_spacing_mm), frame.thickness_mm
+    return source
+
+
+def source_of_frames(file: Dataset, slices: Sequence[SliceHeader], lesion: np.ndarray) -> tuple[Dataset, np.ndarray]:
+    """A multi-frame file as highdicom takes it, and the lesion (slices, rows, columns) in the order of its frames."""
+    header = read_header(slices[0].path)
+    assert isinstance(header, SliceHeader)  # it has been read before
+    source, frames = copy.deepcopy(file), frames_of(header)
+    source.NumberOfFrames = len(frames)
+    (shared,) = _item(
+        PlaneOrientationSequence=_item(ImageOrientationPatient=_decimals(slices[0].orientation)),
+        PixelMeasuresSequence=_item(
+            PixelSpacing=_decimals(slices[0].pixel_spacing_mm), SliceThickness=slices[0].thickness_mm
+        ),
+    )
+    source.SharedFunctionalGroupsSequence = Items([shared])
+    places = (_item(PlanePositionSequence=_item(ImagePositionPatient=_decimals(one.position))) for one in frames)
+    source.PerFrameFunctionalGroupsSequence = Items([place[0] for place in places])
+    in_file = np.zeros((len(frames), *lesion.shape[1:]), lesion.dtype)
+    in_file[[one.frame for one in slices]] = lesion
+    return source, in_file
+
+
+def _item(**values: Any) -> Items:
+    """A sequence of one item."""
+    item = Dataset()
+    for name, value in values.items():
+        setattr(item, name, value)
+    return Items([item])
+
+
+def _decimals(values: Iterable[float] | None) -> list[Any]:
+    return [DSfloat(value, auto_format=True) for value in values or ()]
+
+
 def derived_image(
-    source: Dataset, pixels: np.ndarray, seed: str, slope: float, unit: str, window: tuple[float, float]
+    source: Dataset,
+    pixels: np.ndarray,
+    seed: str,
+    slope: float,
+    unit: str,
+    window: tuple[float, float],
+    frame: int | None = None,
 ) -> Dataset:
     """A CT image in the place of its source.
 
@@ -126,10 +184,11 @@ def derived_image(
         seed: of the new identifiers.
         unit: "HU", or "US" for a number without one.
         window: lowest and highest value shown.
+        frame: of the source, from 1, if that is a multi-frame file.
     """
     image = copy.deepcopy(source)
     image.SOPClassUID = CTImageStorage
-    image.SOPInstanceUID = generate_uid(entropy_srcs=[source.SOPInstanceUID, seed])
+    image.SOPInstanceUID = generate_uid(entropy_srcs=[source.SOPInstanceUID, *([str(frame)] if frame else []), seed])
     image.SeriesInstanceUID = generate_uid(entropy_srcs=[source.StudyInstanceUID, seed])
     image.file_meta.MediaStorageSOPClassUID = CTImageStorage
     image.file_meta.MediaStorageSOPInstanceUID = UID(image.SOPInstanceUID)
@@ -138,7 +197,7 @@ def derived_image(
     image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
     image.Manufacturer, image.ManufacturerModelName, image.SoftwareVersions = MAKER, PRODUCT, __version__
     image.BurnedInAnnotation = "NO"
-    image.SourceImageSequence = Items([_reference(source)])
+    image.SourceImageSequence = Items([_reference(source, frame)])
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated = image.BitsStored = 16
     image.HighBit, image.PixelRepresentation = 15, int(pixels.dtype.kind == "i")
@@ -199,13 +258,15 @@ def lesion_segmentation(sources: Sequence[Dataset], lesion: np.ndarray, model: s
     return segmentation
 
 
-def _reference(source: Dataset) -> Dataset:
-    """A source image as a derived one names it."""
+def _reference(source: Dataset, frame: int | None) -> Dataset:
+    """A source image, or a frame of it, as a derived one names it."""
     purpose = Dataset()
     purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
     purpose.CodeMeaning = "Source image for image processing operation"
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.SOPClassUID
     reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    if frame:
+        reference.ReferencedFrameNumber = frame
     reference.PurposeOfReferenceCodeSequence = Items([purpose])
     return reference

@@ -31,6 +31,8 @@ def load_model(
         with _without_progress_bars():  # loading from disk takes no time
             pipeline = DifFusePipeline.from_pretrained(folder)
     except Exception as error:  # whatever the loaders of four libraries raise, the remedy is the same
+        if isinstance(error, InputError) and str(folder) in str(error):
+            raise
         reason = first_line(error).rstrip(".")
         raise InputError(f"The model in {folder} cannot be loaded ({reason}); copy or download it again.") from error
     if pipeline.processor is None:
@@ -43,6 +45,9 @@ def load_model(
         )
     pipeline.to(device)
     to_fastest(pipeline.unet, dtype or fastest_dtype(device))
+    for network in (pipeline.classifier, pipeline.autoencoder):
+        if network is not None:
+            to_fastest(network, torch.float32)
     return pipeline, card_line(folder)
 
 
@@ -56,10 +61,10 @@ def fastest_dtype(device: str | torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def to_fastest(unet: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+def to_fastest(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """The network in `dtype`, laid out for convolutions; the network itself, not a copy."""
-    # torch's own `to`: that of diffusers warns about modules to be kept in float32, of which this network has none
-    return torch.nn.Module.to(unet, dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    # torch's own `to`: that of diffusers warns about modules to be kept in float32, of which these networks have none
+    return torch.nn.Module.to(network, dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 @contextmanager

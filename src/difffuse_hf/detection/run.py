@@ -21,7 +21,7 @@ from .. import __version__
 from ..errors import InputError, one_sentence
 from ..io.files import complete_folder
 from ..io.layouts import Source, case_name
-from ..phantoms.common import SYNTHETIC
+from ..io.nifti import SYNTHETIC
 from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
 from ..preprocessing.pictures import save_picture
@@ -56,7 +56,7 @@ def detect_case(
     fingerprint: str | None = None,
     register: bool = True,
     brain_extraction: bool = True,
-    series: str | None = None,
+    series: Sequence[str] = (),
     dicom_out: bool = False,
     deidentify: bool = False,
     unpacked_from: Path | None = None,
@@ -86,7 +86,7 @@ def detect_case(
     if unpacked_from is not None:
         case.files = dict.fromkeys(case.files, unpacked_from)
     if dicom_out and not case.dicom:
-        raise InputError(f"--dicom-out needs DICOM files to refer to, and {name_in_words(source)} holds none.")
+        raise InputError(f"--dicom-out needs CT in DICOM to refer to, and {name_in_words(source)} holds none.")
     if case.name in taken:
         raise InputError(namesake(source))
     folder = Path(output) / case.name
@@ -175,9 +175,10 @@ def _detect_or_say_why(run: Run, pipeline, model_line, made_with, options, sourc
             )  # fmt: skip
     except torch.OutOfMemoryError:
         return f"{name_in_words(source)}: the device ran out of memory; try a smaller batch size (--batch-size)."
-    except (ValueError, OSError) as error:
-        sentence = one_sentence(error)
-        name = name_in_words(source)
+    except Exception as error:  # one case must not end a cohort, whatever a library makes of its files
+        name, sentence = name_in_words(source), one_sentence(error)
+        if not isinstance(error, (ValueError, OSError)):
+            sentence = f"it could not be worked on ({type(error).__name__}: {sentence.rstrip('.')})."
         return sentence if name in sentence else f"{name}: {sentence}"
 
 

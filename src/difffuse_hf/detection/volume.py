@@ -131,6 +131,8 @@ def _check_model(pipeline: DifFusePipeline, threshold: float | None) -> tuple[Di
             "The model cannot detect: it needs a classifier and a processor with `anomaly_threshold`, "
             "chosen on validation data and saved with the weights."
         )
+    if not np.isfinite([threshold, pipeline.processor.lesion_probability_threshold]).all():
+        raise InputError(f"The anomaly threshold is {threshold:g}, above which nothing lies; give a finite one.")
     return pipeline.processor, threshold
 
 

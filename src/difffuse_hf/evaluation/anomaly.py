@@ -5,7 +5,7 @@ A method is a pipeline, called as `pipeline(image, generator=...) -> Counterfact
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,21 @@ class Slices:
         if not (self.labels == 1).any():
             raise InputError(f"The split '{self.split}' has no slice with a lesion; bring more subjects.")
         return self.select(self.labels == 1)
+
+    def given(self, channels: Sequence[int] | None, every: int = 1) -> "Slices":
+        """As if only these channels had been acquired: the others are 0 in every `every`-th slice.
+
+        Raises:
+            InputError: the slices have no such channel.
+        """
+        if channels is None:
+            return self
+        if wrong := [one for one in channels if not 0 <= one < self.images.shape[1]]:
+            raise InputError(f"The slices have {self.images.shape[1]} channels, and none that is number {wrong[0]}.")
+        images, missing = self.images.clone(), [c for c in range(self.images.shape[1]) if c not in channels]
+        for channel in missing:
+            images[::every, channel] = 0
+        return replace(self, images=images)
 
     @property
     def brain(self) -> torch.Tensor:

@@ -55,6 +55,7 @@ class AnomalySettings:
     seed: int = 0  # of the sampling; a run's number is added
     batch_size: int = 16
     device: str = "cpu"
+    channels: Sequence[int] | None = None  # those that the slices keep, the others are 0; all by default
 
     def features(self) -> str:
         """What KID is computed over, in words."""
@@ -131,7 +132,8 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
         return run_method(pipeline, images, label=f"{name}, {what}", **sampling)
 
     validation, test = (
-        as_slices(load_slices(run.dataset, split), split, settings.limit) for split in ("validation", "test")
+        as_slices(load_slices(run.dataset, split), split, settings.limit).given(settings.channels)
+        for split in ("validation", "test")
     )
     sick = validation.with_lesion()
     maps, _ = make(sick.images, "validation")
@@ -140,7 +142,8 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
     result["test"], shown = score_slices(make, test, threshold, edges, judge, settings.inception)
     result["out_of_domain"] = {}
     for dataset in settings.out_of_domain:
-        foreign = as_slices(load_slices(dataset, "test"), "test", settings.limit).with_lesion()
+        foreign = as_slices(load_slices(dataset, "test"), "test", settings.limit).given(settings.channels)
+        foreign = foreign.with_lesion()
         measures, _ = score_slices(make, foreign, threshold, edges, judge, settings.inception)
         result["out_of_domain"][dataset] = measures
     write_whole(path.with_suffix(".npz"), lambda file: _save_arrays(file, shown))
@@ -188,7 +191,7 @@ def score_slices(
 
 def _origin(run: AnomalyRun, settings: AnomalySettings) -> dict:
     """What a result depends on."""
-    known = {name: getattr(settings, name) for name in ("classifier", "inception", "limit", "seed")}
+    known = {name: getattr(settings, name) for name in ("classifier", "inception", "limit", "seed", "channels")}
     return {**run._asdict(), "out_of_domain": list(settings.out_of_domain), **known}
 
 

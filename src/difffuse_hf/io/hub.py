@@ -1,15 +1,14 @@
-"""Model folders and the Hugging Face Hub: is a folder complete, and the one way up."""
+"""The Hugging Face Hub: the one way up, and the one way down."""
 
 import inspect
-import json
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.errors import HTTPError as HubHTTPError  # pyright: ignore[reportPrivateImportUsage]
 
@@ -149,39 +148,6 @@ def _refuse_arguments(saved, names):
         raise TypeError(f"Pushing a {type(saved).__name__} to the Hub takes no `{min(names)}`.")
 
 
-def check_model_folder(name: str | Path, passed: Collection[str] = ()) -> None:
-    """Raise an `InputError` if a local model folder cannot be loaded; names on the Hub pass.
-
-    Args:
-        name (`str` or `Path`): folder or Hub name.
-        passed (`Collection[str]`): components that the caller brings, which the folder need not hold.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        if len(folder.parts) == 2 and not folder.parent.exists():
-            return  # user/name
-        raise InputError(f"There is no model folder {folder}; train one, or give a name on the Hub such as user/name.")
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise InputError(f"{folder} is not a saved pipeline: it has no model_index.json.")
-    components = json.loads(index.read_text(encoding="utf-8"))
-    for component, value in components.items():
-        if component.startswith("_") or component in passed or not _is_component(value):
-            continue
-        if not any((folder / component).glob("*.json")):
-            raise InputError(f"{folder} is incomplete: {component}/ is missing or has no configuration.")
-        is_network = (folder / component / "config.json").is_file()
-        if is_network and not any((folder / component).glob("*.safetensors")):
-            raise InputError(
-                f"{folder} has no weights: {component}/ has no .safetensors file; copy or download it again."
-            )
-
-
-def _is_component(value):
-    """Components stand in model_index.json as `[module, class]`, absent ones as `[null, null]`."""
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
-
-
 @contextmanager
 def explain_download_errors(name: str) -> Iterator[None]:
     """Turn what a failed download raises into one sentence."""
@@ -191,3 +157,19 @@ def explain_download_errors(name: str) -> Iterator[None]:
         raise InputError(
             f"There is no folder {name}, and the Hub did not give a model of that name: {first_line(error)}"
         ) from error
+
+
+def local_folder(name: str | Path, **options: Any) -> Path:
+    """A model's folder: itself, or downloaded for a name on the Hub (`user/name`), without anything that can run.
+
+    Args:
+        options: of `snapshot_download` (`revision`, `cache_dir`, `token`, ...); those that are `None` are left out.
+
+    Raises:
+        InputError: there is no such folder, and the Hub does not give one of the name.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    with explain_download_errors(str(name)):
+        return Path(snapshot_download(str(name), allow_patterns=MODEL_FILES, **given))

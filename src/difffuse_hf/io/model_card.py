@@ -7,7 +7,9 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from .files import write_whole
-from .hub import check_model_folder
+from .model_folder import check_model_folder
+
+MOST_CHARACTERS = 1_000_000  # of a card that are looked at
 
 _CARD = """---
 {metadata}
@@ -99,7 +101,8 @@ def card_line(folder: str | Path) -> str:
     card = Path(folder) / "README.md"
     if not card.is_file():
         return ""
-    text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(encoding="utf-8"), flags=re.DOTALL)
+    with card.open(encoding="utf-8", errors="replace") as file:
+        text = re.sub(r"\A---\n.*?\n---\n", "", file.read(MOST_CHARACTERS), flags=re.DOTALL)
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
     prose = [part for part in paragraphs if part and not part.startswith(("#", "|", "<", "!", "```", "-", ">"))]
     return re.split(r"(?<=[.!?])\s", prose[0])[0].replace("**", "") if prose else ""

@@ -1,5 +1,6 @@
 """Volumes of one case: found in its folder, brought to the same axes, compared, and written on the grid of another."""
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel import orientations
+from nibabel.openers import ImageOpener
 from numpy.typing import DTypeLike
 
 from ..errors import InputError
 from .volume_file import MAX_SHIFT, VolumeFile, largest_shift
+
+TEXT_FIELDS = ("data_type", "db_name", "descrip", "aux_file", "intent_name")  # of a header; free text
+SYNTHETIC = b"SYNTHETIC: difffuse_hf BrainPhantom"  # `descrip` of our own synthetic subjects
 
 
 def find_volume(folder: Path, suffix: str) -> Path | None:
@@ -67,11 +72,41 @@ def check_same_grid(volume: VolumeFile, first: VolumeFile) -> None:
         raise InputError(f"{volume.file} and {first.file} have different affines; resample them to one grid first.")
 
 
+def remove_text(header: nibabel.Nifti1Header) -> None:
+    """Blank the fields of a header that hold free text, and drop its extensions: scanners and converters write names
+    of patients there. Our own mark of a synthetic subject stays."""
+    fields: Any = header
+    for field in set(TEXT_FIELDS) & set(header.keys()):
+        if fields[field].item() != SYNTHETIC:
+            fields[field] = b""
+    header.extensions.clear()
+
+
+def without_text(file: Path) -> str | dict[str, Any]:
+    """A NIfTI file as `datasets` embeds it: its path, or its bytes with the texts of the header removed."""
+    kind: Any = type(open_nifti(file).header)
+    with ImageOpener(str(file)) as stream:
+        header = kind.from_fileobj(stream)
+    plain = header.copy()
+    remove_text(plain)
+    if plain.binaryblock == header.binaryblock and not header.extensions:
+        return str(file)
+    with ImageOpener(str(file)) as stream:
+        content = stream.read()
+    start = header.get_data_offset()
+    content = plain.binaryblock + bytes(start - len(plain.binaryblock)) + content[start:]
+    return {"path": file.name, "bytes": gzip.compress(content, 1) if file.suffix == ".gz" else content}
+
+
 def write_volume(
     file: str | Path, volume: np.ndarray, header: nibabel.Nifti1Header, dtype: DTypeLike = np.float32
 ) -> None:
-    """Write a volume (X, Y, Z) with the geometry of `header`; integer types round and clip to their range."""
+    """Write a volume (X, Y, Z) with the geometry of `header`; integer types round and clip to their range.
+
+    Of the header's texts nothing is written (see `remove_text`).
+    """
     header = header.copy()
+    remove_text(header)
     header.set_data_dtype(dtype)
     header["cal_min"] = header["cal_max"] = 0  # a display window of other intensities
     if np.issubdtype(dtype, np.integer):

@@ -5,8 +5,11 @@ differ, a unit other than the millimetre.
 """
 
 import gzip
+import math
 import re
+import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from nibabel.affines import apply_affine, from_matvec
 from nibabel.analyze import AnalyzeImage
 from nibabel.filebasedimages import ImageFileError
 from nibabel.freesurfer.mghformat import MGHImage
-from nibabel.orientations import aff2axcodes
+from nibabel.orientations import aff2axcodes, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
@@ -26,6 +29,8 @@ ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 ENDINGS = (".nii.gz", ".nii", ".hdr", ".img.gz", ".img", ".mgz", ".mgh", *ITK_ENDINGS)
 UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # code of NIfTI's xyzt_units: not said, metre, millimetre, micron
 UNIT_NAMES = {1: "metres", 3: "microns"}
+MOST_VOXELS = 2**28  # 1 GiB in float32; 512 x 512 x 1024
+MOST_HEADER_BYTES = 50_000_000  # before and after the voxels
 MAX_SHIFT = 0.1  # voxels; grids whose corners lie closer together than this are one grid
 DIRECTIONS = dict(zip("LRAPSI", ("left", "right", "front", "back", "top", "feet")))
 UNREADABLE = (
@@ -36,6 +41,14 @@ UNREADABLE = (
     ValueError,
     TypeError,
     zlib.error,
+    OverflowError,
+    MemoryError,
+    IndexError,
+    KeyError,
+    ArithmeticError,  # of floats in a header
+    RecursionError,
+    struct.error,
+    np.linalg.LinAlgError,
 )
 
 
@@ -76,13 +89,15 @@ def read_volume_file(file: str | Path) -> VolumeFile:
         InputError: the file holds no single volume of numbers, its unit is unknown, or it cannot be read.
     """
     file = Path(file)
+    if not file.is_file():  # a pipe would be waited for
+        raise InputError(f"{file} is missing or no plain file.")
     try:
-        if file.suffix.lower() in (".gz", ".mgz"):
-            with gzip.open(file) as stream:  # to the end, where the checksum is: nibabel stops before it
-                while stream.read(1 << 20):
-                    pass
         image, notes = _open(file)
         shape = _volume_shape(image, file)
+        packed = file.suffix.lower() in (".gz", ".mgz")
+        held = _read_to_the_end(file, image) if packed else file.stat().st_size
+        if file.suffix.lower() in (".gz", ".mgz", ".nii", ".mgh") and held < _least_bytes(image):
+            raise ValueError(f"it is cut off: {held} bytes where {_least_bytes(image)} are the least")
         voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
         affine, header, more_notes = _in_millimetres(image, file)
     except InputError:
@@ -142,8 +157,12 @@ def _open_with_simpleitk(file: Path) -> tuple[nibabel.Nifti1Pair, list[str]]:
             f"{file} is read with SimpleITK, which is missing; install it (pip install 'difffuse_hf[preprocess]') "
             "or convert the file to NIfTI."
         ) from error
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
     try:
-        image = sitk.ReadImage(str(file))
+        reader.ReadImageInformation()
+        _check_size(reader.GetSize(), file, reader.GetNumberOfComponents())
+        image = reader.Execute()
     except RuntimeError as error:
         raise ValueError(str(error).strip().splitlines()[-1]) from error
     if file.suffix.lower() in (".nrrd", ".nhdr"):
@@ -177,6 +196,7 @@ def _volume_shape(image: nibabel.Nifti1Pair, file: Path) -> tuple[int, int, int]
     dtype, shape = np.dtype(image.get_data_dtype()), image.shape
     if dtype.names or dtype.kind == "c":
         raise InputError(_not_one_number(file))
+    _check_size(shape, file)
     if len(shape) == 2:
         return shape[0], shape[1], 1
     if len(shape) < 3 or np.prod(shape[3:]) != 1:
@@ -184,8 +204,40 @@ def _volume_shape(image: nibabel.Nifti1Pair, file: Path) -> tuple[int, int, int]
     return shape[0], shape[1], shape[2]
 
 
+def _check_size(shape: Sequence[int], file: Path, numbers: int = 1) -> None:
+    """`InputError` before memory is taken for a volume that no scanner makes."""
+    if min(shape, default=0) < 1 or math.prod(shape) * numbers > MOST_VOXELS:
+        raise InputError(
+            f"{file} says that it has {' x '.join(map(str, shape))} voxels; a scan has 1 to {MOST_VOXELS:,}."
+        )
+
+
+def _least_bytes(image: nibabel.Nifti1Pair) -> int:
+    """That the voxels of an image take, unpacked."""
+    return math.prod(image.shape) * np.dtype(image.get_data_dtype()).itemsize
+
+
+def _read_to_the_end(file: Path, image: nibabel.Nifti1Pair) -> int:
+    """Bytes up to where the checksum is, before which nibabel stops; `InputError` if far more than the header says."""
+    read = 0
+    with gzip.open(file) as stream:
+        while some := stream.read(1 << 20):
+            read += len(some)
+            if read > _least_bytes(image) + MOST_HEADER_BYTES:
+                raise InputError(f"{file} holds much more than its header says; export it again.")
+    return read
+
+
 def _not_one_number(file: Path) -> str:
     return f"{file} holds colours, vectors or complex numbers; a scan has one number for each voxel."
+
+
+def _spans_space(affine: np.ndarray) -> bool:
+    """Whether each axis of the voxels runs along one of the body's; numbers that overflow do not."""
+    with np.errstate(all="ignore"):
+        if not np.isfinite(affine).all() or not abs(np.linalg.det(affine)) >= np.finfo(float).tiny:
+            return False
+        return bool(np.isfinite(affine @ affine.T).all() and np.isfinite(io_orientation(affine)).all())
 
 
 def _in_millimetres(image: nibabel.Nifti1Pair, file: Path) -> tuple[np.ndarray, nibabel.Nifti1Header, list[str]]:
@@ -200,7 +252,7 @@ def _in_millimetres(image: nibabel.Nifti1Pair, file: Path) -> tuple[np.ndarray, 
     if len(image.shape) == 2 and not affine[:3, 2].any():  # a slice without a thickness: 1 mm
         one, other = (affine[:3, axis] / (np.linalg.norm(affine[:3, axis]) or 1) for axis in (0, 1))
         affine[:3, 2] = np.cross(one, other)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < np.finfo(float).tiny:
+    if not _spans_space(affine):
         raise InputError(f"The header of {file} does not say how large a voxel is (its affine is singular).")
     codes = int(header["sform_code"]), int(header["qform_code"])
     if all(codes):

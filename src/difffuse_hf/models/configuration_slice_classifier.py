@@ -1,5 +1,6 @@
 """Configuration of the slice classifiers of Table 4.2: a timm backbone with a linear head."""
 
+import re
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -25,6 +26,8 @@ THESIS_SWIN = {  # of Table 4.2 (27,519,358 parameters); from block to block the
     "backbone": "swin_tiny_patch4_window7_224",
     "backbone_kwargs": {"drop_path_rate": 0.2},
 }
+
+LOADING = ("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit")  # of `timm.create_model`
 
 
 @strict
@@ -56,6 +59,15 @@ class SliceClassifierConfig(PreTrainedConfig):
         elif self.id2label is None:
             kwargs.setdefault("num_labels", 4)  # IST-3: no lesion, left, right, both (Table 4.2)
         super().__post_init__(**kwargs)
+
+    def validate_backbone(self):
+        if not re.fullmatch(r"\w+(\.\w+)?", self.backbone):
+            raise ValueError(
+                f"`backbone` is the name of a timm model, not a place to load one from: {self.backbone!r}."
+            )
+        refused = [name for name in self.backbone_kwargs or {} if name in LOADING or name.startswith("pretrained")]
+        if refused:
+            raise ValueError(f"`backbone_kwargs` shape the network and load nothing, got `{refused[0]}`.")
 
     def validate_dropout(self):
         if not 0.0 <= self.dropout < 1.0:

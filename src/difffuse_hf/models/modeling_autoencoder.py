@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..io.hub import private_by_default
 from .backbone import check_channels
+from .loading import CheckedNetwork
 
 GROUP_SIZE = 8  # channels normalised together; GroupNorm, so that an image's output does not depend on its batch
 
@@ -35,7 +36,7 @@ class ResNetBlock(nn.Module):
 
 
 @private_by_default
-class ResNetAutoencoder(ModelMixin, ConfigMixin):
+class ResNetAutoencoder(CheckedNetwork, ModelMixin, ConfigMixin):
     """Encoder and decoder of three ResNet blocks each; the decoder mirrors the encoder.
 
     The decoder ends in a sigmoid: it is differentiable everywhere, so the counterfactual search never meets a pixel

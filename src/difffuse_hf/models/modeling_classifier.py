@@ -7,10 +7,11 @@ from transformers import PreTrainedModel
 
 from ..io.hub import private_by_default
 from .backbone import FeatureModifier, check_pixel_values, initialise
+from .loading import CheckedNetwork
 
 
 @private_by_default
-class ScanClassifier(PreTrainedModel):
+class ScanClassifier(CheckedNetwork, PreTrainedModel):
     """A classifier of slices or scans whose feature maps can be changed from outside.
 
     A subclass has `classify` and `sample_losses`, and says which images its convolutions see (`to_images`,

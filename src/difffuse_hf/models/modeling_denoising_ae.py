@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..io.hub import private_by_default
 from .backbone import check_channels
+from .loading import CheckedNetwork
 
 
 class StandardisedConv2d(nn.Conv2d):
@@ -43,7 +44,7 @@ class ConvBlock(nn.Sequential):
 
 
 @private_by_default
-class DenoisingAutoencoder(ModelMixin, ConfigMixin):
+class DenoisingAutoencoder(CheckedNetwork, ModelMixin, ConfigMixin):
     """U-Net with a 1x1 convolution at its end; the defaults are the published 7,703,748 parameters.
 
     Args:

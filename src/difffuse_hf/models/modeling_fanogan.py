@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..io.hub import private_by_default
 from .backbone import check_channels
+from .loading import CheckedNetwork
 
 WIDTHS = (1, 2, 4, 8, 8)  # of the levels from the finest to 1/16 of the size, in units of `width`
 
@@ -80,7 +81,7 @@ class Features(nn.Module):
 
 
 @private_by_default
-class FAnoGAN(ModelMixin, ConfigMixin):
+class FAnoGAN(CheckedNetwork, ModelMixin, ConfigMixin):
     """Generator, critic and encoder of f-AnoGAN; called with slices, it gives their reconstructions G(E(x)).
 
     Slices of another size than `sample_size` are resized on the way in (bilinear, antialiased, both sides to the same

@@ -14,7 +14,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from ..errors import InputError
+from ..errors import InputError, one_sentence
+from ..io.hub import local_folder
 from .backbone import FeatureModifier, ModifierChain, as_scan
 from .configuration_guided import GuidedConfig
 from .modeling_classifier import ScanClassifier
@@ -86,7 +87,7 @@ class GuidedClassifier(ScanClassifier):
             InputError: there is no such option, or not with this value.
         """
         if isinstance(baseline, (str, Path)):
-            trained = AutoModelForImageClassification.from_pretrained(baseline)
+            trained = AutoModelForImageClassification.from_pretrained(local_folder(baseline))
             return cls.from_baseline(trained, from_scratch, **options)
         configuration: Any = cls.config_class
         own = {field.name for config in configuration.__mro__ for field in _own_fields(config)} - {"base"}
@@ -94,10 +95,11 @@ class GuidedClassifier(ScanClassifier):
         if unknown:
             raise InputError(f"{cls.__name__} has no option {unknown[0]}; its options are {', '.join(sorted(own))}.")
         try:
-            config = configuration(base=baseline.config.to_dict(), **options)
-        except StrictDataclassError as error:
-            raise InputError(f"{cls.__name__}: {' '.join(str(error).split())}") from None
-        model = cls(config)
+            model = cls(configuration(base=baseline.config.to_dict(), **options))
+        except InputError:
+            raise
+        except (StrictDataclassError, ValueError, TypeError, RuntimeError, IndexError) as error:
+            raise InputError(f"{cls.__name__} takes no such options: {one_sentence(error)}") from None
         if not from_scratch:
             model.load_baseline(baseline)
         return model

@@ -15,11 +15,12 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..io.hub import private_by_default
 from .backbone import check_channels
+from .loading import CheckedNetwork
 from .unet import make_healthy_unet
 
 
 @private_by_default
-class NoisyClassifier(ModelMixin, ConfigMixin):
+class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):
     """log p(y | x_t); the defaults are Wolleb's: width 32, depth 4, attention at 32, 16 and 8 of 256 pixels.
 
     Args:

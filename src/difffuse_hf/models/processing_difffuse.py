@@ -4,6 +4,7 @@ How a volume is cut into slices, and put together again, is in `data/axial_slice
 calibrated thresholds and the manners of an image processor.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,6 +70,9 @@ class DifFuseProcessor(BaseImageProcessor):
         self.lesion_probability_threshold = lesion_probability_threshold
         self.calibrations = dict(calibrations or {})
         self.recipe  # noqa: B018  checks the values
+        for threshold in (anomaly_threshold, lesion_probability_threshold, *self.false_positive_thresholds.values()):
+            if threshold is not None and not math.isfinite(threshold):
+                raise InputError(f"A threshold of the processor is {threshold}; calibrate the model again.")
 
     @property
     def recipe(self) -> SliceRecipe:

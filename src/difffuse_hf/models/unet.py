@@ -1,9 +1,66 @@
 """The U-Net that learns healthy anatomy (thesis Ch. 6): OpenAI's guided-diffusion network as a `UNet2DModel`."""
 
+from pathlib import Path
+
+import torch
 import torch.nn as nn
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for this name beside a component
 from diffusers.models.resnet import ResnetBlock2D
+from torch.nn import functional as F
+
+from ..io.hub import private_by_default
+
+
+@private_by_default
+class PatchUNet2DModel(UNet2DModel):
+    """A `UNet2DModel` that sees squares of `patch_size` x `patch_size` pixels as the channels of one (space to depth).
+
+    The network works on a grid that is so much coarser: slices of twice the side cost what slices of the side did.
+    Takes and returns slices like any other; beyond the thesis.
+
+    Args:
+        patch_size (`int`): side of a square in pixels; divides the slices' sides.
+        in_channels, out_channels, sample_size: of the slices.
+        others: as in `UNet2DModel`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: int = 2,
+        sample_size: int | tuple[int, int] | None = None,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        layers_per_block: int = 2,
+        block_out_channels: tuple[int, ...] = (128, 128, 256, 256, 512, 512),
+        down_block_types: tuple[str, ...] = ("ResnetDownsampleBlock2D",) * 3 + ("AttnDownBlock2D",) * 3,
+        up_block_types: tuple[str, ...] = ("AttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",) * 3,
+        downsample_type: str = "resnet",
+        upsample_type: str = "resnet",
+        dropout: float = 0.0,
+        attention_head_dim: int | None = None,
+        norm_num_groups: int = 32,
+        attn_norm_num_groups: int | None = None,
+        resnet_time_scale_shift: str = "scale_shift",
+        num_class_embeds: int | None = None,
+    ):
+        inner = {name: value for name, value in self.config.items() if name != "patch_size" and name[0] != "_"}
+        sides = [sample_size] if isinstance(sample_size, int) else list(sample_size or [])
+        if any(side % patch_size for side in sides):
+            raise ValueError(f"`patch_size` {patch_size} does not divide slices of {sample_size} pixels.")
+        inner |= {name: inner[name] * patch_size**2 for name in ("in_channels", "out_channels")}
+        super().__init__(**inner)
+        self.register_to_config(in_channels=in_channels, out_channels=out_channels)
+
+    def forward(self, sample: torch.Tensor, *args, return_dict: bool = True, **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As `UNet2DModel.forward`, of slices (B, C, H, W)."""
+        patches = F.pixel_unshuffle(sample, self.config["patch_size"])
+        output = super().forward(patches, *args, return_dict=True, **kwargs)
+        output.sample = F.pixel_shuffle(output.sample, self.config["patch_size"])
+        return output if return_dict else (output.sample,)
 
 
 def make_healthy_unet(
@@ -12,6 +69,7 @@ def make_healthy_unet(
     block_out_channels: tuple[int, ...] = (128, 128, 256, 256, 512, 512),
     attention_levels: int = 3,
     norm_num_groups: int = 32,
+    patch_size: int = 1,
     **overrides,
 ) -> UNet2DModel:
     """A fresh noise predictor for healthy slices; the defaults are the thesis's 138,288,772 parameters.
@@ -22,6 +80,7 @@ def make_healthy_unet(
         block_out_channels (`tuple[int, ...]`): width of each level, from the finest to the coarsest.
         attention_levels (`int`): how many of the coarsest levels have self-attention.
         norm_num_groups (`int`): groups of every group norm; divides every width.
+        patch_size (`int`): above 1, squares of so many pixels a side become channels, see `PatchUNet2DModel`.
         overrides: further arguments of `UNet2DModel`.
     """
     plain_levels = len(block_out_channels) - attention_levels
@@ -40,9 +99,16 @@ def make_healthy_unet(
         "norm_num_groups": norm_num_groups,
         "attn_norm_num_groups": norm_num_groups,
     }
-    unet = UNet2DModel(**{**settings, **overrides})
+    settings |= overrides
+    unet = UNet2DModel(**settings) if patch_size == 1 else PatchUNet2DModel(patch_size, **settings)
     zero_last_convolutions(unet)
     return unet
+
+
+def load_unet(folder: str | Path) -> UNet2DModel:
+    """A U-Net of either kind, as `save_pretrained` left it."""
+    patches = "patch_size" in UNet2DModel.load_config(folder)
+    return (PatchUNet2DModel if patches else UNet2DModel).from_pretrained(folder)
 
 
 def zero_last_convolutions(unet: UNet2DModel) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import InputError, require_choice
-from ..io.files import write_csv
+from ..io.files import own_folder, write_csv
 from ..preprocessing.parallel import WorkerDied, Workers
 from .anatomy import anatomy_name, list_anatomies
 from .common import PhantomSubject
@@ -73,8 +73,10 @@ class BrainPhantom:
             InputError: `root` holds a subject of the same name that this cohort did not write, or a subject cannot be
                 drawn; those that are finished are kept.
         """
-        root = Path(root)
-        root.mkdir(parents=True, exist_ok=True)
+        with own_folder(root) as folder:
+            yield from self._write(folder, count, start, workers)
+
+    def _write(self, root: Path, count: int, start: int, workers: int) -> Iterator[Path]:
         rows = _read_rows(root / "subjects.csv")
         names = {i: self._module.location(self.seed, i, len(self.anatomies)) for i in range(start, start + count)}
         missing = {i: name for i, name in names.items() if not self._is_there(root / name, rows.get(name), i)}

@@ -8,11 +8,11 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
+from ..io.nifti import SYNTHETIC
 from .anatomy import Anatomy, Tissue
 from .fields import smooth_field
 from .regions import Box, blurred
 
-SYNTHETIC = b"SYNTHETIC: difffuse_hf BrainPhantom"  # `descrip` of every NIfTI header
 _FLUID = (Tissue.VENTRICLE, Tissue.SULCAL_CSF)
 _SLAB = 8  # planes that an anatomy is read in at a time
 

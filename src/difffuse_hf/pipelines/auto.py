@@ -1,13 +1,12 @@
 """A saved pipeline of this package, whichever it is."""
 
-import json
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 
 from ..errors import require_choice
-from ..io.hub import check_model_folder
+from ..io.model_folder import check_model_folder, read_json
 from .pipeline_anoddpm import AnoDDPMPipeline
 from .pipeline_autoddpm import AutoDDPMPipeline
 from .pipeline_base import CounterfactualPipeline
@@ -58,6 +57,6 @@ def load_pipeline(name: str | Path, device: str | torch.device = "cpu") -> Count
     """
     folder = model_folder(name)
     kinds = {kind.__name__: kind for kind in PIPELINES}
-    saved = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name", "")
+    saved = read_json(folder / "model_index.json").get("_class_name", "")
     require_choice(f"_class_name` in `{folder / 'model_index.json'}", saved, kinds)
     return kinds[saved].from_pretrained(folder).to(device)

@@ -6,8 +6,7 @@ Notation (<name> -> <name in the thesis>)
 
 import importlib
 import inspect
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +17,11 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import snapshot_download
 
 from ..errors import InputError, require_choice
-from ..io.hub import MODEL_FILES, check_model_folder, explain_download_errors, private_by_default
+from ..io.hub import local_folder, private_by_default
+from ..io.model_folder import check_model_folder, components_of, read_json
+from ..models.loading import check_finite, check_network
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler, Predictor
 from .anomaly_map import anomaly_map
@@ -73,23 +73,29 @@ class CounterfactualPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs) -> Any:
-        """Load a pipeline from a folder or the Hub, in float32 unless `dtype` says otherwise."""
+        """Load a pipeline from a folder or the Hub, in float32 unless `dtype` says otherwise.
+
+        Raises:
+            InputError: it is not complete, or its folder holds what is not opened (see `check_components`).
+        """
         check_model_folder(pretrained_model_name_or_path, passed=kwargs)
-        import_our_components(pretrained_model_name_or_path)
+        check_components(pretrained_model_name_or_path, passed=kwargs)
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True})
+        for name, network in pipeline.components.items():
+            if isinstance(network, torch.nn.Module) and name not in kwargs:
+                check_finite(network, Path(pretrained_model_name_or_path, name))
+        return pipeline
 
     @classmethod
     def download(cls, pretrained_model_name, **kwargs):
         """Fetch a whole repository: diffusers' own `download` looks for our classes as code files in it."""
         names = ("cache_dir", "force_download", "token", "revision", "local_files_only")
-        options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-        with explain_download_errors(pretrained_model_name):
-            folder = snapshot_download(pretrained_model_name, allow_patterns=MODEL_FILES, **options)
+        folder = local_folder(pretrained_model_name, **{name: kwargs.get(name) for name in names})
         check_model_folder(folder, passed=kwargs)
-        import_our_components(folder)
-        return folder
+        check_components(folder, passed=kwargs)
+        return str(folder)
 
     def setting(self, name: str, value: Any) -> Any:
         """An argument of the call, or the model's own value of it where the call leaves it at None."""
@@ -276,8 +282,15 @@ class CounterfactualPipeline(DiffusionPipeline):
     def make_output(
         self, options: SamplingOptions, counterfactuals, anomaly_maps, masks=None, saliency=None, **of_samples
     ) -> CounterfactualOutput | tuple:
-        """The results in the form that the call asks for; ends the call. Without masks they are 1 everywhere."""
+        """The results in the form that the call asks for; ends the call. Without masks they are 1 everywhere.
+
+        Raises:
+            InputError: they are NaN or infinite, and would look as if there were no lesion.
+        """
         self.maybe_free_model_hooks()
+        made = [one for one in (counterfactuals, anomaly_maps, masks, saliency) if one is not None]
+        if not all(one.isfinite().all() for one in made):
+            raise InputError("The networks answer NaN or infinity; compute in float32, or copy the model again.")
         masks = torch.ones_like(counterfactuals[:, :1]) if masks is None else masks
         output = CounterfactualOutput(counterfactuals, anomaly_maps, masks, saliency, **of_samples)
         return output.in_form(options.output_type, options.return_dict)
@@ -298,12 +311,24 @@ def to_unit_range(sample: torch.Tensor) -> torch.Tensor:
     return (sample / 2 + 0.5).clamp(0, 1)
 
 
-def import_our_components(folder: str | Path) -> None:
-    """Import the modules of ours that a saved pipeline names; diffusers finds classes in loaded modules only."""
-    index = Path(folder) / "model_index.json"
-    if not index.is_file():
+def check_components(folder: str | Path, passed: Collection[str] = ()) -> None:
+    """Import the classes of a saved pipeline's components, and look whether its U-Net is whole; Hub names pass.
+
+    diffusers finds classes in loaded modules only. Our own networks look for themselves when they are loaded.
+
+    Raises:
+        InputError: a class does not exist, or the U-Net is not what its weights hold (see `check_network`).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
         return
-    for value in json.loads(index.read_text(encoding="utf-8")).values():
-        module = value[0] if isinstance(value, list) and value else None
-        if isinstance(module, str) and module.startswith(f"{__name__.partition('.')[0]}."):
-            importlib.import_module(module)
+    index = folder / "model_index.json"
+    for name, (module, kind) in components_of(read_json(index), folder).items():
+        try:
+            found = getattr(importlib.import_module(module), kind)
+        except (ImportError, AttributeError):
+            found = None
+        if not hasattr(found, "from_pretrained"):
+            raise InputError(f"{index} names {module}.{kind} as {name}, which this version does not have.")
+        if found is UNet2DModel and name not in passed:
+            check_network(UNet2DModel, folder / name)

@@ -4,6 +4,7 @@ Instead of converting the DICOM files and repairing the result, the geometry in 
 decoded slice goes. What that takes is linear and along one axis at a time: padding, gantry tilt, uneven steps.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from .pixels import (
 
 MAX_FAILED_FILES = 2  # as many as may be missing
 MIN_STEP_MM = 2.0  # of uneven series: eleven slices show nothing finer
+MOST_VOXELS = 2**30  # 2 GiB of 16 bits
 _WHOLE_PIXEL = 0.02  # shifts and steps this close to a whole one need no interpolation
 
 
@@ -89,7 +91,9 @@ def assemble(series: Series, decoded: DecodedSlices | None = None) -> CTVolume:
     positions = positions @ axes  # (S, 3) mm along a row, a column, the normal
 
     shifts = (positions[:, :2] - positions[0, :2]) / (column_mm, row_mm)  # (S, 2) pixels
+    _check_size(len(slices) * math.prod(np.ptp(shifts, axis=0) + images.shape[1:]), slices[0])
     images, first = _unshear(images, shifts)
+    _check_size(images[0].size * np.ptp(positions[:, 2]) / MIN_STEP_MM, slices[0])
     images, step_mm = _even_steps(images, positions[:, 2])
     origin = positions[0] + (first[0] * column_mm, first[1] * row_mm, 0)
     measures = {
@@ -103,6 +107,7 @@ def assemble(series: Series, decoded: DecodedSlices | None = None) -> CTVolume:
 def _decode(series):
     """Headers and images (S, H, W) of the files that can be decoded, and how many cannot."""
     slices, failed = [], []
+    _check_size(len(series.slices) * series.slices[0].rows * series.slices[0].columns, series.slices[0])
     images = np.empty((len(series.slices), series.slices[0].rows, series.slices[0].columns), np.int16)
     for header in series.slices:
         try:
@@ -117,6 +122,12 @@ def _decode(series):
         sentence = f"{len(failed)} of {len(series.slices)} slices cannot be decoded{more}"
         raise UnreadableSeries(sentence, path) from failed[0]
     return slices, images[: len(slices)], len(failed)
+
+
+def _check_size(voxels: float, header: SliceHeader) -> None:
+    """Raise before memory is taken for what no scan is; headers may say anything."""
+    if not voxels <= MOST_VOXELS:
+        raise UnreadableSeries("the headers describe a volume far larger than a head", header.path)
 
 
 def remove_padding(images: np.ndarray) -> tuple[np.ndarray, int | None]:

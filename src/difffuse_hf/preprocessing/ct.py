@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pandas
-from filelock import FileLock, Timeout
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from ..errors import InputError
-from ..io.files import write_csv, write_whole
+from ..io.files import own_folder, write_csv, write_whole
 from .exclusion import Exclusion
 from .header_cache import HeaderCache
 from .headers import ARCHIVE, Unread, printable, read_header
@@ -70,13 +69,10 @@ def preprocess_ct(
         raise InputError(f"{output} lies inside the folder of the DICOM files; choose one outside of {dicom_dir}.")
     for path in (config.template, config.template_old):
         load_template(path)
-    for folder in ("scans", "thumbnails", "private"):
-        (output / folder).mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(output / ".lock", timeout=0), Workers(workers, dask_address) as pool:
-            return _run(dicom_dir, output, config, pool, linkage, progress)
-    except Timeout:
-        raise InputError(f"Another run is writing to {output}; wait for it, or choose another folder.") from None
+    with own_folder(output), Workers(workers, dask_address) as pool:
+        for folder in ("scans", "thumbnails", "private"):
+            (output / folder).mkdir(exist_ok=True)
+        return _run(dicom_dir, output, config, pool, linkage, progress)
 
 
 def _run(dicom_dir, output, config, pool, linkage, progress) -> pandas.DataFrame:

@@ -8,6 +8,7 @@ back, z to the head.
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,6 +19,7 @@ import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
@@ -51,6 +53,8 @@ _TAGS = [
     """.split()
 ]
 _MOST_FRAMES = 100_000  # in a file
+MOST_PIXELS = 2**24  # in a slice; 4096 x 4096
+MOST_DEFLATED_BYTES = 2**30
 _PATIENT = "PatientID IssuerOfPatientID PatientName PatientBirthDate PatientSex".split()
 _SESSION = "FrameOfReferenceUID StudyDate SeriesDate SeriesTime SeriesNumber TemporalPositionIdentifier".split()
 
@@ -173,12 +177,17 @@ def _read(path: Path) -> SliceHeader:
         start = file.read(132)
         file.seek(0)
         bare = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"  # old exports begin with the data
+        if DeflatedExplicitVRLittleEndian.encode() in file.read(1024):
+            _check_deflated(path)
+        file.seek(0)
         dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
         rest = os.fstat(file.fileno()).st_size - file.tell()
     number, whole, text = partial(number_of, dataset), partial(whole_of, dataset), partial(text_of, dataset)
     rows, columns = whole("Rows") or 0, whole("Columns") or 0
     if rows * columns == 0 and text("SOPClassUID").startswith(CT_IMAGE):
         raise ValueError("the file ends in its header")
+    if rows * columns > MOST_PIXELS:
+        raise ValueError(f"the file says that it has {rows} x {columns} pixels, which no CT has")
     centre, width, num_frames = number("WindowCenter"), number("WindowWidth"), whole("NumberOfFrames") or 1
     frames = frames_of_dataset(dataset) if "PerFrameFunctionalGroupsSequence" in dataset else ()
     if frames and len(frames) != num_frames:
@@ -233,6 +242,22 @@ def _read(path: Path) -> SliceHeader:
         frame_key=f"{study}|{text('FrameOfReferenceUID')}|{look}",
         frames=frames,
     )
+
+
+def _check_deflated(path: Path) -> None:
+    """Deflated data are unpacked at once: raise before they take far more memory than a scan."""
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    unpacked, left = zlib.decompressobj(-zlib.MAX_WBITS), MOST_DEFLATED_BYTES
+    with open(path, "rb") as file:
+        file.seek(144 + int(meta.FileMetaInformationGroupLength))  # after preamble, mark and that element
+        while some := file.read(1 << 16):
+            while some and not unpacked.eof:
+                left -= len(unpacked.decompress(some, 1 << 20))
+                some = unpacked.unconsumed_tail
+                if left < 0:
+                    raise ValueError("its deflated data are far larger than a scan")
 
 
 def _joined(values: Iterable[str]) -> str:

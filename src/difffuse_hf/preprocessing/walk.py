@@ -35,7 +35,8 @@ def _walk(folder: str, closed: Callable, entered: set[tuple[int, int]]) -> Itera
     for entry in found:
         if entry.is_dir():
             yield from _walk(entry.path, closed, entered)
-        elif entry.name.upper() != "DICOMDIR" and (entry.is_file() or entry.is_symlink()):  # no sockets and pipes
+        elif entry.name.upper() != "DICOMDIR" and (entry.is_file() or not os.path.exists(entry.path)):
+            # no sockets and pipes, nor links to them; links to nowhere are told of
             yield entry
 
 

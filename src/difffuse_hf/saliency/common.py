@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..errors import InputError
+
 Images = torch.Tensor  # slices (B, C, H, W) or scans (B, S, C, H, W), in [0, 1]
 Target = torch.Tensor | None  # class indices (B,); `None` stands for the predicted classes
 Maps = torch.Tensor | None  # given to a classifier that takes saliency maps itself: (B, 1, H, W) or (B, S, 1, H, W)
@@ -137,8 +139,14 @@ def repeat(values: torch.Tensor | None, count: int) -> torch.Tensor | None:
 
 
 def scale_to_one(maps: torch.Tensor) -> torch.Tensor:
-    """Maps >= 0 in float32, divided by their maximum over everything but the batch; a dark one stays dark."""
+    """Maps >= 0 in float32, divided by their maximum over everything but the batch; a dark one stays dark.
+
+    Raises:
+        InputError: they are NaN or infinite, as of a damaged network.
+    """
     maps = maps.float()
+    if not maps.isfinite().all():
+        raise InputError("The saliency map is NaN or infinite; compute in float32, or copy the model again.")
     return maps / per_image(maps.flatten(1).amax(1), maps).clamp_min(1e-12)
 
 

@@ -1,6 +1,7 @@
 """Any saliency method by its name, for a configuration or a command line."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -38,10 +39,14 @@ def saliency_method(name: str, classifier, autoencoder=None, **options) -> Metho
         options: further arguments of the method.
 
     Raises:
-        InputError: there is no such method, or it needs an autoencoder.
+        InputError: there is no such method, or it needs an autoencoder or has no such option.
     """
     require_choice("method", name, METHODS)
     if name in WITH_AUTOENCODER and autoencoder is None:
         raise InputError(f"The saliency method {name} needs an autoencoder.")
+    known = inspect.signature(_METHODS[name]).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        for option in options:
+            require_choice(f"options of {name}", option, known)
     networks = (classifier, autoencoder) if name in WITH_AUTOENCODER else (classifier,)
     return functools.partial(_METHODS[name], *networks, **options)

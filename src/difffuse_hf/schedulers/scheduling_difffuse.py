@@ -28,6 +28,7 @@ from ..io.hub import private_by_default
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+MOST_TIMESTEPS = 100_000
 Predictor = Callable[
     [torch.Tensor, int], tuple[torch.Tensor, torch.Tensor | None]
 ]  # (sample, level) -> ε_θ, v or None
@@ -90,8 +91,13 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         require_choice("prediction_type", prediction_type, PREDICTION_TYPES)
         require_choice("variance_type", variance_type, VARIANCE_TYPES)
         require_choice("beta_schedule", beta_schedule, BETA_SCHEDULES)
+        if not 1 <= num_train_timesteps <= MOST_TIMESTEPS:
+            raise InputError(f"`num_train_timesteps` must be 1 to {MOST_TIMESTEPS}, got {num_train_timesteps}.")
         stock = DDPMScheduler(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)  # pyright: ignore[reportArgumentType]
         self.alphas_cumprod = stock.alphas_cumprod.double()  # 1 − ᾱ and the variances are small differences
+        noise = 1 - self.alphas_cumprod
+        if not (noise.isfinite().all() and (noise > 0).all() and (noise < 1).all() and (noise.diff() > 0).all()):
+            raise InputError(f"The noise levels from {beta_start} to {beta_end} do not rise from 0 towards 1.")
         self.init_noise_sigma = 1.0
         self.set_timesteps()
 

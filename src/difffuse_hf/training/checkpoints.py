@@ -13,7 +13,7 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import InputError
+from ..errors import InputError, one_sentence
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # as transformers and diffusers name them
 
@@ -50,12 +50,20 @@ def save_checkpoint(
         for left_over in folder.parent.glob(".writing-checkpoint-*"):  # from a run that was killed while writing
             shutil.rmtree(left_over)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    if accelerator.is_main_process:
-        if ema is not None:
-            progress.ema_steps = ema.optimization_step
-            save_file({str(i): p.contiguous() for i, p in enumerate(ema.shadow_params)}, temporary / "ema.safetensors")
-        (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
+    try:
+        accelerator.save_state(str(temporary))
+        if accelerator.is_main_process:
+            if ema is not None:
+                progress.ema_steps = ema.optimization_step
+                averaged = {str(i): p.contiguous() for i, p in enumerate(ema.shadow_params)}
+                save_file(averaged, temporary / "ema.safetensors")
+            (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap a full disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(
+            f"{folder} could not be written ({one_sentence(error).rstrip('.')}); earlier checkpoints are kept: make "
+            "room on the disk, and go on with --resume_from_checkpoint latest."
+        ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         temporary.rename(folder)

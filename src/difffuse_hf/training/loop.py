@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from ..io.files import write_into, write_whole
+from ..io.files import own_folder, write_into, write_whole
 from ..io.hub import HUB_ERRORS, push_folder, refuse_public
 from .arguments import TrainingArguments, learning_rate_factor, make_optimizer
 from .batch_norm import restore_batch_norm, synchronise_batch_norm
@@ -37,6 +37,8 @@ from .signals import ignore_interrupts, signals_noted
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+MANY_ROWS = 16  # that a sentence lists at most
 
 Batch: TypeAlias = dict[str, torch.Tensor]
 Loss: TypeAlias = Callable[[Any, Batch, torch.Generator], torch.Tensor]
@@ -126,7 +128,7 @@ class Trainer:
         self.progress = load_checkpoint(self.accelerator, args.output_dir, args.resume_from_checkpoint, self.ema)
         self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in self.progress.pending_losses]
         self.metrics: dict[str, float] = {}
-        self.run_log = RunLog(args.output_dir, self.progress.step) if self.accelerator.is_main_process else None
+        self.run_log: RunLog | None = None  # of the main process, in `fit`
         if args.report_to != "none" and self.accelerator.is_main_process:
             settings = {n: v if isinstance(v, (int, float)) else str(v) for n, v in asdict(args).items()}
             self.accelerator.init_trackers("difffuse_hf", config=settings)
@@ -135,7 +137,7 @@ class Trainer:
     def fit(self) -> dict[str, float]:
         """Train to the end and leave the model; the last validation's metrics."""
         args = self.args
-        with signals_noted() as received, self._progress_bar():
+        with self._own_folder(), signals_noted() as received, self._progress_bar():
             self.model.train()
             while self.progress.step < args.max_steps and not self._out_of_patience():
                 self.step()
@@ -147,7 +149,7 @@ class Trainer:
                     self.stop(received)
                 if self._due(args.checkpointing_steps):
                     self.checkpoint()
-        self.finish()
+            self.finish()
         return self.metrics
 
     def step(self) -> None:
@@ -157,10 +159,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = args.learning_rate * learning_rate_factor(step, args)
         for _ in range(args.gradient_accumulation_steps):
-            positions, columns = next(self.passes)
+            positions, columns = self._next_pass()
             batch = self._to_device(columns | {"position": torch.tensor(positions)})
             with accelerator.accumulate(self.model):
                 loss = self.compute_loss(self.model, batch, generator)
+                self._check_loss(loss, positions)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and args.max_grad_norm:
                     accelerator.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
@@ -177,8 +180,6 @@ class Trainer:
         step, learning_rate = self.progress.step, self.optimizer.param_groups[0]["lr"]
         loss = self._over_processes(self.losses).mean().item()
         self.losses.clear()
-        if not math.isfinite(loss):
-            raise InputError(f"The loss is {loss} at step {step}; lower --learning_rate or clip the gradient.")
         validated = {f"validation {name}": f"{value:.4f}" for name, value in self.metrics.items() if "/" not in name}
         self.bar.set_postfix({"loss": f"{loss:.4f}", **validated})
         self.accelerator.log({"train/loss": loss, "train/learning_rate": learning_rate}, step=step)
@@ -210,6 +211,7 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Write a checkpoint of this step."""
+        self._check_weights()
         self.progress.pending_losses = self._over_processes(self.losses).tolist() if self.losses else []
         limit = self.args.checkpoints_total_limit
         save_checkpoint(self.accelerator, self.args.output_dir, limit, self.progress, self.ema)
@@ -256,7 +258,54 @@ class Trainer:
             if self.several:
                 synchronise_batch_norm(model)
 
+    @contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """No other training writes to the output folder in here."""
+        if not self.accelerator.is_main_process:
+            yield
+            return
+        with own_folder(self.args.output_dir):
+            self.run_log = RunLog(self.args.output_dir, self.progress.step)
+            yield
+
+    def _next_pass(self) -> tuple[range, Batch]:
+        try:
+            return next(self.passes)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"A process that reads slices died after step {self.progress.step}, perhaps of too little memory; "
+                "lower --num_workers and go on with --resume_from_checkpoint latest."
+            ) from error
+
+    def _check_loss(self, loss: torch.Tensor, positions: range) -> None:
+        """Stop before a loss that is not finite reaches the weights, on all processes at once.
+
+        Raises:
+            InputError: names the step and the rows of its batch.
+        """
+        broken = ~loss.detach().float().isfinite()
+        if self.several:
+            broken = self._over_processes([broken.float()]).any()
+        if broken:
+            rows = ", ".join(str(row) for row in self.batches.rows(positions)[:MANY_ROWS])
+            raise InputError(
+                f"The loss is {loss.item()} at step {self.progress.step + 1}, on the rows {rows} of the training "
+                "split; look at these, lower --learning_rate or clip the gradient. Earlier checkpoints are kept."
+            )
+
+    def _check_weights(self) -> None:
+        """`InputError` before weights that are not finite are kept in place of good ones."""
+        for name, parameter in self.bare_model.named_parameters():
+            if not parameter.isfinite().all():
+                raise InputError(
+                    f"The weights are not finite at step {self.progress.step} ({name}); lower --learning_rate or clip "
+                    "the gradient. Earlier checkpoints are kept."
+                )
+
     def _save(self) -> None:
+        self._check_weights()
         if self.save is not None and self.accelerator.is_main_process:
             with self.kept_weights() as model:
                 self.save(model)
@@ -279,7 +328,7 @@ class Trainer:
     def _read_passes(self, dataset: "Dataset") -> Iterator[tuple[range, Batch]]:
         """Positions and columns of the batch of each forward pass that is left."""
         args, passes = self.args, self.args.gradient_accumulation_steps
-        batches = StepBatches(
+        self.batches = batches = StepBatches(
             len(dataset),
             args.batch_size,
             args.seed,

@@ -22,17 +22,11 @@ class StepBatches:
     def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int, rank: int = 0, world: int = 1):
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.first, self.last, self.rank, self.world = first, last, rank, world
+        self._order = -1, np.empty(0, int)  # of the epoch at hand
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, np.empty(0, int)
         for step in range(self.first, self.last):
-            indices = []
-            for position in self.positions(step):
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-                indices.append(int(order[position % self.length]))
-            yield indices
+            yield self.rows(self.positions(step))
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -41,6 +35,15 @@ class StepBatches:
         """Where the slices of forward pass `step` stand in the stream of all epochs and processes."""
         start = (step * self.world + self.rank) * self.batch_size
         return range(start, start + self.batch_size)
+
+    def rows(self, positions: range) -> list[int]:
+        """Indices of the slices that stand there."""
+        return [int(self._order_of(position // self.length)[position % self.length]) for position in positions]
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if epoch != self._order[0]:
+            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
+        return self._order[1]
 
 
 def sample_uniform(seed: int, positions: torch.Tensor, count: int) -> torch.Tensor:
@@ -75,5 +78,8 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
 def step_generator(device: torch.device, seed: int, step: int, process: int) -> torch.Generator:
     """The source of all randomness of a step; also seeds torch's global generator, which dropout uses."""
     mixed = int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
-    torch.manual_seed(mixed)
+    if device.type == "cpu":  # `torch.manual_seed` would put a note for GPUs that are not in use on a list, every step
+        torch.default_generator.manual_seed(mixed)
+    else:
+        torch.manual_seed(mixed)
     return torch.Generator(device).manual_seed(mixed)
