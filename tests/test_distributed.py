@@ -97,7 +97,7 @@ def train_acat(output_dir, batch_size):
     scans = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
     torch.manual_seed(0)
-    baseline = LesionClassifier(LesionClassifierConfig(hidden_sizes=[4, 4, 4, 4, 4], num_pools=2))
+    baseline = LesionClassifier(LesionClassifierConfig(hidden_sizes=[4] * 6, num_pools=2))  # the last reads no mask
     model = ACATClassifier.from_baseline(baseline, slice_attention_dropout=0.0)
     args = ClassifierArguments(
         dataset="scans", output_dir=str(output_dir), batch_size=batch_size, cpu=True, balance_classes=True,
@@ -179,8 +179,12 @@ def test_two_processes_train_acat_as_one_with_twice_the_batch_does(two_processes
     curve = loss_curve(tmp_path)
     assert len(curve) == 6 and loss_curve(two_processes / "acat") == pytest.approx(curve, rel=1e-5)
     ours, theirs = weights(tmp_path), weights(two_processes / "acat")
-    for name, weight in ours.items():
-        assert_close(theirs[name], weight, rtol=1e-3, atol=1e-5)
+    # What has no effect while all masks and weights are the same everywhere: there Adam follows rounding.
+    idle = {
+        name for name in ours if name.endswith("bias") and ("spatial_attention" in name or "attention.out" in name)
+    }
+    for name in ours.keys() - idle:
+        assert_close(theirs[name], ours[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert (two_processes / "acat" / "training.json").exists()
 
 

@@ -9,6 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for this name beside a component
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch.nn import functional as F
 
 from ..io.hub import private_by_default
@@ -58,9 +59,9 @@ class PatchUNet2DModel(UNet2DModel):
     def forward(self, sample: torch.Tensor, *args, return_dict: bool = True, **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]
         """As `UNet2DModel.forward`, of slices (B, C, H, W)."""
         patches = F.pixel_unshuffle(sample, self.config["patch_size"])
-        output = super().forward(patches, *args, return_dict=True, **kwargs)
-        output.sample = F.pixel_shuffle(output.sample, self.config["patch_size"])
-        return output if return_dict else (output.sample,)
+        predicted = super().forward(patches, *args, return_dict=False, **kwargs)[0]
+        predicted = F.pixel_shuffle(predicted, self.config["patch_size"])
+        return UNet2DOutput(sample=predicted) if return_dict else (predicted,)
 
 
 def make_healthy_unet(
