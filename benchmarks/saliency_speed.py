@@ -11,10 +11,10 @@ precision, while a proximal step is continuous in z. On a machine that does othe
 of one thread. What a C library's allocator gives back to the system between two steps, the next step has to ask for
 again: `keep_memory` keeps it, for both sides.
 
-What limits the ratio is in the table, too: the arithmetic that our function cannot leave out (counted, convolutions and
-matrix products), and the rate of a large matrix product on the same threads in the same run. "of GEMM" is the share of
-that rate which our function reaches, its normalisations and activations included in the time; "limit" is the ratio that
-it would have at 100 %.
+What limits the ratio is in the table, too. Both sides' convolutions and matrix products are counted: "of it
+arithmetic" is how many times as many the baseline has. The rate of a large matrix product is measured in the same run:
+"of GEMM" is the share of it that our function reaches, normalisations and activations included in its time, and
+"limit" the ratio that it would have at 100 %.
 
     baseline             parameter gradients by `backward()`, the network run again for the stopping test, the decoder
                          run again for a frame, every number fetched to the host at every step
@@ -27,6 +27,7 @@ import argparse
 import json
 import platform
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     settings["threads"] = torch.get_num_threads()
     settings["hardware"] = torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor()
     heading = ["size", "baseline s/slice", "frozen s/slice", "one at a time s/slice", "batched s/slice", "ratio",
-               "ratio in CPU time", "of it arithmetic", "of GEMM", "limit", "ratio to one at a time", "max difference", "in float64"]  # fmt: skip
+               "ratio in CPU time", "of it arithmetic", "of GEMM", "limit", "ratio to one at a time",
+               "max difference", "in float64"]  # fmt: skip
     lines = ["| " + " | ".join(heading) + " |", "|---:" * len(heading) + "|"]
     print("\n".join(lines))
     rows = []
@@ -137,7 +139,7 @@ def measure(size: int, args) -> dict:
         "batched": batched,
     }
     sides = {"baseline": baseline_saliency, "batched": class_agnostic_saliency}
-    gflop = {name: gflop_of(lambda: side(*networks, images[:1], **options)) for name, side in sides.items()}
+    gflop = {name: gflop_of(partial(side, *networks, images[:1], **options)) for name, side in sides.items()}
     seconds, cpu_seconds, maps, gemm = {name: [] for name in ways}, {name: [] for name in ways}, {}, 0.0
     for _ in range(args.repeats):  # in turns, so that a busy machine is busy for all of them
         gemm = max(gemm, gemm_rate(args.device))

@@ -4,11 +4,13 @@ python examples/plot_latent_paths.py --classifier out/classifier --autoencoder o
     --output_dir out/latent_paths
 
 Every image moves towards health if a lesion is predicted, else towards its likeliest lesion class. Median and
-quartiles over the images are drawn to `latent_paths.png`; `latent_paths.json` holds them and the settings.
+quartiles over the images are drawn to `latent_paths.png`; `latent_paths.json` holds them and the settings. Several
+`--step_size` and `--l1_weight` make a grid (Figs. 5.5, 5.6), with a figure each.
 """
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -29,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=100, help="images or scans, evenly spaced over the split")
     parser.add_argument("--saliency", help="folder of maps, for a classifier that needs them")
     parser.add_argument("--num_steps", type=int, default=20)
-    parser.add_argument("--step_size", type=float, default=1.0)
-    parser.add_argument("--l1_weight", type=float, default=100.0)
+    parser.add_argument("--step_size", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--l1_weight", type=float, nargs="+", default=[100.0])
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
@@ -44,24 +46,28 @@ def main(argv: list[str] | None = None) -> None:
     count = min(args.limit, len(rows))
     rows = rows.select([i * len(rows) // count for i in range(count)])
 
-    search = {name: getattr(args, name) for name in ("num_steps", "step_size", "l1_weight")}
-    paths = paths_of_split(classifier, autoencoder, rows, args.batch_size, args.device, **search)
-    summary = summarise_paths(paths)
-
-    output = Path(args.output_dir)
+    output, found = Path(args.output_dir), []
     output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"settings": {**search, "split": args.split}, "paths": summary}, indent=2) + "\n"
-    write_whole(output / "latent_paths.json", lambda path: path.write_text(text))
-    title = f"{count} images, β = {args.step_size:g}, α = {args.l1_weight:g}"
-    draw_latent_paths(summary, output / "latent_paths.png", title)
-
-    print("| search | start | end | distance | reached | fell back |\n|---|---:|---:|---:|---:|---:|")
-    for name, row in summary.items():
-        probability, distance = row["probability"]["median"], row["distance"]["median"]
-        print(
-            f"| {name} | {probability[0]:.3f} | {probability[-1]:.3f} | {distance[-1]:.4f} | {row['reached']:.0%} "
-            f"| {row['fell_back']:.0%} |"
+    grid = list(product(args.step_size, args.l1_weight))
+    print(
+        "| β | α | search | start | end | distance | reached | fell back |\n|---:|---:|---|---:|---:|---:|---:|---:|"
+    )
+    for step_size, l1_weight in grid:
+        search = {"num_steps": args.num_steps, "step_size": step_size, "l1_weight": l1_weight}
+        summary = summarise_paths(
+            paths_of_split(classifier, autoencoder, rows, args.batch_size, args.device, **search)
         )
+        found.append({"settings": {**search, "split": args.split}, "paths": summary})
+        name = "latent_paths.png" if len(grid) == 1 else f"latent_paths_{step_size:g}_{l1_weight:g}.png"
+        draw_latent_paths(summary, output / name, f"{count} images, β = {step_size:g}, α = {l1_weight:g}")
+        for search_name, row in summary.items():
+            probability, distance = row["probability"]["median"], row["distance"]["median"]
+            print(
+                f"| {step_size:g} | {l1_weight:g} | {search_name} | {probability[0]:.3f} | {probability[-1]:.3f} "
+                f"| {distance[-1]:.4f} | {row['reached']:.0%} | {row['fell_back']:.0%} |"
+            )
+    text = json.dumps(found[0] if len(grid) == 1 else {"grid": found}, indent=2) + "\n"
+    write_whole(output / "latent_paths.json", lambda path: path.write_text(text))
 
 
 if __name__ == "__main__":

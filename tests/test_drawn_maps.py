@@ -30,7 +30,7 @@ def prepare(folder, lesions=True):
         image[i, :, 0, top + 2 : top + 16, left + 2 : left + 14] = 0.3
         image[i, :, 0, top + 7 : top + 11, left + 6 : left + 10] = 0.08
         if i % 2 and lesions:
-            mask[i, 1, top + 3 : top + 6, left + 2 + i : left + 5 + i] = 1
+            mask[i, 1, top + 2 : top + 5, left + 1 + i : left + 4 + i] = 1  # touches the bone
             image[i, :, 0][mask[i] > 0] = np.linspace(0.2, 0.32, 9)
     features = datasets.Features(
         {

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("SimpleITK", reason="needs the extra `preprocess`")
 
@@ -15,6 +16,7 @@ from synthetic_head import SPACING, turn, turned_head  # noqa: E402
 from tiny_scans import tiny_pipeline  # noqa: E402
 
 from difffuse_hf import Case, DetectionResult, DifFuseProcessor, detect_volume  # noqa: E402
+from difffuse_hf.cli.main import main  # noqa: E402
 from difffuse_hf.data.axial_slices import SliceRecipe  # noqa: E402
 from difffuse_hf.detection.dicom_case import affine_of, read_dicom_case  # noqa: E402
 from difffuse_hf.detection.dicom_out import ANOMALY_STEP, write_dicom  # noqa: E402
@@ -53,6 +55,22 @@ def test_a_lesion_can_be_only_inside_the_skull(head):
     brain = head == 30
     assert 2 * (geometry.tissue & brain).sum() / (geometry.tissue.sum() + brain.sum()) > 0.93
     assert not geometry.tissue[head < -500].any()
+
+
+def test_the_mask_of_a_slice_of_ct_lies_inside_the_skull(head):
+    slices, geometry = RECIPE.cut(head[None], AFFINE)
+    pipeline = tiny_pipeline(("ct",))
+    pipeline.register_modules(processor=DifFuseProcessor(**asdict(RECIPE)))
+    tissue = geometry.to_slices(geometry.tissue[None].astype(np.float32)) > 0.5
+    inside = pipeline.foreground(slices)
+    assert tissue.any() and not (tissue & ~inside).any()
+    brain = geometry.to_slices((head == 30)[None].astype(np.float32)) > 0
+    assert not (inside & ~brain).any()  # no bone, no skin, no air
+    salient_outside = torch.rand(slices.shape, generator=torch.Generator().manual_seed(0)) + 1.0 * ~inside
+    mask, _ = pipeline.choose_mask(slices, saliency=salient_outside, percentile=80)
+    assert not mask[~inside].any()
+    share = mask.sum((1, 2, 3)) / inside.sum((1, 2, 3))
+    torch.testing.assert_close(share, torch.full_like(share, 0.2), atol=0.01, rtol=0)
 
 
 def test_the_skull_is_closed_over_a_burr_hole_but_air_in_a_sinus_is_not_inside(head):
@@ -235,6 +253,31 @@ def test_frames_of_several_files_get_no_segmentation(tmp_path, written, case):
     assert not (tmp_path / "dicom").exists()
 
 
+def test_dicom_goes_in_and_the_lesion_comes_back_as_nifti_and_as_dicom(disk, tmp_path):
+    highdicom = pytest.importorskip("highdicom", reason="needs the extra `dicom`")
+    pipeline = tiny_pipeline(("ct",))
+    recipe = replace(RECIPE, image_size=(64, 64))
+    thresholds = {"anomaly_threshold": 0.001, "lesion_probability_threshold": 0.0}
+    pipeline.register_modules(processor=DifFuseProcessor(**asdict(recipe), **thresholds))
+    pipeline.save_pretrained(tmp_path / "model")
+    options = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "out"), "--dicom-out", "--device", "cpu"]
+    assert main(["detect", str(disk[0]), *options, "--preset", "thesis", "--noise-level", "3"]) == 0
+    folder = tmp_path / "out" / "head"
+    image = nibabel.load(folder / "head_lesion.nii.gz")
+    lesion = np.asarray(image.dataobj)
+    sources = {dcmread(file).SOPInstanceUID: dcmread(file) for file in disk[0].iterdir()}
+    uids = sorted(sources, key=lambda uid: sources[uid].ImagePositionPatient[2])
+    segmentation = highdicom.seg.segread(folder / "dicom" / "lesion.dcm")
+    pixels = segmentation.get_pixels_by_source_instance(
+        uids, segment_numbers=[1], ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+    )
+    assert lesion.any() and not lesion.all()
+    np.testing.assert_array_equal(pixels[..., 0].transpose(2, 1, 0), lesion)
+    corner = image.affine @ [0, 0, 0, 1]
+    np.testing.assert_allclose(corner[:3] * (-1, -1, 1), sources[uids[0]].ImagePositionPatient, atol=1e-3)
+    assert len(list((folder / "dicom" / "counterfactual").iterdir())) == len(uids)
+
+
 # Sources
 
 
@@ -247,6 +290,8 @@ def test_a_zip_is_unpacked_for_as_long_as_it_is_used(disk, tmp_path):
         assert folder.name == "patient" and is_dicom(folder)
         assert len(list(folder.rglob("*.*"))) >= 3
     assert not folder.exists()
+    with pytest.raises(InputError, match=f"^{archive} lacks"), opened(archive) as folder:
+        raise InputError(f"{folder} lacks something.")
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(archive.read_bytes().replace(b"DICM", b"DICN", 1))
     with pytest.raises(InputError, match="damaged.zip cannot be unpacked"), opened(damaged):
@@ -255,13 +300,13 @@ def test_a_zip_is_unpacked_for_as_long_as_it_is_used(disk, tmp_path):
 
 def test_a_scan_of_another_kind_than_the_model_takes_is_refused(disk, tmp_path):
     mr = DifFuseProcessor(modalities=("flair",))
-    with pytest.raises(InputError, match="holds DICOM, and the model takes MR volumes .flair."):
+    with pytest.raises(InputError, match="holds DICOM but no MR, and the model takes MR volumes .flair."):
         read_source(disk[0], mr)
     ct = DifFuseProcessor(modalities=("ct",), window_hu=(0, 100))
     with pytest.raises(InputError, match="--series names a series of DICOM files"):
-        read_source({"ct": tmp_path / "a.nii"}, ct, series="1.2.3")
+        read_source({"ct": tmp_path / "a.nii"}, ct, series=["1.2.3"])
     with pytest.raises(InputError, match="no series 1.2.3"):
-        read_source(disk[0], ct, series="1.2.3")
+        read_source(disk[0], ct, series=["1.2.3"])
 
 
 def test_the_pictures_show_no_anomaly_in_the_skull(head):

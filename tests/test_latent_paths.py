@@ -139,3 +139,12 @@ def test_the_script_writes_the_figure_and_its_numbers(tmp_path, capsys):
     assert (tmp_path / "out" / "latent_paths.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "out").glob(".*"))
     assert f"| {OURS} |" in capsys.readouterr().out
+
+    flags["output_dir"] = tmp_path / "grid"
+    argv = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    module.main([*argv, "--step_size", "0.5", "1", "--l1_weight", "10", "100"])
+    grid = json.loads((tmp_path / "grid" / "latent_paths.json").read_text())["grid"]
+    assert [(one["settings"]["step_size"], one["settings"]["l1_weight"]) for one in grid] == [
+        (0.5, 10), (0.5, 100), (1, 10), (1, 100)
+    ]  # fmt: skip
+    assert grid[3]["paths"] == summary["paths"] and len(list((tmp_path / "grid").glob("*.png"))) == 4

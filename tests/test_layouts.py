@@ -63,6 +63,11 @@ def test_numbered_channels_need_a_word_on_which_is_which(tmp_path):
     channels = {"0": "T1", "1": "T1Gd", "2": "T2", "3": "FLAIR"}
     (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": channels}))
     assert found(tmp_path / "CASE")[0] == [names[3], names[0], names[1], names[2]]
+    with pytest.raises(InputError, match="names no channel pet, only T1, T1Gd, T2, FLAIR"):
+        find_case(tmp_path / "CASE", (*MODALITIES, "pet"))
+    (tmp_path / "CASE" / names[2]).unlink()
+    with pytest.raises(InputError, match="CASE lacks t2: there is no file ..._0002"):
+        find_case(tmp_path / "CASE", MODALITIES)
 
 
 def test_the_file_of_each_modality_may_be_named(tmp_path):

@@ -459,8 +459,8 @@ def test_a_network_call_that_does_not_fit_into_memory_is_made_in_halves(pipeline
     assert [batch for batch, _ in calls] == [2, 2] + [2, 2, 2, 2] * 2
 
 
-def test_a_cpu_takes_as_many_images_a_call_as_have_the_pixels_of_sixteen_of_96():
-    assert images_a_call(torch.empty(64, 4, 96, 96)) == 16
-    assert images_a_call(torch.empty(64, 4, 192, 192)) == 4
+def test_a_cpu_takes_as_many_images_a_call_as_have_the_pixels_of_eight_of_96():
+    assert images_a_call(torch.empty(64, 4, 96, 96)) == 8
+    assert images_a_call(torch.empty(64, 4, 192, 192)) == 2
     assert images_a_call(torch.empty(64, 1, 1024, 1024)) == 1
     assert images_a_call(torch.empty(64, 4, 96, 96, device="meta")) == 32

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.stats import chisquare, kstest
 
-from difffuse_hf.training.sampler import StepBatches, _mix, sample_uniform
+from difffuse_hf.training.sampler import StepBatches, _mix, sample_uniform, step_generator
 
 
 def test_every_epoch_shows_every_slice_once_whatever_the_start_and_the_processes():
@@ -55,3 +55,16 @@ def test_the_hash_of_the_positions_is_splitmix64():
         state = (state + 0x9E3779B97F4A7C15) % 2**64
         outputs.append(int(_mix(torch.tensor([state - 2**64 if state >= 2**63 else state]))[0]) % 2**64)
     assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]  # the algorithm's published ones
+
+
+def test_a_step_seeds_the_global_generator_and_leaves_nothing_for_devices_that_are_not_in_use():
+    queued = getattr(torch.cuda, "_queued_calls", [])
+    before = len(queued)
+    step_generator(torch.device("cpu"), 3, 5, 0)
+    drawn = torch.rand(4)
+    again = step_generator(torch.device("cpu"), 3, 5, 0)
+    assert torch.equal(torch.rand(4), drawn) and len(queued) == before
+    torch.manual_seed(again.initial_seed())
+    assert torch.equal(torch.rand(4), drawn)
+    step_generator(torch.device("cpu"), 3, 6, 0)
+    assert not torch.equal(torch.rand(4), drawn)

@@ -328,7 +328,7 @@ def test_a_training_starts_from_the_weights_that_it_is_given_and_from_no_others(
             "4",
         )
     with pytest.raises(InputError, match="holds no weights"):
-        train("train_autoencoder", slices, tmp_path / "no", "--initial_weights", tmp_path)
+        train("train_autoencoder", slices, tmp_path / "no", "--initial_weights", tmp_path, "--max_steps", "1")
 
 
 def test_a_loss_that_is_not_finite_stops_its_step_and_names_the_rows_and_good_checkpoints_stay(slices, tmp_path):

@@ -58,7 +58,7 @@ def test_a_unet_of_either_kind_comes_back_from_its_folder(patch_size, tmp_path):
     torch.nn.init.normal_(unet.conv_out.weight)
     unet.save_pretrained(tmp_path)
     loaded = load_unet(tmp_path)
-    assert type(loaded) is type(unet) and dict(loaded.config) == {**unet.config, "_name_or_path": str(tmp_path)}
+    assert type(loaded) is type(unet) and loaded.config.get("patch_size", 1) == patch_size
     sample, level, label = torch.randn(1, 2, 16, 16), torch.tensor([7]), torch.tensor([2])
     assert torch.equal(loaded(sample, level, label).sample, unet.eval()(sample, level, label).sample)
 

@@ -124,7 +124,7 @@ def test_a_path_that_is_no_case_is_refused(folder):
 
 
 def test_a_case_of_other_modalities_than_the_models_is_refused(folder, pipeline):
-    with pytest.raises(InputError, match="takes 2 three-dimensional volumes"):
+    with pytest.raises(InputError, match="takes flair, t1, and the scan lacks t1"):
         detect(pipeline, read_case(folder, ("flair",)))
 
 
@@ -327,7 +327,8 @@ def test_a_model_that_does_without_t1_sees_an_empty_channel_and_writes_what_ther
     assert found.parameters["modalities"] == ["flair"]
     outside = found.mask == 0
     assert np.array_equal(found.counterfactual[:, outside], case.volumes[:, outside])
-    assert "case7_counterfactual_flair.nii.gz" in {file.name for file in found.save(tmp_path / "out")}
+    files = {file.name for file in found.save(tmp_path / "out")}
+    assert {name for name in files if "counterfactual" in name} == {"case7_flair_counterfactual_flair.nii.gz"}
     monkeypatch.setitem(pipeline._internal_dict, "anomaly_channels", [1])
     with pytest.raises(InputError, match="anomaly map is made on t1, which the scan lacks"):
         detect(pipeline, case)

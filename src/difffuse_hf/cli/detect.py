@@ -80,8 +80,10 @@ OffloadTrajectory = Annotated[
     typer.Option("--offload-trajectory", help="Keep inversions in the host's memory, in half precision (exact)."),
 ]
 Series = Annotated[
-    str | None,
-    typer.Option(metavar="UID", help="CT in DICOM: SeriesInstanceUID of the one that is meant."),
+    list[str] | None,
+    typer.Option(
+        metavar="UID", help="DICOM: SeriesInstanceUID of the CT that is meant; of MR MODALITY=UID, repeatable."
+    ),
 ]
 DicomOut = Annotated[
     bool, typer.Option("--dicom-out", help="CT in DICOM: write the result as DICOM too, with the patient's identity.")
@@ -156,7 +158,7 @@ def detect(
             "offload_trajectory": offload_trajectory,
             "register": register,
             "brain_extraction": brain_extraction,
-            "series": series,
+            "series": tuple(series or ()),
             "dicom_out": dicom_out,
             "deidentify": deidentify,
             **{name: value for name, value in chosen.items() if value is not None},

@@ -71,7 +71,7 @@ class IST3Config(FolderConfig):
                 "preprocess --image-size HEIGHT WIDTH` chooses."
             )
         if self.name == "slices":
-            self.image_size = tuple(self.image_size or (256, 256))
+            self.image_size = self.image_size or (256, 256)
 
     @property
     def with_masks(self) -> bool:

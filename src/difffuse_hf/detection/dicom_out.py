@@ -136,7 +136,7 @@ def source_of_frame(file: Dataset, frame: SliceHeader) -> Dataset:
 
 
 def source_of_frames(file: Dataset, slices: Sequence[SliceHeader], lesion: np.ndarray) -> tuple[Dataset, np.ndarray]:
-    """A multi-frame file as highdicom wants to know it, and the lesion (slices, rows, columns) in its frames' order."""
+    """A multi-frame file as highdicom takes it, and the lesion (slices, rows, columns) in the order of its frames."""
     header = read_header(slices[0].path)
     assert isinstance(header, SliceHeader)  # it has been read before
     source, frames = copy.deepcopy(file), frames_of(header)
@@ -163,7 +163,7 @@ def _item(**values: Any) -> Items:
     return Items([item])
 
 
-def _decimals(values: Iterable[float] | None) -> list[DSfloat]:
+def _decimals(values: Iterable[float] | None) -> list[Any]:
     return [DSfloat(value, auto_format=True) for value in values or ()]
 
 

@@ -56,7 +56,7 @@ def detect_case(
     fingerprint: str | None = None,
     register: bool = True,
     brain_extraction: bool = True,
-    series: str | None = None,
+    series: Sequence[str] = (),
     dicom_out: bool = False,
     deidentify: bool = False,
     unpacked_from: Path | None = None,
@@ -86,7 +86,7 @@ def detect_case(
     if unpacked_from is not None:
         case.files = dict.fromkeys(case.files, unpacked_from)
     if dicom_out and not case.dicom:
-        raise InputError(f"--dicom-out needs DICOM files to refer to, and {name_in_words(source)} holds none.")
+        raise InputError(f"--dicom-out needs CT in DICOM to refer to, and {name_in_words(source)} holds none.")
     if case.name in taken:
         raise InputError(namesake(source))
     folder = Path(output) / case.name

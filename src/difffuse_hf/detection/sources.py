@@ -2,13 +2,14 @@
 
 folder, file or named files of MR volumes -> one grid, brain only (`preprocessing/mr_case.py`)
 head CT: a volume in Hounsfield units     -> as it is
+MR in DICOM: several series of a folder   -> the same, by way of NIfTI (`preprocessing/mr_dicom.py`)
 head CT: DICOM folder, Enhanced CT file   -> its native slices (`dicom_case.py`)
 zip of one of these                       -> unpacked for as long as the case is worked on
 """
 
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
@@ -33,7 +34,7 @@ def opened(source: Source) -> Iterator[Source]:
     """The source itself, or the folder in which a zip file is unpacked while one is in here.
 
     Raises:
-        InputError: the archive cannot be read, or would be too large.
+        InputError: the archive cannot be read, or would be too large. Those raised in here name the archive, too.
     """
     file = zip_file_of(source)
     if file is None:
@@ -53,7 +54,10 @@ def opened(source: Source) -> Iterator[Source]:
             raise InputError(
                 f"{file} cannot be unpacked ({first_line(error)[:200]}); unpack it yourself, and give the folder."
             ) from None
-        yield folder
+        try:
+            yield folder
+        except InputError as error:  # the folder is nobody's to look for
+            raise InputError(str(error).replace(str(folder), str(file))) from None
 
 
 def zip_file_of(source: Source) -> Path | None:
@@ -89,7 +93,7 @@ def read_source(
     processor: DifFuseProcessor,
     register: bool = True,
     brain_extraction: bool = True,
-    series: str | None = None,
+    series: Sequence[str] = (),
 ) -> tuple[Case, dict[str, np.ndarray]]:
     """The case, and a picture (H, W, 3) uint8 of each step of its preparation, by its name.
 
@@ -97,28 +101,55 @@ def read_source(
         source: see this module; a zip file goes through `opened` first.
         processor: of the model, which takes skull-stripped MR, or head CT (`window_hu`).
         register, brain_extraction: as in `prepare_case`, for MR.
-        series: SeriesInstanceUID of the CT series that is meant.
+        series: of DICOM, the SeriesInstanceUID of the CT that is meant; of MR, `MODALITY=UID` where the description
+            of a series does not say what it is.
 
     Raises:
         InputError: the case cannot be used, or is of another kind than the model takes.
     """
     takes_ct = processor.window_hu is not None
     if is_dicom(source):
-        if not takes_ct:
-            raise InputError(
-                f"{source} holds DICOM, and the model takes MR volumes ({', '.join(processor.modalities)}); "
-                "convert them to NIfTI, for example with dcm2niix, or choose a model of head CT."
-            )
+        path = Path(source)  # pyright: ignore[reportArgumentType]  it is no mapping
         try:
+            if not takes_ct:
+                return _read_mr_dicom(path, processor.modalities, series, register, brain_extraction)
+            if len(series) > 1 or "=" in "".join(series):
+                raise InputError("--series names the one CT series that is meant, by its SeriesInstanceUID.")
             reader = import_module(".dicom_case", __package__)
+            return reader.read_dicom_case(path, *series), {}
         except ImportError as error:
             raise InputError(f'DICOM needs more packages ({error}): pip install "difffuse_hf[preprocess]".') from error
-        return reader.read_dicom_case(source, series), {}
-    if series is not None:
+    if series:
         raise InputError(f"--series names a series of DICOM files, and {source} holds none.")
     if takes_ct:
         return read_case(source, processor.modalities), {}
     return prepare_case(source, processor.modalities, register, brain_extraction, processor.optional_modalities)
+
+
+def _read_mr_dicom(
+    path: Path, modalities: Sequence[str], series: Sequence[str], register: bool, brain_extraction: bool
+) -> tuple[Case, dict[str, np.ndarray]]:
+    """The MR series of a folder, by way of NIfTI files that are gone afterwards."""
+    reader = import_module("..preprocessing.mr_dicom", __package__)
+    found = reader.mr_series(path)
+    takes = f"the model takes MR volumes ({', '.join(modalities)})"
+    if not found:
+        raise InputError(f"{path} holds DICOM but no MR, and {takes}; choose a model of head CT for CT.")
+    named = dict(one.split("=", 1) for one in series if "=" in one)
+    if len(named) < len(series):
+        raise InputError(f"--series takes MODALITY=UID here, once for each modality, for {takes}.")
+    chosen = reader.choose_series(path, found, modalities, named)
+    with tempfile.TemporaryDirectory(prefix="difffuse-") as temporary:
+        files = {modality: Path(temporary, f"{modality}.nii.gz") for modality in modalities}
+        for modality, one in chosen.items():
+            reader.write_nifti(one, files[modality])
+        try:
+            case, pictures = prepare_case(files, modalities, register, brain_extraction)
+        except InputError as error:
+            raise InputError(str(error).replace(temporary, str(path))) from None
+    case.name, case.files, case.read_as = case_name(path), dict.fromkeys(modalities, path), "MR in DICOM"
+    case.notes += [f"{modality}: it is the series {one.slices[0].description}." for modality, one in chosen.items()]
+    return case, pictures
 
 
 def _starts_as_dicom(file: Path) -> bool:

@@ -195,26 +195,53 @@ def _one_of_each(path: Path, name: str, files: Mapping[str, list[Path]], layout:
     )
 
 
-def _by_channel_numbers(
-    path: Path, found: Sequence[Path], modalities: Sequence[str], needed: Sequence[str]
-) -> dict[str, list[Path]] | None:
-    """Files ..._0000, ..._0001 by what a dataset.json beside them or above says that the channels are."""
+def _channel_numbers(path: Path) -> dict[str, int] | None:
+    """The number of each channel by what a dataset.json beside a folder's files or above calls it, if there is one."""
     description = next((one / "dataset.json" for one in (path, *path.resolve().parents[:2])
                         if (one / "dataset.json").is_file()), None)  # fmt: skip
-    if description is None or not any(re.search(r"_\d{4}$", stem(file)) for file in found):
+    if description is None:
         return None
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
         channels = dict(content.get("channel_names") or content["modality"])
-        numbers = {str(name): int(number) for number, name in channels.items()}
+        return {str(name): int(number) for number, name in channels.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{description} does not say in `channel_names` which channel is which.") from error
+
+
+def _number_of(modality: str, channels: Mapping[str, int]) -> int | None:
+    pattern = PLAIN.get(modality, re.escape(modality))
+    return next((at for name, at in channels.items() if re.fullmatch(pattern, name, re.IGNORECASE)), None)
+
+
+def _by_channel_numbers(
+    path: Path, found: Sequence[Path], modalities: Sequence[str], needed: Sequence[str]
+) -> dict[str, list[Path]] | None:
+    """Files ..._0000, ..._0001 by what a dataset.json beside them or above says that the channels are."""
+    if not any(re.search(r"_\d{4}$", stem(file)) for file in found):
+        return None
+    channels = _channel_numbers(path) or {}
     files: dict[str, list[Path]] = {REFERENCE: []}
     for modality in modalities:
-        pattern = PLAIN.get(modality, re.escape(modality))
-        number = next((at for name, at in numbers.items() if re.fullmatch(pattern, name, re.IGNORECASE)), None)
+        number = _number_of(modality, channels)
         files[modality] = [file for file in found if number is not None and stem(file).endswith(f"_{number:04d}")]
     return files if all(files[modality] for modality in needed) else None
+
+
+def _what_channel_is_missing(
+    path: Path, found: Sequence[Path], channels: Mapping[str, int], modalities: Sequence[str], there: str
+) -> str:
+    """The sentence on numbered files of which a dataset.json says what they are."""
+    for modality in modalities:
+        number = _number_of(modality, channels)
+        if number is None:
+            return f"The dataset.json of {path} names no channel {modality}, only {', '.join(channels)} ({there})."
+        if not any(stem(file).endswith(f"_{number:04d}") for file in found):
+            return (
+                f"{path} lacks {modality}: there is no file ..._{number:04d}, the number that dataset.json gives it "
+                f"({there})."
+            )
+    raise AssertionError("none is missing")
 
 
 def _what_is_missing(
@@ -229,6 +256,8 @@ def _what_is_missing(
     remedy = f"name the files by --image {modalities[0]}=PATH"
     there = f"it holds {_some([file.name for file in found])}"
     if any(re.search(r"_\d{4}$", stem(file)) for file in found):
+        if (channels := _channel_numbers(path)) is not None:
+            return _what_channel_is_missing(path, found, channels, needed, f"{takes}; {there}")
         return (
             f"The files of {path} are numbered, and no dataset.json says by `channel_names` which of them is which "
             f"({takes}; {there}); {remedy}."

@@ -7,6 +7,7 @@ import torch.nn as nn
 from diffusers import UNet2DModel  # pyright: ignore[reportPrivateImportUsage]
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  diffusers looks for this name beside a component
 from diffusers.models.resnet import ResnetBlock2D
 from torch.nn import functional as F
 

@@ -37,7 +37,8 @@ class DifFusePipeline(MaskedPipeline):
         processor (`DifFuseProcessor`, *optional*): how scans become slices for this model.
         noise_level (`int`): K, the level from which the tissue is repainted.
         percentile (`float`): τ, of the saliency map.
-        percentile_over (`str`): `"image"`, or `"foreground"` to leave out pixels that are 0 in all channels.
+        percentile_over (`str`): `"image"`, or `"foreground"` for where a lesion can be: pixels that are not 0 in all
+            channels, and on head CT those inside the skull.
         anomaly_channels (`list[int]`, *optional*): channels of the anomaly map, all by default.
         morphology_size (`int`): square of the map's opening and closing, in pixels.
         saliency_options (`dict`, *optional*): arguments of `class_agnostic_saliency`, or of another saliency function

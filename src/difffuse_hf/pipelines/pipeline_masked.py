@@ -1,18 +1,22 @@
 """What the pipelines that repaint inside a mask share: the saliency of their own classifier, and the mask from it."""
 
+import numpy as np
 import torch
 
 from ..data.axial_slices import LESION_PROBABILITY
 from ..errors import InputError, require_choice
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier
+from ..preprocessing.intracranial import BONE_HU, inside_skull
 from ..saliency.common import class_logits
+from ..saliency.counterfactual import class_agnostic_saliency
 from ..saliency.mask import saliency_to_mask
 from ..saliency.methods import WITH_AUTOENCODER, saliency_method
 from .pipeline_base import CounterfactualPipeline, as_tensor
-from .sampling import Images
+from .sampling import Images, images_a_call
 
 PERCENTILE_OVER = ("image", "foreground")
+SOFT_TISSUE_HU = 100  # blood clots reach 90
 
 
 class MaskedPipeline(CounterfactualPipeline):
@@ -35,9 +39,11 @@ class MaskedPipeline(CounterfactualPipeline):
         class that the classifier predicts.
         """
         options = dict(self.config["saliency_options"] or {})
-        name = options.pop("method", "class_agnostic_saliency")
+        name = options.pop("method", class_agnostic_saliency.__name__)
         if self.classifier is None or (name in WITH_AUTOENCODER and self.autoencoder is None):
             raise InputError("This model has no classifier and autoencoder of its own: pass `saliency` or `mask`.")
+        if name == class_agnostic_saliency.__name__ and image.device.type == "cpu":
+            options.setdefault("batch_size", images_a_call(image))
         method = saliency_method(name, self.classifier, self.autoencoder, **options)
         with torch.enable_grad():  # the call is under no_grad, and saliency needs gradients
             saliency = method(image.to(self.classifier.dtype, memory_format=torch.channels_last))  # convolves faster
@@ -52,6 +58,18 @@ class MaskedPipeline(CounterfactualPipeline):
     def lesion_probability_threshold(self) -> float:
         """The lesion probability from which on a slice is taken for diseased."""
         return getattr(self.processor, "lesion_probability_threshold", LESION_PROBABILITY)
+
+    def foreground(self, image: torch.Tensor) -> torch.Tensor:
+        """Where a lesion can be in images (B, C, H, W): all that is not black, on head CT inside the skull only.
+
+        Bone is what reaches the top of the window, if that leaves all soft tissue below. Boolean, `(B, 1, H, W)`.
+        """
+        window = getattr(self.processor, "window_hu", None)
+        if window is None or window[1] < SOFT_TISSUE_HU:
+            return (image > 0).any(dim=1, keepdim=True)
+        planes = torch.where(image[:, 0] >= 1, BONE_HU + 1.0, 0.0).cpu().numpy()
+        inside = [inside_skull(plane[None], self.pixel_mm) for plane in planes]  # (1, H, W): each slice by itself
+        return torch.from_numpy(np.stack(inside)).to(image.device)
 
     @torch.no_grad()
     def lesion_probability(self, image: torch.Tensor) -> torch.Tensor:
@@ -103,7 +121,7 @@ class MaskedPipeline(CounterfactualPipeline):
             return mask, saliency
         if saliency is None:
             saliency = self.make_saliency(image)
-        foreground = (image > 0).any(dim=1, keepdim=True) if percentile_over == "foreground" else None
+        foreground = self.foreground(image) if percentile_over == "foreground" else None
         share: float = self.setting("percentile", percentile)
         return saliency_to_mask(saliency, share, variant=mask_variant, foreground=foreground), saliency
 

@@ -1,4 +1,4 @@
-"""The headers of a disk in columns, about a hundred bytes a file, kept in `private/headers/` for the next run.
+"""The headers of a disk in columns, some fifty bytes a file, kept in `private/headers/` for the next run.
 
 A row holds a concealed header (`conceal.py`) or why a file has none. It is found by one number, a keyed hash of the
 file's path, size and time of change: a file that is new or changed has no row, and is read. The rows lie in Parquet
@@ -31,6 +31,7 @@ _ROWS_PER_PART = 8000  # read in some ten seconds
 _ROWS_AT_ONCE = 10_000  # of the part that replaces the others
 
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
+_INDICES = pa.int8(), pa.int16(), pa.int32()
 _COLUMNS = {
     "study_uid": _REPEATED,
     "series_uid": _REPEATED,
@@ -154,9 +155,9 @@ class HeaderCache:
             self._write_part(rows)
 
     def table(self) -> pa.Table:
-        """What is on the disk, without the files' numbers; one column after another, which takes little more memory
-        than the table."""
-        return pa.table({name: _read_column(self._parts, name) for name in _SCHEMA.names[1:]})
+        """What is on the disk, without the files' numbers, each column in as few bytes as its values take; one column
+        after another, which takes little more memory than the table."""
+        return pa.table({name: _narrow(_read_column(self._parts, name)) for name in _SCHEMA.names[1:]})
 
     def forget_others(self, table: pa.Table, numbers: np.ndarray, rows: np.ndarray):
         """Put the rows of the files with these numbers into one part and remove the others."""
@@ -164,7 +165,7 @@ class HeaderCache:
         if len(old) > 1 and len(rows):  # none at all: the disk is not there
             starts = range(0, len(rows), _ROWS_AT_ONCE)
             ends = [start + starts.step for start in starts]
-            some = (table.take(pa.array(rows[start:end])) for start, end in zip(starts, ends))
+            some = (_as_written(table.take(pa.array(rows[start:end]))) for start, end in zip(starts, ends))
             files = (pa.array(numbers[start:end]) for start, end in zip(starts, ends))
             self._write_part(rows.add_column(0, "file", file) for rows, file in zip(some, files))
             self._parts = self._parts[-1:]
@@ -214,10 +215,29 @@ def _read_column(parts: list[Path], name: str) -> pa.Array:
     return column
 
 
+def _narrow(column: pa.Array) -> pa.Array:
+    """The same values: those that repeat by the smallest number of an entry in a dictionary, if that takes less."""
+    few = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    indices = few.indices.cast(next(kind for kind in _INDICES if len(few.dictionary) <= 2 ** (kind.bit_width - 1)))
+    few = pa.DictionaryArray.from_arrays(indices, few.dictionary)
+    return few if few.nbytes < column.nbytes else column
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without a dictionary."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _as_written(rows: pa.Table) -> pa.Table:
+    """Columns of the types that a file has, of those that `_narrow` has made."""
+    plain = {name: _plain(rows[name]) for name in rows.column_names}
+    repeated = {name for name in plain if _SCHEMA.field(name).type == _REPEATED}
+    return pa.table({name: one.dictionary_encode() if name in repeated else one for name, one in plain.items()})
+
+
 def to_headers(rows: pa.Table, paths: Iterable[Path], numbers: Iterable[int]) -> Iterator[SliceHeader]:
     """The concealed headers of rows that have one, of whole files, with their paths and these numbers of them."""
-    columns = [column.cast(pa.string()) if column.type == _REPEATED else column for column in rows.columns]
-    columns = dict(zip(rows.column_names, (column.to_pylist() for column in columns)))
+    columns = dict(zip(rows.column_names, (_plain(column).to_pylist() for column in rows.columns)))
     own = [map(_REVIVE.get(name, _unchanged), columns[name]) for name in _OWN]
     positions = zip(columns["x"], columns["y"], columns["z"])
     for path, number, position, rest, *values in zip(paths, numbers, positions, columns["rest"], *own):

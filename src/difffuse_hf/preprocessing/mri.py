@@ -84,7 +84,7 @@ def _rough_brain(grid: sitk.Image) -> tuple[sitk.Image, np.ndarray, float]:
     x, y, z = grid.TransformPhysicalPointToIndex(guess.tolist())
     values = sitk.GetArrayFromImage(grid)  # (Z, Y, X)
     middle = tuple(slice(max(c - 20, 0), c + 20) for c in (z, y, x))
-    white_matter = np.percentile(values[middle], 75)
+    white_matter = np.percentile(values[middle], 75) if values[middle].size else np.inf  # none around a single slice
     tissue = (values > TISSUE[0] * white_matter) & (values < TISSUE[1] * white_matter)
     pieces, _ = label_pieces(depth(tissue, GRID_MM) > 5)
     counts = np.bincount(pieces[middle].ravel(), minlength=2)

@@ -152,13 +152,13 @@ class _Groups(Sequence):
         numbers = np.flatnonzero(disk.has_header()).astype(np.int32)
         rows = pa.array(disk.rows[numbers])
         uids = disk.table["series_uid"].combine_chunks()
-        group = np.zeros(len(numbers), np.int64)
+        group = np.zeros(len(numbers), np.int32)
         for values in (*(disk.table[name].combine_chunks().indices for name in ("owner", "study_uid")), uids.indices):
-            group, _ = pandas.factorize((group << 32) | values.take(rows).to_numpy())
+            group = _within(group, values.take(rows).to_numpy())
         blank = uids.dictionary.index("").as_py()
         if blank >= 0:
             folders = np.where(uids.indices.take(rows).to_numpy() == blank, disk.files.folders(numbers) + 1, 0)
-            group, _ = pandas.factorize((group.astype(np.int64) << 32) | folders)
+            group = _within(group, folders)
         self.disk, self.numbers = disk, numbers[group.argsort(kind="stable")]
         self.ends = np.bincount(group).cumsum()
 
@@ -178,6 +178,14 @@ class _Groups(Sequence):
             for count in np.diff(self.ends[done:upto], prepend=start):
                 yield [one for header in islice(headers, int(count)) for one in frames_of(header)]
             done = upto
+
+
+def _within(group: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Groups (N,) parted by the values, 0 and more, of their members; numbered in the order of their first ones."""
+    keys = group.astype(np.int64)
+    keys <<= 32
+    keys |= values
+    return pandas.factorize(keys)[0].astype(np.int32)
 
 
 def _found(series: Series) -> FoundSeries:

@@ -80,17 +80,15 @@ def _run(query: Query, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _run_with_hook(query: Query, layer: str | nn.Module, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps and logits, the maps being what a layer puts out."""
-    if isinstance(layer, str):
-        layers = dict(query.classifier.named_modules())
-        if layer not in layers:
-            raise ValueError(f"`classifier` ({name}) has no layer {layer!r}; see its `named_modules()`.")
-        layer = layers[layer]
+    module = dict(query.classifier.named_modules()).get(layer) if isinstance(layer, str) else layer
+    if module is None:
+        raise ValueError(f"`classifier` ({name}) has no layer {layer!r}; see its `named_modules()`.")
     kept = _Maps()
 
     def hook(module, inputs, output):
         return kept.keep(output).clone() if isinstance(output, torch.Tensor) else output  # what follows may overwrite
 
-    handle = layer.register_forward_hook(hook)
+    handle = module.register_forward_hook(hook)
     try:
         logits = class_logits(query.classifier, query.image, query.saliency)
     finally:

@@ -114,10 +114,9 @@ def drop_modalities(image: torch.Tensor, probability: float, uniform: torch.Tens
     """
     channels = image.shape[-3]
     sets = torch.arange(1, 2**channels, device=image.device)  # bit c: channel c is there
-    share = uniform / max(probability, torch.finfo(uniform.dtype).tiny)  # of the samples that lack something
-    drawn = sets[((2 * share - 1).clamp(0, 1) * len(sets)).long().clamp_max(len(sets) - 1)]
-    kept = torch.where(share < 0.5, 1, drawn)
-    kept = torch.where(share < 1, kept, 2**channels - 1)
+    half = probability / 2
+    drawn = sets[((uniform - half) / max(half, 1e-9) * len(sets)).clamp(0, len(sets) - 1).long()]
+    kept = torch.where(uniform < half, 1, torch.where(uniform < probability, drawn, 2**channels - 1))
     there = kept[:, None] >> torch.arange(channels, device=image.device) & 1  # [B,C]
     return image * there.to(image.dtype).view(len(image), *(1,) * (image.ndim - 4), channels, 1, 1)
 

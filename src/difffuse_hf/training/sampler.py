@@ -78,5 +78,8 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
 def step_generator(device: torch.device, seed: int, step: int, process: int) -> torch.Generator:
     """The source of all randomness of a step; also seeds torch's global generator, which dropout uses."""
     mixed = int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
-    torch.manual_seed(mixed)
+    if device.type == "cpu":  # `torch.manual_seed` would put a note for GPUs that are not in use on a list, every step
+        torch.default_generator.manual_seed(mixed)
+    else:
+        torch.manual_seed(mixed)
     return torch.Generator(device).manual_seed(mixed)
