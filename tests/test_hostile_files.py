@@ -39,7 +39,7 @@ def test_malformed_scans_end_in_a_scan_a_decision_or_one_sentence(start, tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("number", [764, 814])  # an axis that runs nowhere
+@pytest.mark.parametrize("number", [764, 2927, 7559])  # an axis to nowhere, no voxels, names of bytes in an archive
 def test_what_was_once_a_crash_is_a_sentence(number, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert hostile.try_one(0, number, tmp_path / "top") == ("sentence", "")

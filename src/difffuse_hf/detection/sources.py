@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..io.case import Case, read_case
 from ..io.layouts import Source, case_name, find_case
 from ..io.volume_file import ENDINGS, volume_files
@@ -52,7 +52,7 @@ def opened(source: Source) -> Iterator[Source]:
             raise
         except Exception as error:  # damaged or encrypted: each way to pack has errors of its own
             raise InputError(
-                f"{file} cannot be unpacked ({error}); unpack it yourself, and give the folder."
+                f"{file} cannot be unpacked ({first_line(error)[:200]}); unpack it yourself, and give the folder."
             ) from None
         try:
             yield folder

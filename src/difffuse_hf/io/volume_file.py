@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 from nibabel.analyze import AnalyzeImage
 from nibabel.filebasedimages import ImageFileError
-from nibabel.freesurfer.mghformat import MGHImage
+from nibabel.freesurfer.mghformat import MGHError, MGHImage
 from nibabel.orientations import aff2axcodes, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
@@ -36,6 +36,7 @@ DIRECTIONS = dict(zip("LRAPSI", ("left", "right", "front", "back", "top", "feet"
 UNREADABLE = (
     ImageFileError,
     HeaderDataError,
+    MGHError,
     OSError,
     EOFError,
     ValueError,
