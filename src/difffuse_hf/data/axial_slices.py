@@ -195,7 +195,7 @@ class SliceRecipe:
         """What `DifFuseProcessor.save_pretrained` writes into `preprocessor_config.json`, before any calibration."""
         return {
             "image_processor_type": "DifFuseProcessor",
-            **{name: value for name, value in asdict(self).items() if value is not None and value != ()},
+            **{name: value for name, value in asdict(self).items() if value is not None},
             "false_positive_thresholds": {},
             "calibrations": {},
             "lesion_probability_threshold": LESION_PROBABILITY,
