@@ -55,10 +55,14 @@ def refuse_to_read(*_):
         ("a.nii.gz", gzip.compress(hostile.bomb_header((1024, 1024, 1000)))),
         ("a.nii", hostile.bomb_header((32767, 32767, 32767))),
         ("a.nrrd", b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 9999 9999 9999\nencoding: raw\n\n\x1f\x8b"),
-        ("a.mha", b"ObjectType = Image\nNDims = 3\nDimSize = 9999 9999 999\nElementType = MET_SHORT\n"
-                  b"ElementDataFile = LOCAL\n"),
+        (
+            "a.mha",
+            b"ObjectType = Image\nNDims = 3\nDimSize = 9999 9999 999\nElementType = MET_SHORT\n"
+            b"ElementDataFile = LOCAL\n",
+        ),
     ],
-)  # fmt: skip
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_a_volume_larger_than_any_scan_is_refused_by_its_header(name, content, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(nibabel.arrayproxy.ArrayProxy, "__array__", refuse_to_read)
