@@ -317,16 +317,9 @@ def test_a_training_starts_from_the_weights_that_it_is_given_and_from_no_others(
     options = ["--max_steps", "1", "--learning_rate", "0", "--warmup_steps", "0", "--seed", "9"]
     again = train("train_autoencoder", slices, tmp_path / "again", "--initial_weights", tmp_path / "first", *options)
     assert same(first, again)
+    other = ["--initial_weights", tmp_path / "first", "--latent_channels", "6", "--max_steps", "1"]
     with pytest.raises(InputError, match="another network than the one to be trained: .* the first is decoder"):
-        train(
-            "train_autoencoder",
-            slices,
-            tmp_path / "no",
-            "--initial_weights",
-            tmp_path / "first",
-            "--latent_channels",
-            "4",
-        )
+        train("train_autoencoder", slices, tmp_path / "no", *other)
     with pytest.raises(InputError, match="holds no weights"):
         train("train_autoencoder", slices, tmp_path / "no", "--initial_weights", tmp_path, "--max_steps", "1")
 
