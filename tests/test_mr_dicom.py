@@ -84,6 +84,16 @@ def test_what_is_not_told_has_to_be_named(write):
         read(write("d", 3, "SAG T1", "1.2.8"))
 
 
+def test_a_series_that_the_model_does_without_may_be_missing(write, monkeypatch):
+    folder = write("a", 0, "AX T2 FLAIR", "1.2.5")
+    monkeypatch.setattr(PROCESSOR, "optional_modalities", ("t1",))
+    case = read(folder)
+    assert list(case.files) == ["flair"]
+    np.testing.assert_array_equal(case.volumes, brain(0).T[None])
+    with pytest.raises(InputError, match=r"t1 \(1.9\)"):
+        read(folder, series=["t1=1.9"])
+
+
 def test_slices_that_do_not_follow_each_other_evenly_are_no_volume(write):
     write("a", 0, "AX T2 FLAIR", "1.2.5")
     heights = (0, 6, 12, 24, 30, 36)

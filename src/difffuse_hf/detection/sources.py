@@ -112,7 +112,7 @@ def read_source(
         path = Path(source)  # pyright: ignore[reportArgumentType]  it is no mapping
         try:
             if not takes_ct:
-                return _read_mr_dicom(path, processor.modalities, series, register, brain_extraction)
+                return _read_mr_dicom(path, processor, series, register, brain_extraction)
             if len(series) > 1 or "=" in "".join(series):
                 raise InputError("--series names the one CT series that is meant, by its SeriesInstanceUID.")
             reader = import_module(".dicom_case", __package__)
@@ -127,27 +127,27 @@ def read_source(
 
 
 def _read_mr_dicom(
-    path: Path, modalities: Sequence[str], series: Sequence[str], register: bool, brain_extraction: bool
+    path: Path, processor: DifFuseProcessor, series: Sequence[str], register: bool, brain_extraction: bool
 ) -> tuple[Case, dict[str, np.ndarray]]:
     """The MR series of a folder, by way of NIfTI files that are gone afterwards."""
     reader = import_module("..preprocessing.mr_dicom", __package__)
-    found = reader.mr_series(path)
+    found, modalities, optional = reader.mr_series(path), processor.modalities, processor.optional_modalities
     takes = f"the model takes MR volumes ({', '.join(modalities)})"
     if not found:
         raise InputError(f"{path} holds DICOM but no MR, and {takes}; choose a model of head CT for CT.")
     named = dict(one.split("=", 1) for one in series if "=" in one)
     if len(named) < len(series):
         raise InputError(f"--series takes MODALITY=UID here, once for each modality, for {takes}.")
-    chosen = reader.choose_series(path, found, modalities, named)
+    chosen = reader.choose_series(path, found, modalities, named, optional)
     with tempfile.TemporaryDirectory(prefix="difffuse-") as temporary:
-        files = {modality: Path(temporary, f"{modality}.nii.gz") for modality in modalities}
+        files = {modality: Path(temporary, f"{modality}.nii.gz") for modality in chosen}
         for modality, one in chosen.items():
             reader.write_nifti(one, files[modality])
         try:
-            case, pictures = prepare_case(files, modalities, register, brain_extraction)
+            case, pictures = prepare_case(files, modalities, register, brain_extraction, optional)
         except InputError as error:
             raise InputError(str(error).replace(temporary, str(path))) from None
-    case.name, case.files, case.read_as = case_name(path), dict.fromkeys(modalities, path), "MR in DICOM"
+    case.name, case.files, case.read_as = case_name(path), dict.fromkeys(chosen, path), "MR in DICOM"
     case.notes += [f"{modality}: it is the series {one.slices[0].description}." for modality, one in chosen.items()]
     return case, pictures
 

@@ -39,9 +39,15 @@ def mr_series(path: str | Path) -> list[Series]:
 
 
 def choose_series(
-    path: str | Path, found: Sequence[Series], modalities: Sequence[str], named: Mapping[str, str]
+    path: str | Path,
+    found: Sequence[Series],
+    modalities: Sequence[str],
+    named: Mapping[str, str],
+    optional: Sequence[str] = (),
 ) -> dict[str, Series]:
     """The series of each modality: with the SeriesInstanceUID that it is `named` by, or by its description.
+
+    There need be none of the `optional` ones that are not named.
 
     Raises:
         InputError: there is none, or there are several; the sentence lists the series.
@@ -57,6 +63,8 @@ def choose_series(
             for one in found
             if (uid in one.series_uids if uid else modality_in(one.slices[0].description) == modality)
         ]
+        if not fitting and uid is None and modality in optional:
+            continue
         if len(fitting) != 1:
             how_many = "several MR series that may be" if fitting else "no MR series that is told to be"
             raise InputError(
