@@ -85,7 +85,7 @@ def test_a_result_holds_the_measures_and_the_slices_of_the_figure(run, tmp_path)
     assert scored.tiles["m"]["image"].shape == scored.tiles["m"]["map"].shape == (2, 1, 16, 16)
     origin = json.loads((tmp_path / "m_0.json").read_text())["origin"]
     settings = {"out_of_domain": [run.dataset], "classifier": None, "inception": False, "limit": None, "seed": 0}
-    assert origin == {**run._asdict(), **settings}
+    assert origin == {**run._asdict(), **settings, "channels": None}
 
 
 def test_options_that_are_no_json_are_one_sentence(run, tmp_path):

@@ -218,7 +218,7 @@ def test_an_interrupt_ends_with_130_and_leaves_what_was_there(stop, run, model, 
 
     def stop_in_the_unet(module, inputs):
         if type(module).__name__ == "UNet2DModel":
-            found.extend(output.iterdir())  # the temporary folder as well: work has begun
+            found.extend(output.iterdir())  # the temporary folder and its lock as well: work has begun
             signal.raise_signal(stop)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
@@ -229,7 +229,7 @@ def test_an_interrupt_ends_with_130_and_leaves_what_was_there(stop, run, model, 
     finally:
         hook.remove()
         signal.signal(signal.SIGINT, before)
-    assert len(found) == 2
+    assert len(found) == 3
     assert capsys.readouterr().err.splitlines()[-1].startswith("difffuse: Interrupted")
     assert everything_in(output) == ["Good", "Good/report.html"]
     assert (output / "Good" / "report.html").read_text() == "the old report"

@@ -99,7 +99,7 @@ def test_layers_are_randomised_together_in_so_many_steps_as_asked(images):
 def test_the_layers_of_acat_are_listed_in_the_order_of_use(images):
     acat = ACATClassifier.from_baseline(LesionClassifier(LesionClassifierConfig(hidden_sizes=[4] * 7))).eval()
     order = layers_in_order(acat, images, saliency=images)
-    names = ("base.backbone.stages.0.norm", "branch.blocks.0.0", "spatial_attention.0.conv")
+    names = ("base.backbone.stages.0.norm", "branch.stages.0.norm", "spatial_attention.0.conv")
     places = [order.index(name) for name in (*names, "base.backbone.stages.1.conv", "fusion.conv", "base.side_head")]
     assert places == sorted(places)
 

@@ -47,7 +47,7 @@ def test_a_word_that_no_script_knows_ends_it_with_one_sentence(script, flags, se
         (
             "train_classifier",
             ("--backbone", "resnet19"),
-            "`backbone` must be half_brain, vit or one of timm",
+            "`backbone` must be half_brain, whole_brain, vit, swin or one of timm",
         ),
         ("train_acat", ("--method", "cam"), "invalid choice: 'cam' (choose from "),
         ("train_fanogan", ("--encoder_optimizer", "sgd"), "invalid choice: 'sgd'"),

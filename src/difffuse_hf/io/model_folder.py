@@ -40,9 +40,7 @@ def check_model_folder(name: str | Path, passed: Collection[str] = ()) -> None:
     index = read_json(folder / "model_index.json")
     if not isinstance(index.get("_class_name"), str):
         raise InputError(f"{folder / 'model_index.json'} does not name a pipeline of this package in `_class_name`.")
-    for component in components_of(index, folder):
-        if component in passed:
-            continue
+    for component in components_of({name: value for name, value in index.items() if name not in passed}, folder):
         if not any((folder / component).glob("*.json")):
             raise InputError(f"{folder} is incomplete: {component}/ is missing or has no configuration.")
         for file in (folder / component).glob("*.json"):

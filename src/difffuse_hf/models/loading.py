@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -96,7 +97,8 @@ def settings_of(kind: type) -> set[str]:
     """Names of the settings that a network's configuration has."""
     if issubclass(kind, PreTrainedModel):
         return known_fields(kind.config_class)
-    return set(inspect.signature(kind.__init__).parameters) - {"self"}
+    own = [one for one in kind.__mro__ if issubclass(one, ConfigMixin) and "__init__" in vars(one)]  # and inherited
+    return {name for one in own for name in inspect.signature(one.__init__).parameters} - {"self"}
 
 
 def known_fields(*configurations: Any) -> set[str]:

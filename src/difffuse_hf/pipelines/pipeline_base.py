@@ -323,12 +323,13 @@ def check_components(folder: str | Path, passed: Collection[str] = ()) -> None:
     if not folder.is_dir():
         return
     index = folder / "model_index.json"
-    for name, (module, kind) in components_of(read_json(index), folder).items():
+    saved = {name: value for name, value in read_json(index).items() if name not in passed}
+    for name, (module, kind) in components_of(saved, folder).items():
         try:
             found = getattr(importlib.import_module(module), kind)
         except (ImportError, AttributeError):
             found = None
         if not hasattr(found, "from_pretrained"):
             raise InputError(f"{index} names {module}.{kind} as {name}, which this version does not have.")
-        if found is UNet2DModel and name not in passed:
-            check_network(UNet2DModel, folder / name)
+        if isinstance(found, type) and issubclass(found, UNet2DModel):
+            check_network(found, folder / name)
