@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ..preprocessing.shapes import depth
 from .anatomy import Tissue, load_anatomy
-from .brats2021 import AFFINE, BRAIN_BOX, CONTRAST, ORIGIN, place, thick_brain, write
+from .brats2021 import AFFINE, BRAIN_BOX, CONTRAST, ORIGIN, location, place, thick_brain, write
 from .common import Deformation, Displacement, MRLook, PhantomSubject, child_rng, deform, draw_tissue, ventricle_caps
 from .fields import smooth_field
 from .glioma import BRIGHTNESS as GLIOMA
@@ -51,10 +51,6 @@ VENTRICLES_MM = (0, 0, 1, 2, 3)  # atrophy: how much wider the ventricles become
 CUT_MM = (-2.5, 2.5)  # the outline of the stripped brain wanders between these, inwards to outwards
 LARGEST_ML = 60  # an infarct that is larger, or finds no room in this brain, is planned again
 TRIES = 20  # at most so often
-
-
-def location(seed: int, index: int, num_anatomies: int = 1) -> str:
-    return f"BraTS2021_{index:05d}"
 
 
 def kind_of(seed: int, index: int) -> str:
