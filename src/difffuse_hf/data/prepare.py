@@ -46,9 +46,8 @@ def make_builder(layout: str, raw: str | Path, config: str | None = None, **opti
     for name in given:
         if name not in _options(builder):
             fitting = [other for other in BUILDERS if name in _options(_builder_class(other))]
-            raise InputError(
-                f"`{name}` is no option of {'arrays of ' * (builder.__name__ == ARRAYS[1])}the layout {layout}; it belongs to {', '.join(fitting) or 'none'}."
-            )
+            what = f"arrays of the layout {layout}" if builder.__name__ == ARRAYS[1] else f"the layout {layout}"
+            raise InputError(f"`{name}` is no option of {what}; it belongs to {', '.join(fitting) or 'none'}.")
     return builder(config, data_dir=raw, **given)
 
 

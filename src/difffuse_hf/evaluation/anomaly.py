@@ -17,24 +17,27 @@ from .localisation import average_precision
 from .segmentation import best_dice, best_threshold, dice, iou
 
 SIZES = ("small", "medium", "large")  # thirds of the validation lesions, by area
+INFARCT_SIZES = (1, 2, 3, 4)  # of IST-3's readers, from lacune to more than half of a territory
 
 
 @dataclass(frozen=True)
 class Slices:
     """Slices of a split: `images` (N, C, H, W) in [0, 1], drawn `masks` (N, 1, H, W), `labels` (N,) 1 with a lesion,
-    `subjects` (N,), and the name of the `split`."""
+    `subjects` (N,), the name of the `split`, and of IST-3 the scan's `infarct_sizes` (N,), 0 (none) to 4."""
 
     images: torch.Tensor
     masks: torch.Tensor
     labels: torch.Tensor
     subjects: list[str]
     split: str
+    infarct_sizes: torch.Tensor | None = None
 
     def select(self, chosen: torch.Tensor) -> "Slices":
         """The slices at indices, or where a mask (N,) is true."""
         index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
         subjects = [self.subjects[i] for i in index.tolist()]
-        return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split)
+        sizes = None if self.infarct_sizes is None else self.infarct_sizes[index]
+        return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split, sizes)
 
     def with_lesion(self) -> "Slices":
         """The slices with a lesion.
@@ -87,7 +90,8 @@ def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
     whose = next((name for name in ("subject", "patient") if name in rows.column_names), None)
     subjects = [str(i) for i in range(len(rows))] if whose is None else list(rows[whose])
     chosen = rows.with_format("torch", columns=["image", "mask", "label"])[:]
-    return Slices(chosen["image"], chosen["mask"][:, None].float(), chosen["label"], subjects, split)
+    sizes = torch.as_tensor(rows["infarct_size"]) if "infarct_size" in rows.column_names else None
+    return Slices(chosen["image"], chosen["mask"][:, None].float(), chosen["label"], subjects, split, sizes)
 
 
 def run_method(
@@ -147,16 +151,22 @@ def score_maps(maps: torch.Tensor, slices: Slices, threshold: Threshold, edges: 
 
     `dice`, `iou` at the threshold; `best_dice` with a threshold for each slice, a ceiling and no result; `auprc`, the
     area under precision and recall of a slice's pixels; `dice_small`, `dice_medium`, `dice_large` by the areas
-    `edges`; `volume_dice`, of each subject's slices together.
+    `edges`; `volume_dice`, of each subject's slices together; `dice_infarct_1` and `auprc_infarct_1` to 4 where the
+    scans' sizes are known.
     """
     found = maps >= threshold.value
     overlap = dice(found, slices.masks)
+    area = torch.tensor([average_precision(m, d[0]) for m, d in zip(maps.numpy(), slices.masks.numpy())])
     scores = {
         "dice": float(overlap.mean()),
         "iou": float(iou(found, slices.masks).mean()),
         "best_dice": best_dice(maps, slices.masks),
-        "auprc": float(np.mean([average_precision(m, d[0]) for m, d in zip(maps.numpy(), slices.masks.numpy())])),
+        "auprc": float(area.mean()),
     }
+    if slices.infarct_sizes is not None:
+        for size in INFARCT_SIZES:
+            of_size = slices.infarct_sizes == size
+            scores |= {f"dice_infarct_{size}": _mean(overlap[of_size]), f"auprc_infarct_{size}": _mean(area[of_size])}
     group = torch.bucketize(slices.masks.flatten(1).sum(1), torch.tensor(edges))
     scores |= {f"dice_{size}": _mean(overlap[group == i]) for i, size in enumerate(SIZES)}
     subjects = np.array(slices.subjects)
