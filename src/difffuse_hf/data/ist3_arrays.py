@@ -53,7 +53,10 @@ class IST3Arrays(FolderBuilder):
     LICENCE = "Synthetic: made by a program over label maps, whose licence holds."
     HOW_TO_GET_IT = "`difffuse phantom OUT --layout ist3 --arrays` makes one."
     FILES = (ROWS_FILE, "image.npy", "place.npy")
-    synthetic = True
+
+    @property
+    def synthetic(self):
+        return True
 
     def processor_config(self):
         """How a Dif-fuse model cuts the like from a head CT."""
