@@ -54,8 +54,11 @@ def write_anomaly_tables(
     synthetic = any(map(is_synthetic, datasets))
     where = about_data("test", synthetic, settings.limit)
     caption = f"Counterfactuals, {where}; KID over {settings.features()}."
+    found = f"Lesions found, {where}."
+    if not any("dice" in one for seeds in scored.results.values() for one in seeds):
+        found += " No lesion is drawn in these data, so nothing that needs one is scored."
     tables = [
-        measures_table(scored.results, OVERLAP, f"Lesions found, {where}.", ANOMALY_COHORTS.get(cohort or "", ())),
+        measures_table(scored.results, OVERLAP, found, ANOMALY_COHORTS.get(cohort or "", ())),
         measures_table(scored.results, PICTURE, caption),
     ]
     if any(BY_INFARCT[0].measure in seed for seeds in scored.results.values() for seed in seeds):
