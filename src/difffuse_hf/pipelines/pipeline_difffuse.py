@@ -152,6 +152,12 @@ class DifFusePipeline(MaskedPipeline):
         of_samples = {"uncertainty": uncertainty, "agreement": agreement, "expected": expected, "deviation": deviation}
         return self.make_output(options, counterfactuals, anomaly_maps, mask, saliency, **of_samples)
 
+    @property
+    def map_is_of_the_counterfactual(self) -> bool:
+        plan = self.calibration()
+        plain = plan.recipe is None and plan.settings.background != "reconstruction"
+        return plain and plan.settings.num_samples == 1
+
     def calibration(self, preset: str | Preset | None = None) -> Calibration:
         """What the model was calibrated to for a preset, or the preset as it is with the model's own settings.
 
