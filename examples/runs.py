@@ -471,7 +471,7 @@ def demo_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
     steps.add("calibrated", "python", "examples/calibrate_pipeline.py", model, "--dataset", slices, "--limit", 48,
               "--grid", json.dumps(grid), "--output_dir", calibrated, to=calibrated)  # fmt: skip
     steps.add("methods", "python", "examples/assemble_competitors.py", "--dataset", slices, parts,
-              "--methods ACAT DDIM-DDPM --num_inference_steps 10".split(), shared, "--output_dir", methods, maps,
+              "--methods", "ACAT, calibrated map", "DDIM-DDPM", "--num_inference_steps", 10, shared, "--output_dir", methods, maps,
               to=methods)  # fmt: skip
     rows = ["--all", methods, slices, "--method", "Dif-fuse", calibrated, slices] * 3  # seeds of the sampling
     steps.add("evaluation", "python", "examples/evaluate_anomaly.py", rows, "--limit", 30,
