@@ -92,13 +92,19 @@ def test_the_table_has_a_row_per_method_and_takes_its_thresholds_from_validation
 def test_the_sweep_draws_curves_of_the_validation_split_and_goes_on_where_it_stopped(results):
     script, folder = "examples/sweep_noise_and_threshold.py", results / "sweep"
     flags = ("--model", results / "model", "--dataset", results / "slices", "--output_dir", folder, "--limit", 1)
-    flags += ("--seeds", 1, "--num_samples", 1, 2, "--options", '{"num_inference_steps": 2}')
+    flags += ("--seeds", 1, "--num_samples", 1, 2, "--options", '{"num_inference_steps": 2}', "--pictures", 10, 30)
     run(script, *flags, "--noise_levels", 10, "--percentiles", 80)
     points = json.loads((folder / "points.json").read_text())
     run(script, *flags, "--noise_levels", 10, 20, "--percentiles", 80)
     more = json.loads((folder / "points.json").read_text())
-    assert points.items() <= more.items() and set(more) - set(points) == {"noise_level 20 0"}
-    assert "noise level K" in (folder / "sweep.md").read_text() and (folder / "sweep.png").exists()
+    assert points.items() <= more.items()
+    assert set(more) - set(points) == {"noise_level 20 0", "noise_level 20 percentile 80 0"}
+    table = (folder / "sweep.md").read_text()
+    assert "| noise level K | τ = 80 |" in table and "| noise level K | Dice | best-possible Dice |" in table
+    assert more["noise_level 20 percentile 80 0"] == more["noise_level 20 0"]  # 80 is the model's own percentile
+    for name in ("sweep", "sweep_grid", "sweep_slices"):
+        with Image.open(folder / f"{name}.png") as picture:
+            assert picture.width > 100
 
 
 def test_the_sweep_refuses_a_model_without_a_noise_level_and_a_mask(results, tmp_path):
