@@ -5,10 +5,11 @@ python examples/assemble_competitors.py --dataset data/slices --output_dir out/m
     --simplex out/diffusion_simplex --conditional out/diffusion_conditional \\
     --noisy_classifier out/noisy_classifier --denoising_autoencoder out/denoising_ae --fanogan out/fanogan
 
-A method whose networks are not given is left out. What is tuned is the method's own main setting (`GRIDS`), by the
-mean Dice of `--limit` validation slices with a lesion at their best threshold; `methods.json` lists folders, options
-and every value tried, and is what `evaluate_anomaly.py --all` reads. Folders that are there are kept: an interrupted
-run is continued by repeating it.
+A method whose networks are not given is left out. What is tuned is the method's own main setting (`GRIDS`) together
+with the channels of its anomaly map (all, or FLAIR alone), by the mean Dice of `--limit` validation slices with a
+lesion at their best threshold. The two rows called calibrated go beyond their papers: several samples, and a map that
+is chosen with them as `calibrate_pipeline.py` does. `methods.json` lists folders, options and every value tried, and
+is what `evaluate_anomaly.py --all` reads. Folders that are there are kept: repeat the command after an interrupt.
 """
 
 import argparse
@@ -31,14 +32,18 @@ from difffuse_hf import (
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, run_method
+from difffuse_hf.evaluation.calibration import LESION_SIGNS, decide, schedules, search
 from difffuse_hf.io.files import complete_folder, write_whole
 from difffuse_hf.models.unet import load_unet
+from difffuse_hf.pipelines.pipeline_repaint import CALIBRATED_AS
 
-HEALTHY, MASK, LEVELS = ("unet",), ("unet", "classifier", "autoencoder"), {"noise_level": [100, 200, 350, 500]}
+HEALTHY, SALIENCY, LEVELS = ("unet",), ("classifier", "autoencoder"), {"noise_level": [100, 200, 350, 500]}
+MASK = HEALTHY + SALIENCY
 METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "f-AnoGAN": ("ReconstructionPipeline", ("fanogan",), {}),
     "DenoisingAE": ("ReconstructionPipeline", ("denoising_autoencoder",), {}),
     "CG": ("ClassifierGuidancePipeline", ("conditional", "noisy_classifier"), {}),
+    "CG, Otsu per image": ("ClassifierGuidancePipeline", ("conditional", "noisy_classifier"), {"otsu": True}),
     "CFG": ("ClassifierFreeGuidancePipeline", ("conditional",), {}),
     "AnoDDPM": ("AnoDDPMPipeline", ("simplex",), {}),
     "AutoDDPM": ("AutoDDPMPipeline", HEALTHY, {}),
@@ -47,13 +52,22 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "DDPM-DDIM": ("UnmaskedPipeline", HEALTHY, {"forward": "noise", "reverse": "ddim"}),
     "DDIM": ("UnmaskedPipeline", HEALTHY, {"forward": "inversion", "reverse": "ddim"}),
     "RePaint": ("RePaintPipeline", MASK, {}),
-    "ACAT": ("ReconstructionPipeline", ("classifier", "autoencoder"), {}),
+    "RePaint, calibrated": ("RePaintPipeline", MASK, {}),
+    "ACAT": ("ReconstructionPipeline", SALIENCY, {"saliency_as": "mask"}),  # "thresholded as in our approach", 6.6.2
+    "ACAT, calibrated map": ("ReconstructionPipeline", SALIENCY, {"saliency_as": "blurred"}),
     "Dif-fuse, Grad-CAM masks": ("DifFusePipeline", MASK, {"saliency_options": {"method": "grad_cam"}}),
     "Dif-fuse, gradient masks": ("DifFusePipeline", MASK, {"saliency_options": {"method": "gradient"}}),
+    "Dif-fuse, Algorithm 2": ("DifFusePipeline", MASK, {"preset": "thesis"}),
     "Dif-fuse": ("DifFusePipeline", MASK, {}),
+    "Dif-fuse, calibrated": ("DifFusePipeline", MASK, {"preset": "fast"}),
 }
+CALIBRATED = {  # name in the tables: preset whose values the grid is put in place of; the map is chosen with them
+    "RePaint, calibrated": ("exact", CALIBRATED_AS),
+    "Dif-fuse, calibrated": ("fast", "fast"),
+}
+PERCENTILES = [80.0, 90.0, 95.0]  # of every mask
 SQUARES = {"erosion_size": [1, 3, 5], "median_size": [1, 3, 5]}
-GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 95 is a percentile of the image
+GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90 is a percentile of the image
     "f-AnoGAN": SQUARES,
     "DenoisingAE": SQUARES,
     "ClassifierGuidancePipeline": {"noise_level": [200, 500], "guidance_scale": [3.0, 10.0, 30.0, 100.0]},
@@ -61,8 +75,10 @@ GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 95
     "AnoDDPMPipeline": {"noise_level": [50, 100, 200, 300]},
     "AutoDDPMPipeline": LEVELS,
     "UnmaskedPipeline": LEVELS,
-    "RePaintPipeline": {"percentile": [80.0, 90.0, 95.0]},
-    "DifFusePipeline": {"noise_level": [200, 350, 500], "percentile": [80.0, 90.0]},
+    "ACAT": {"percentile": PERCENTILES},
+    "RePaint, calibrated": {"num_samples": [4], "percentile": PERCENTILES},
+    "RePaintPipeline": {"percentile": PERCENTILES},
+    "DifFusePipeline": {"noise_level": [200, 350, 500], "percentile": PERCENTILES},
 }
 STRIDED = (
     "UnmaskedPipeline",
@@ -89,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--preset", default="exact", help="of Dif-fuse")
     parser.add_argument("--saliency_options", type=json.loads, default={}, help="of class_agnostic_saliency, as JSON")
     parser.add_argument("--percentile_over", choices=["image", "foreground"], default="image")
-    parser.add_argument("--anomaly_channels", type=int, nargs="*", help="channels of the anomaly map; all by default")
+    parser.add_argument("--anomaly_channels", type=int, nargs="*", help="of the anomaly map; tuned by default")
     parser.add_argument("--morphology_size", type=int, help="of the anomaly map; each method's own by default")
     parser.add_argument("--limit", type=int, default=100, help="validation slices of each class used for tuning")
     parser.add_argument("--batch_size", type=int, default=16)
@@ -117,15 +133,16 @@ def main(argv: list[str] | None = None) -> None:
             left_out.append(name)
             continue
         folder, record = output / name, output / name / "tuning.json"
-        options = {"num_inference_steps": args.num_inference_steps} if kind in STRIDED else {}
-        options |= {"display_steps": 0} if kind == "DifFusePipeline" else {}
-        if kind == "AutoDDPMPipeline" and args.num_inference_steps:
-            options["num_inpaint_steps"] = max(2, args.num_inference_steps // 4)  # 50 of the 200 levels
+        options = call_options(name, kind, args.num_inference_steps)
         if not record.exists():
             networks = {part: load[part][1](load[part][0]) for part in parts}
             pipeline = build(kind, networks, settings, args).to(args.device)
-            tried, best = tune(name, pipeline, validation, options, GRIDS.get(name, GRIDS.get(kind, {})), args)
-            pipeline.register_to_config(**{**dict(pipeline.config), **best})
+            grid = GRIDS.get(name, GRIDS.get(kind, {}))
+            if name in CALIBRATED:
+                tried = calibrate(name, pipeline, validation, grid, args)
+            else:
+                tried, best = tune(name, pipeline, validation, options, grid, args)
+                pipeline.register_to_config(**{**dict(pipeline.config), **best})
             with complete_folder(folder) as temporary:
                 pipeline.save_pretrained(temporary)
                 (temporary / "tuning.json").write_text(json.dumps(tried, indent=2))
@@ -137,6 +154,17 @@ def main(argv: list[str] | None = None) -> None:
         print(f"Left out for want of a network: {', '.join(left_out)}.")
 
 
+def call_options(name: str, kind: str, steps: int | None) -> dict:
+    """Arguments of the method's call; a calibrated schedule has its own steps, but for the chain for the eye."""
+    if name in CALIBRATED:
+        return {"display_steps": steps} if kind == "DifFusePipeline" and steps else {}
+    options = {"num_inference_steps": steps} if kind in STRIDED else {}
+    options |= {"display_steps": 0} if kind == "DifFusePipeline" else {}
+    if kind == "AutoDDPMPipeline" and steps:
+        options["num_inpaint_steps"] = max(2, steps // 4)  # 50 of the 200 levels
+    return options
+
+
 def build(kind: str, networks: dict, settings: dict, args):
     """A pipeline of one kind around its networks."""
     common = {"anomaly_channels": args.anomaly_channels}
@@ -145,9 +173,9 @@ def build(kind: str, networks: dict, settings: dict, args):
     masked = {"percentile_over": args.percentile_over, "saliency_options": args.saliency_options}
     if kind == "ReconstructionPipeline":
         reconstructor = networks.pop("fanogan", None) or networks.pop("denoising_autoencoder", None)
-        settings = {"saliency_options": args.saliency_options, **settings}
+        common = {"anomaly_channels": args.anomaly_channels} | masked
         processor = DifFuseProcessor.from_pretrained(args.dataset)
-        return package.ReconstructionPipeline(reconstructor, **networks, processor=processor, **settings)
+        return package.ReconstructionPipeline(reconstructor, **networks, processor=processor, **common, **settings)
     (unet,) = (networks.pop(part) for part in ("unet", "simplex", "conditional") if part in networks)
     source = {"AnoDDPMPipeline": args.simplex}.get(kind, args.conditional if "Guidance" in kind else args.diffusion)
     if "noisy_classifier" in networks:
@@ -167,23 +195,48 @@ def build(kind: str, networks: dict, settings: dict, args):
 
 
 def tune(name: str, pipeline, validation: Slices, options: dict, grid: dict, args) -> tuple[list[dict], dict]:
-    """Every setting of the grid with its validation Dice, and the best one."""
+    """Every setting of the grid, with every choice of channels, with its validation Dice; and the best one."""
     sick, healthy = validation.with_lesion(), validation.select(validation.labels == 0)
-    tried = []
+    channels, tried = channel_choices(pipeline, args.anomaly_channels), []
     for values in product(*grid.values()):
-        setting = dict(zip(grid, values))
-        if hasattr(pipeline, "calibrate"):
-            generator = torch.Generator().manual_seed(args.seed)
-            pipeline.calibrate(
-                healthy.images, generator=generator, num_inference_steps=args.num_inference_steps, **setting
-            )
-            setting["mask_threshold"] = pipeline.config.mask_threshold
-        label = f"{name} {json.dumps(setting)}"
-        maps, _ = run_method(
-            pipeline, sick.images, args.seed, label=label, batch_size=args.batch_size, **setting, **options
-        )
-        tried.append({"setting": setting, "dice": choose_threshold(maps, sick).dice})
+        setting, made = dict(zip(grid, values)), None
+        for some in channels:
+            pipeline.register_to_config(anomaly_channels=some)
+            if made is not None and pipeline.map_is_of_the_counterfactual:
+                maps = pipeline.map_of(sick.images, made)
+            else:
+                if hasattr(pipeline, "calibrate"):
+                    generator = torch.Generator().manual_seed(args.seed)
+                    steps = {"num_inference_steps": args.num_inference_steps}
+                    pipeline.calibrate(healthy.images, generator=generator, **steps, **setting)
+                label, how = f"{name} {json.dumps(setting)}", {"batch_size": args.batch_size, **setting, **options}
+                maps, made = run_method(pipeline, sick.images, args.seed, label=label, **how)
+            chosen = {**setting, "anomaly_channels": some}
+            if hasattr(pipeline, "calibrate"):
+                chosen["mask_threshold"] = pipeline.config.mask_threshold
+            tried.append({"setting": chosen, "dice": choose_threshold(maps, sick).dice})
     return tried, max(tried, key=lambda one: one["dice"])["setting"]
+
+
+def channel_choices(pipeline, given: list[int] | None) -> list[list[int] | None]:
+    """Channels of the anomaly map to try: as given, or all of them and FLAIR alone; a saliency map has no choice."""
+    modalities = pipeline.processor.modalities
+    of_saliency = getattr(pipeline, "reconstructor", True) is None
+    if given is not None or of_saliency or len(modalities) == 1 or "flair" not in modalities:
+        return [given]
+    return [None, [modalities.index("flair")]]
+
+
+def calibrate(name: str, pipeline, validation: Slices, grid: dict, args) -> list[dict]:
+    """Schedule and map chosen together and kept in the pipeline; the best map of every schedule."""
+    sick, healthy = validation.with_lesion(), validation.select(validation.labels == 0)
+    preset, saved_as = CALIBRATED[name]
+    plans = schedules(pipeline, preset, grid)
+    found = list(search(pipeline, plans, sick, healthy, LESION_SIGNS, seed=args.seed, batch_size=args.batch_size))
+    best = decide([choice for choices in found for choice in choices])
+    pipeline.processor.calibrations = {saved_as: best.calibration.to_dict()}
+    shown = [choices[0] for choices in found if best not in choices] + [best]
+    return [{"setting": one.calibration.to_dict(), "dice": one.score, "chosen": one is best} for one in shown]
 
 
 if __name__ == "__main__":

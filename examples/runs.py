@@ -326,7 +326,8 @@ ANOMALY = {
         cut="--image_size 32 --pixel_spacing_mm 6 --slice_margin 0 --min_foreground 0.08", inference=3, morphology=1,
         unet=SMALL_UNET, noisy=f"{SMALL_UNET} --attention_head_dim 8", dae="--channels 8 16 16",
         fanogan="--sample_size 32 --width 8 --batch_size 4", narrow="--channels 8 8 8 8", latent="--channels 8 8 8",
-        common="--batch_size 4", sweep="--noise_levels 100 500 --percentiles 80 90 --num_samples 1 2",
+        common="--batch_size 4",
+        sweep="--noise_levels 100 500 --percentiles 80 90 --num_samples 1 2 --pictures 250 500",
     ),
     "evening": AnomalySize(
         84, 24, [0, 1, 2], classifier_steps=1200, steps=900, noisy_steps=900, dae_steps=900, gan_steps=300, limit=16,
@@ -471,8 +472,8 @@ def demo_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
     steps.add("calibrated", "python", "examples/calibrate_pipeline.py", model, "--dataset", slices, "--limit", 48,
               "--grid", json.dumps(grid), "--output_dir", calibrated, to=calibrated)  # fmt: skip
     steps.add("methods", "python", "examples/assemble_competitors.py", "--dataset", slices, parts,
-              "--methods ACAT DDIM-DDPM --num_inference_steps 10".split(), shared, "--output_dir", methods, maps,
-              to=methods)  # fmt: skip
+              "--methods", "ACAT, calibrated map", "DDIM-DDPM", "--num_inference_steps", 10, shared,
+              "--output_dir", methods, maps, to=methods)  # fmt: skip
     rows = ["--all", methods, slices, "--method", "Dif-fuse", calibrated, slices] * 3  # seeds of the sampling
     steps.add("evaluation", "python", "examples/evaluate_anomaly.py", rows, "--limit", 30,
               "--output_dir", f"{out}/evaluation", to=f"{out}/evaluation")  # fmt: skip

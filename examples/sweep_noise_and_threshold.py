@@ -1,11 +1,11 @@
-"""Dice of a Dif-fuse model against the noise level K, the percentile of its mask (thesis Figs. 6.6 and 6.7), and the
-number of samples that its map is the mean of (beyond the thesis: whether more of them pay).
+"""Dice of a Dif-fuse model for every noise level K with every percentile of its mask (thesis Fig. 6.6), slices at K of
+250, 500 and 750 (Fig. 6.7), and curves of K, percentile and the number of samples (beyond the thesis).
 
 python examples/sweep_noise_and_threshold.py --model out/difffuse --dataset data/brats_slices --output_dir out/sweep
 
 On the validation split: this is how K and τ are chosen, and a test split chooses nothing. Each curve varies one of the
 three and leaves the others as the model has them; at every point the anomaly threshold is the best one there. Points
-that are there already are kept, so that an interrupted sweep is continued by repeating the command.
+that are there already are kept: repeat the command after an interrupt. `--curves_only` leaves the grid out.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.evaluation.anomaly import as_slices
-from difffuse_hf.evaluation.sweep import sweep
+from difffuse_hf.evaluation.sweep import Sweep
 from difffuse_hf.pipelines.auto import load_pipeline
 from difffuse_hf.reporting.anomaly_tables import write_sweep_tables
+from difffuse_hf.reporting.figures import methods_figure
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,6 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--noise_levels", type=int, nargs="*", default=[100, 200, 300, 400, 500, 600, 700, 800])
     parser.add_argument("--percentiles", type=float, nargs="*", default=[70, 80, 85, 90, 95, 98])
     parser.add_argument("--num_samples", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--pictures", type=int, nargs="*", default=[250, 500, 750], help="noise levels to draw")
+    parser.add_argument("--curves_only", action="store_true", help="no grid of K and τ, which is most of the work")
     parser.add_argument("--options", type=json.loads, default={}, help="further arguments of the pipeline, as JSON")
     parser.add_argument("--limit", type=int, help="validation slices with a lesion; all by default")
     parser.add_argument("--seeds", type=int, default=3, help="of the sampling")
@@ -45,9 +48,13 @@ def main(argv: list[str] | None = None) -> None:
     settings = {"noise_level": args.noise_levels, "percentile": args.percentiles, "num_samples": args.num_samples}
     origin = {name: getattr(args, name) for name in ("model", "dataset", "options", "limit")}
     how = (args.seeds, args.batch_size, args.options)
-    curves = sweep(pipeline, sick, settings, output / "points.json", origin, *how)
+    sweep = Sweep(pipeline, sick, output / "points.json", origin, *how)
+    curves = sweep.curves(settings)
+    grid = {} if args.curves_only else sweep.grid(args.noise_levels, args.percentiles)
     where = "validation, synthetic data" if is_synthetic(args.dataset) else "validation"
-    tables = write_sweep_tables(curves, where, len(sick.images), output)
+    tables = write_sweep_tables(curves, grid, where, len(sick.images), output)
+    if args.pictures:
+        methods_figure(sweep.pictures(args.pictures), f"Split {where}", output / "sweep_slices.png")
     print("\n".join(table.markdown() for table in tables))
 
 

@@ -95,6 +95,12 @@ def test_a_search_scores_every_map_of_every_schedule_as_detection_would_make_it(
     torch.testing.assert_close(best.scores, (2 * overlap / sizes).float(), rtol=0, atol=1e-6)
 
 
+def test_maps_of_zeros_leave_no_threshold_to_save(whole_pipeline):
+    plan = schedules(whole_pipeline, "exact", {"noise_level": [2], "percentile": [100.0]})
+    found = next(search(whole_pipeline, plan, slices(), slices(2, 0), {"flair": 1}))  # nothing is repainted
+    assert {(one.score, one.calibration.threshold) for one in found} == {(0.0, None)}
+
+
 def test_with_labels_only_the_healthy_slices_set_the_threshold(whole_pipeline):
     healthy = slices(3, 0)
     blind = replace(slices(), masks=torch.zeros(4, 1, 16, 16))  # nothing drawn

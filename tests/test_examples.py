@@ -20,11 +20,13 @@ from difffuse_hf.pipelines.auto import load_pipeline
 ROOT = Path(__file__).parents[1]
 
 
-def run(script, *flags):
+def run(script, *flags, grids=None):
     path = ROOT / script
     specification = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
+    if grids is not None:
+        module.GRIDS = grids(module.GRIDS)
     module.main([str(flag) for flag in flags])
 
 
@@ -90,13 +92,19 @@ def test_the_table_has_a_row_per_method_and_takes_its_thresholds_from_validation
 def test_the_sweep_draws_curves_of_the_validation_split_and_goes_on_where_it_stopped(results):
     script, folder = "examples/sweep_noise_and_threshold.py", results / "sweep"
     flags = ("--model", results / "model", "--dataset", results / "slices", "--output_dir", folder, "--limit", 1)
-    flags += ("--seeds", 1, "--num_samples", 1, 2, "--options", '{"num_inference_steps": 2}')
+    flags += ("--seeds", 1, "--num_samples", 1, 2, "--options", '{"num_inference_steps": 2}', "--pictures", 10, 30)
     run(script, *flags, "--noise_levels", 10, "--percentiles", 80)
     points = json.loads((folder / "points.json").read_text())
     run(script, *flags, "--noise_levels", 10, 20, "--percentiles", 80)
     more = json.loads((folder / "points.json").read_text())
-    assert points.items() <= more.items() and set(more) - set(points) == {"noise_level 20 0"}
-    assert "noise level K" in (folder / "sweep.md").read_text() and (folder / "sweep.png").exists()
+    assert points.items() <= more.items()
+    assert set(more) - set(points) == {"noise_level 20 0", "noise_level 20 percentile 80 0"}
+    table = (folder / "sweep.md").read_text()
+    assert "| noise level K | τ = 80 |" in table and "| noise level K | Dice | best-possible Dice |" in table
+    assert more["noise_level 20 percentile 80 0"] == more["noise_level 20 0"]  # 80 is the model's own percentile
+    for name in ("sweep", "sweep_grid", "sweep_slices"):
+        with Image.open(folder / f"{name}.png") as picture:
+            assert picture.width > 100
 
 
 def test_the_sweep_refuses_a_model_without_a_noise_level_and_a_mask(results, tmp_path):
@@ -138,20 +146,34 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
     settings = ("--num_inference_steps", 2, "--repaint_steps", 4, 2, 1, "--limit", 1, "--morphology_size", 1)
     assemble = ("examples/assemble_competitors.py", "--dataset", root / "slices", "--output_dir", folder, *networks)
     options = '{"num_steps": 2, "step_rule": "proximal"}'
-    run(*assemble, *settings, "--saliency_options", options)
+
+    def short(grids):  # at most two points each, for what is fact of a grid is fact of a shorter one
+        return {
+            name: {one: values[: 1 if i else 2] for i, (one, values) in enumerate(grid.items())}
+            for name, grid in grids.items()
+        }
+
+    run(*assemble, *settings, "--saliency_options", options, grids=short)
     assert "Left out for want of a network: DenoisingAE." in capsys.readouterr().out
     first = (folder / "DDPM" / "tuning.json").stat().st_mtime_ns
-    run(*assemble, *settings, "--saliency_options", options, "--denoising_autoencoder", root / "denoising_ae")
+    run(*assemble, *settings, "--saliency_options", options, "--denoising_autoencoder", root / "denoising_ae",
+        grids=short)  # fmt: skip
     assert (folder / "DDPM" / "tuning.json").stat().st_mtime_ns == first  # what is there is kept
     methods = {one["name"]: one for one in json.loads((folder / "methods.json").read_text())}
-    assert len(methods) == 15
-    for method in methods.values():
+    assert len(methods) == 20
+    for name in ("Dif-fuse, calibrated", "RePaint, calibrated"):
+        method = methods.pop(name)
+        (chosen,) = (one["setting"] for one in method["tuning"] if one["chosen"])
+        assert load_pipeline(method["model"]).calibration().to_dict() == chosen and chosen["recipe"]
+    for name, method in methods.items():
+        channels = [one["setting"]["anomaly_channels"] for one in method["tuning"]]
+        assert (None in channels) and ([0] in channels) == (not name.startswith("ACAT"))
         best = max(one["dice"] for one in method["tuning"])
         chosen = next(one["setting"] for one in method["tuning"] if one["dice"] == best)
         config = load_pipeline(method["model"]).config
         assert {name: config[name] for name in chosen} == chosen
     rows = assembled_methods(str(folder), str(root / "slices"))
-    assert [name for name, _ in rows] == list(methods)
+    assert {name for name, _ in rows} == {*methods, "Dif-fuse, calibrated", "RePaint, calibrated"}
     (folder / "methods.json").write_text(json.dumps([methods["f-AnoGAN"], methods["DenoisingAE"]]))
     run("examples/evaluate_anomaly.py", "--all", folder, root / "slices", "--limit", 1, "--device", "cpu",
         "--output_dir", root / "all methods")  # fmt: skip

@@ -9,6 +9,9 @@ from diffusers import RePaintScheduler
 
 from difffuse_hf import AutoDDPMPipeline, RePaintPipeline
 from difffuse_hf.errors import InputError
+from difffuse_hf.evaluation.anomaly import Slices
+from difffuse_hf.evaluation.calibration import schedules, search
+from difffuse_hf.evaluation.segmentation import dice
 from difffuse_hf.pipelines.anomaly_map import dilation
 from difffuse_hf.pipelines.perceptual import structural_distance
 from difffuse_hf.pipelines.pipeline_repaint import jump_levels
@@ -118,6 +121,35 @@ def test_repaint_takes_the_mask_from_saliency(repaint, image):
 def test_impossible_jumps_are_refused(repaint, image, mask, arguments):
     with pytest.raises(ValueError, match="`jump_length` and `num_resamples` must be at least 1"):
         repaint(image, mask=mask, **arguments)
+
+
+def test_repaints_samples_are_repainted_each_from_noise_of_its_own_inside_the_mask(repaint, image, mask):
+    output = repaint(image, mask=mask, num_samples=3, generator=[seeded(1), seeded(2)])
+    inside = (mask > 0).expand_as(image)
+    torch.testing.assert_close(output.expected[~inside], image[~inside])
+    assert output.deviation[~inside].max() < 1e-6 < 0.1 < output.deviation[inside].mean()
+    assert output.uncertainty.shape == mask.shape
+    alone = repaint(image[1:], mask=mask[1:], num_samples=3, generator=seeded(2))
+    torch.testing.assert_close(alone.expected[0], output.expected[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(output.anomaly_maps, repaint.map_of(image, output.expected))
+    assert repaint(image, mask=mask, generator=seeded()).deviation is None
+
+
+def test_repaint_is_calibrated_with_the_maps_and_percentiles_of_dif_fuse(whole_pipeline, image, mask):
+    parts = {name: whole_pipeline.components[name] for name in ("unet", "classifier", "autoencoder", "processor")}
+    options = {"num_inference_steps": 3, "jump_length": 1, "num_resamples": 1, "saliency_options": {"num_steps": 2}}
+    pipe = quiet(RePaintPipeline(scheduler=whole_pipeline.scheduler, **parts, **options))
+    sick = Slices(image, mask, torch.ones(2).long(), ["a", "b"], "validation")
+    well = Slices(image.flip(3), 0 * mask, torch.zeros(2).long(), ["c", "d"], "validation")
+    plans = schedules(pipe, "exact", {"num_samples": [2], "percentile": [60.0]})
+    best = next(search(pipe, plans, sick, well, {"flair": 1}, [0.05]))[0]
+    plan, generators = best.calibration, [seeded(0), seeded(1)]
+    assert best.calls == 6 and plan.recipe.channels == (0,) and pipe.map_is_of_the_counterfactual
+    pipe.processor.calibrations = {"repaint": plan.to_dict()}
+    output = pipe(image, generator=generators)
+    assert output.masks.mean().item() == pytest.approx(0.4, abs=0.01) and not pipe.map_is_of_the_counterfactual
+    overlap = dice(output.anomaly_maps >= plan.threshold, mask)
+    torch.testing.assert_close(best.scores, overlap, rtol=0, atol=1e-6)
 
 
 # AutoDDPM

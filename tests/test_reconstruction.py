@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet
+from tiny_models import tiny_unet
 from torch.testing import assert_close
 
 from difffuse_hf import (
     DenoisingAutoencoder,
+    DifFusePipeline,
+    DifFuseScheduler,
     FAnoGAN,
     ReconstructionPipeline,
     ResNetAutoencoder,
@@ -99,11 +102,39 @@ def test_without_a_reconstructor_the_map_is_the_saliency(pipeline):
     image = fresh_image()
     output = pipeline(image)
     networks = pipeline.classifier, pipeline.autoencoder
-    assert_close(output.saliency, class_agnostic_saliency(*networks, image, **OPTIONS))
+    expected = class_agnostic_saliency(*networks, image, **OPTIONS)
+    assert_close(output.saliency, expected, rtol=0, atol=1e-4)  # convolved with the channels last
     assert torch.equal(output.anomaly_maps, output.saliency)
     healthy = latent_counterfactual(*networks, image, torch.zeros(3).long(), **SEARCH)
     assert_close(output.counterfactuals, healthy.counterfactual)
     assert output.masks.mean((1, 2, 3)).tolist() == pytest.approx([0.25] * 3, abs=0.02)
+
+
+@pytest.mark.parametrize("over", ["image", "foreground"])
+@pytest.mark.parametrize("pipeline", ["saliency"], indirect=True)
+def test_the_thesiss_acat_is_the_mask_that_dif_fuse_repaints_and_the_blurred_map_what_it_is_cut_from(pipeline, over):
+    networks = {"classifier": pipeline.classifier, "autoencoder": pipeline.autoencoder, "saliency_options": OPTIONS}
+    image = fresh_image()
+    image[..., :5] = 0
+    difffuse = quiet(DifFusePipeline(tiny_unet(2), DifFuseScheduler(), percentile_over=over, **networks))
+    repainted = difffuse(image, noise_level=1, percentile=80).masks
+    made = {
+        kind: quiet(ReconstructionPipeline(percentile_over=over, saliency_as=kind, **networks))(image, percentile=80)
+        for kind in ("mask", "blurred")
+    }
+    assert 0 < repainted.mean() < 0.3
+    assert torch.equal(made["mask"].anomaly_maps, repainted) and torch.equal(made["blurred"].masks, repainted)
+    for blurred, mask in zip(made["blurred"].anomaly_maps, repainted > 0):
+        assert blurred[mask].min() > blurred[~mask].max()
+
+
+def test_a_residual_may_be_of_some_channels_only():
+    image, made = fresh_image(), fresh_image().flip(0)
+    assert_close(residual_map(image, made, 1, 1, [1]), (image - made).abs()[:, 1:])
+    torch.manual_seed(0)
+    model = DenoisingAutoencoder(2, (4, 8)).eval()
+    output = quiet(ReconstructionPipeline(model, anomaly_channels=[0]))(image)
+    assert_close(output.anomaly_maps, residual_map(image, model(image).detach(), channels=[0]))
 
 
 @pytest.mark.parametrize(

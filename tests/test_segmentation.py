@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from difffuse_hf import dice, iou
-from difffuse_hf.evaluation.segmentation import best_dice, best_threshold, dice_at
+from difffuse_hf.evaluation.segmentation import best_dice, best_threshold
 
 
 def test_dice_and_iou_of_two_half_overlapping_squares():
@@ -42,12 +42,32 @@ def test_maps_that_are_zero_have_no_threshold():
         best_threshold(torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4))
 
 
-def test_dice_at_many_thresholds_is_dice_at_each_of_them():
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.rand(3, 1, 9, 7, generator=generator).mul(8).floor() / 8  # many equal values
-    reference = torch.rand(3, 1, 9, 7, generator=generator) > 0.7
+def tried(maps, reference):
+    """Every value above 0 as a threshold, and the Dice of each image there, `(T, B)`."""
+    thresholds = maps[maps > 0].unique()
+    return thresholds, torch.stack([dice(maps >= threshold, reference) for threshold in thresholds])
+
+
+@pytest.mark.parametrize("levels", [8, 1000])
+def test_ceiling_and_threshold_are_those_of_every_value_tried(levels):
+    generator = torch.Generator().manual_seed(levels)
+    reference = torch.rand(4, 1, 9, 7, generator=generator) > 0.7
     reference[2] = False
-    thresholds = torch.tensor([0.0, 0.125, 0.3, 0.5, 0.875, 2.0])
-    expected = torch.stack([dice(maps >= threshold, reference) for threshold in thresholds])
-    assert torch.equal(dice_at(maps, reference, thresholds), expected)
-    assert expected[-1].tolist() == [0, 0, 1]
+    maps = torch.rand(4, 1, 9, 7, generator=generator) + 0.3 * reference - 0.2
+    maps = (maps * levels).floor().clamp_min(0) / levels  # zeros, and many equal values where levels are few
+    maps[3] = 0
+    thresholds, scores = tried(maps, reference)
+    value, score = best_threshold(maps, reference)
+    assert value == thresholds[scores.mean(1).argmax()] and score == pytest.approx(scores.mean(1).max().item())
+    best = scores.amax(0)
+    best[2] = 1  # nothing is drawn: above all values, nothing is flagged
+    assert best_dice(maps, reference) == pytest.approx(best.mean().item())
+
+
+def test_a_small_lesion_in_a_dense_map_is_found_to_the_last_pixel():
+    # 50 of 10,000 values are the lesion's: the steps between 200 quantiles would hold as many each.
+    order = torch.randperm(10_000, generator=torch.Generator().manual_seed(0)) + 1.0
+    maps = (order / 10_000).view(1, 1, 100, 100)
+    reference = (maps > 0.9925) & (maps <= 0.9975)
+    for best in (best_dice(maps, reference), best_threshold(maps, reference)[1]):
+        assert best == pytest.approx(2 * 50 / (75 + 50))

@@ -1,4 +1,4 @@
-"""The settings and the anomaly map of a Dif-fuse model, chosen together on validation slices.
+"""Settings and anomaly map of a Dif-fuse model, or of RePaint with its mask, chosen together on validation slices.
 
 Schedules cost network calls and are few; maps of one schedule's samples cost nothing and are many. So every schedule
 is run once, every map of it is scored, and the best pair is kept with its threshold. Detection then uses exactly that
@@ -6,6 +6,7 @@ schedule. With drawn lesions a map is scored by the mean Dice at its best thresh
 much of the brain it flags in slices with a lesion, at the threshold that a given share of healthy brain reaches.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations, product
@@ -21,6 +22,7 @@ from ..pipelines.presets import Preset, choose_settings
 from .anomaly import Slices, choose_threshold, false_positive_threshold
 from .segmentation import dice
 
+LESION_SIGNS = {"flair": 1, "t2": 1, "ct": -1}  # 1 where lesions are brighter than healthy tissue, -1 where darker
 WIDTHS = (0, 3)  # pixels of the squares that a map is averaged over, or opened and closed with
 EDGES = (0, 1)  # pixels at the edge of the brain that do not count
 
@@ -96,16 +98,12 @@ def draw(
                 slices.images[index].to(pipeline.device),
                 saliency=saliency[index],
                 generator=generators,
-                preset=plan.settings,
-                noise_level=plan.noise_level,
-                percentile=plan.percentile,
-                recipe=plan.recipe,
-                display_steps=0,
+                **pipeline.call_of(plan),
             )
         )
     together: dict[str, Any] = {}
     for name in ("expected", "deviation", "masks", "saliency"):
-        parts = [output[name] for output in outputs]
+        parts = [getattr(output, name) for output in outputs]
         together[name] = None if parts[0] is None else torch.cat(parts).float().cpu()
     return Drawn(slices, **together)
 
@@ -153,7 +151,7 @@ def schedules(pipeline, preset: str, grid: Mapping[str, Sequence[Any]]) -> list[
     """A preset with every combination of values in place of its own.
 
     Args:
-        pipeline (`DifFusePipeline`): has the values that the grid leaves out.
+        pipeline (`DifFusePipeline` or `RePaintPipeline`): has the values that the grid leaves out.
         preset (`str`): a name in `PRESETS`.
         grid: names of `Preset`'s values, `"noise_level"` and `"percentile"`, each with the values to try.
 
@@ -166,7 +164,7 @@ def schedules(pipeline, preset: str, grid: Mapping[str, Sequence[Any]]) -> list[
     found = []
     for values in product(*grid.values()):
         chosen = dict(zip(grid, values))
-        noise_level = chosen.pop("noise_level", pipeline.config["noise_level"])
+        noise_level = chosen.pop("noise_level", pipeline.config["noise_level"] or len(pipeline.scheduler))
         percentile = chosen.pop("percentile", pipeline.config["percentile"])
         found.append(Calibration(replace(plain, **chosen), noise_level, percentile))
     return found
@@ -186,7 +184,7 @@ def search(
     """The maps of each schedule, best first, one schedule after the other.
 
     Args:
-        pipeline (`DifFusePipeline`): with a classifier and a processor.
+        pipeline (`DifFusePipeline` or `RePaintPipeline`): with a classifier and a processor.
         plans (`Sequence[Calibration]`): the schedules to choose from; their recipes and thresholds are replaced.
         diseased, healthy (`Slices`): of any split but `test`.
         signs: see `recipes`.
@@ -235,7 +233,8 @@ def _score(
         value = limits[f"{false_positives[0]:g}"]
         flagged = (maps >= value) & sick.slices.brain
         scores = flagged.flatten(1).sum(1) / sick.slices.brain.flatten(1).sum(1).clamp_min(1)
-    return Choice(replace(made, threshold=value, false_positive_thresholds=limits), calls, scores)
+    kept = value if math.isfinite(value) else None  # maps of zeros have no threshold
+    return Choice(replace(made, threshold=kept, false_positive_thresholds=limits), calls, scores)
 
 
 def decide(choices: Sequence[Choice], max_calls: float = float("inf")) -> Choice:

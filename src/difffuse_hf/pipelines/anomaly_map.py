@@ -100,7 +100,11 @@ def foreground(image: torch.Tensor) -> torch.Tensor:
 
 
 def residual_map(
-    image: torch.Tensor, reconstruction: torch.Tensor, erosion_size: int = 5, median_size: int = 5
+    image: torch.Tensor,
+    reconstruction: torch.Tensor,
+    erosion_size: int = 5,
+    median_size: int = 5,
+    channels: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """What a reconstruction f(x) has left out (Kascenas 2022): median(m ⊙ mean over channels of |x − f(x)|).
 
@@ -111,6 +115,7 @@ def residual_map(
     Args:
         image, reconstruction (`torch.Tensor` of shape `(B, C, H, W)`): in [0, 1].
         erosion_size, median_size (`int`): sides of the two squares in pixels, odd; 1 does nothing.
+        channels (`Sequence[int]`, *optional*): the channels that count, all by default as in the paper.
 
     Returns:
         `torch.Tensor` of shape `(B, 1, H, W)`, ≥ 0.
@@ -118,7 +123,8 @@ def residual_map(
     if erosion_size % 2 == 0 or median_size % 2 == 0:
         raise ValueError(f"The sides of the squares must be odd, got {erosion_size} and {median_size}.")
     mask = F.avg_pool2d(foreground(image).to(image), erosion_size, stride=1, padding=erosion_size // 2) > 0.95
-    difference = ((image - reconstruction) * mask).abs().mean(dim=1, keepdim=True)  # (B, 1, H, W)
+    difference = ((image - reconstruction) * mask).abs()
+    difference = (difference if channels is None else difference[:, list(channels)]).mean(dim=1, keepdim=True)
     padded = F.pad(difference, (median_size // 2,) * 4, mode="reflect")
     windows = padded.unfold(2, median_size, 1).unfold(3, median_size, 1)  # (B, 1, H, W, k, k)
     return windows.flatten(-2).median(dim=-1).values

@@ -7,6 +7,7 @@ from typing_extensions import Unpack
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from ..schedulers.simplex import simplex_noise
+from .anomaly_map import anomaly_map
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
 from .sampling import Generators, Images, SamplingKeywords, SamplingOptions
@@ -48,6 +49,13 @@ class AnoDDPMPipeline(CounterfactualPipeline):
         )
         return noise.repeat(shared_by, 1, 1, 1)
 
+    def map_of(self, image: torch.Tensor, counterfactual: torch.Tensor) -> torch.Tensor:
+        """(x_0 − x̂_0)² with both in [-1, 1], the mean over channels, `(B, 1, H, W)` in [0, 4]."""
+        config = self.config
+        return anomaly_map(
+            2 * image - 1, 2 * counterfactual - 1, config["anomaly_channels"], config["morphology_size"], "squared"
+        )
+
     @torch.no_grad()
     def __call__(self, image: Images, **sampling: Unpack[SamplingKeywords]) -> CounterfactualOutput | tuple:
         """Make a healthy counterfactual of each slice and the map (x_0 − x̂_0)², with both in [-1, 1].
@@ -68,5 +76,4 @@ class AnoDDPMPipeline(CounterfactualPipeline):
         with self.bar(len(levels) - 1) as bar:
             sample = self.denoise(sample, levels, run.predict, bar, run.draw, run.on_step)
         counterfactuals = to_unit_range(sample)
-        maps = self.map_of(clean, 2 * counterfactuals - 1, difference="squared")
-        return self.make_output(run.options, counterfactuals, maps)
+        return self.make_output(run.options, counterfactuals, self.map_of(run.image, counterfactuals))

@@ -49,6 +49,10 @@ class AutoDDPMPipeline(CounterfactualPipeline):
     ):  # fmt: skip
         super().__init__()
 
+    @property
+    def map_is_of_the_counterfactual(self) -> bool:
+        return False  # the residual also decides on the mask
+
     @torch.no_grad()
     def __call__(
         self, image: Images, inpaint_level: int | None = None, num_inpaint_steps: int | None = None,

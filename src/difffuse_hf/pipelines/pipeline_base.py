@@ -182,11 +182,17 @@ class CounterfactualPipeline(DiffusionPipeline):
         noise_level = self.setting("noise_level", options.noise_level)
         return self.scheduler.levels_from(noise_level, options.num_inference_steps)
 
-    def map_of(self, image: torch.Tensor, counterfactual: torch.Tensor, **how) -> torch.Tensor:
-        """The anomaly map of the model's channels and square, `(B, 1, H, W)`; `how` as in `anomaly_map`."""
-        return anomaly_map(
-            image, counterfactual, self.config["anomaly_channels"], self.config["morphology_size"], **how
-        )
+    def map_of(self, image: torch.Tensor, counterfactual: torch.Tensor) -> torch.Tensor:
+        """The anomaly map of the model's channels and square, `(B, 1, H, W)`, of images in [0, 1]."""
+        return anomaly_map(image, counterfactual, self.config["anomaly_channels"], self.config["morphology_size"])
+
+    @property
+    def map_is_of_the_counterfactual(self) -> bool:
+        """Whether the anomaly map is `map_of` the image and the counterfactual, and of nothing else.
+
+        Then the maps of other `anomaly_channels` need no new counterfactual.
+        """
+        return True
 
     def predict_noise(
         self,

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
-from .anomaly_map import otsu_threshold
+from .anomaly_map import anomaly_map, otsu_threshold
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
 from .sampling import Images, SamplingKeywords, SamplingOptions, images_a_call
@@ -27,6 +27,7 @@ class ClassifierGuidancePipeline(CounterfactualPipeline):
         guidance_scale (`float`): s.
         healthy_label (`int`): class index of slices without a lesion.
         anomaly_channels, morphology_size: of the anomaly map, which the paper neither opens nor closes.
+        otsu (`bool`): maps of 0 and 1, each cut at its own Otsu threshold, as in the paper.
     """
 
     model_cpu_offload_seq = "classifier->unet"
@@ -36,13 +37,22 @@ class ClassifierGuidancePipeline(CounterfactualPipeline):
         self, unet: UNet2DModel, scheduler: DifFuseScheduler, classifier: torch.nn.Module,
         processor: DifFuseProcessor | None = None,
         noise_level: int = 500, guidance_scale: float = 100.0, healthy_label: int = 0,
-        anomaly_channels: list[int] | None = None, morphology_size: int = 1,
+        anomaly_channels: list[int] | None = None, morphology_size: int = 1, otsu: bool = False,
     ):  # fmt: skip
         super().__init__()
 
+    def map_of(self, image: torch.Tensor, counterfactual: torch.Tensor) -> torch.Tensor:
+        """Σ over channels of |x_0 − x̂_0|, `(B, 1, H, W)` in [0, C]; 0 or 1 with `otsu`."""
+        return self._map(image, counterfactual, self.config["otsu"])
+
+    def _map(self, image, counterfactual, otsu):
+        channels, size = self.config["anomaly_channels"], self.config["morphology_size"]
+        maps = anomaly_map(image, counterfactual, channels, size, over_channels="sum")
+        return (maps > otsu_threshold(maps)).to(maps) if otsu else maps
+
     @torch.no_grad()
     def __call__(
-        self, image: Images, guidance_scale: float | None = None, otsu: bool = False,
+        self, image: Images, guidance_scale: float | None = None, otsu: bool | None = None,
         **sampling: Unpack[SamplingKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the map Σ over channels of |x_0 − x̂_0|.
@@ -50,7 +60,7 @@ class ClassifierGuidancePipeline(CounterfactualPipeline):
         Args:
             image (`torch.Tensor` of shape `(B, C, H, W)`): x_0 in [0, 1].
             guidance_scale (*optional*): the model's own by default.
-            otsu (`bool`): maps of 0 and 1, thresholded each at its own Otsu threshold, as in the paper.
+            otsu (*optional*): the model's own by default.
             sampling: see `SamplingOptions`.
 
         Returns:
@@ -77,9 +87,7 @@ class ClassifierGuidancePipeline(CounterfactualPipeline):
             sample = self.denoise(sample, levels, predict_guided, bar, on_step=run.on_step)
 
         counterfactuals = to_unit_range(sample)
-        maps = self.map_of(image, counterfactuals, over_channels="sum")
-        if otsu:
-            maps = (maps > otsu_threshold(maps)).to(maps)
+        maps = self._map(image, counterfactuals, self.setting("otsu", otsu))
         return self.make_output(run.options, counterfactuals, maps)
 
     def log_probability_gradient(self, sample: torch.Tensor, level: int, batch_size: int = 32) -> torch.Tensor:

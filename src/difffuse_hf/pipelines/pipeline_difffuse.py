@@ -8,6 +8,7 @@ Notation (<name> -> <name in the thesis>)
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -18,7 +19,7 @@ from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .calibration import Calibration
-from .map_recipe import MapRecipe, map_by_recipe, widened
+from .map_recipe import MapRecipe, widened
 from .outside import outside_of
 from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
@@ -136,7 +137,7 @@ class DifFusePipeline(MaskedPipeline):
             # 4. What changed: the mean of the samples (B, N, C, H, W) finds more than any one of them
             expected = samples.mean(dim=1)
             deviation = samples.std(dim=1) if samples.shape[1] > 1 else None
-            anomaly_maps = self._make_map(reference, expected, deviation, recipe, saliency)
+            anomaly_maps = self.make_map(reference, expected, deviation, recipe, saliency)
 
             # 5. The counterfactual to look at
             counterfactuals = samples[:, 0]
@@ -147,10 +148,16 @@ class DifFusePipeline(MaskedPipeline):
         uncertainty, agreement = None if deviation is None else deviation.mean(dim=1, keepdim=True), None
         in_sigmas = recipe is not None and recipe.sample_noise is not None  # which one sample alone has none of
         if deviation is not None and chosen.threshold is not None and not in_sigmas:
-            alone = [self._make_map(reference, one, None, recipe, saliency) for one in samples.unbind(1)]
+            alone = [self.make_map(reference, one, None, recipe, saliency) for one in samples.unbind(1)]
             agreement = torch.stack([one >= chosen.threshold for one in alone]).float().mean(0)
         of_samples = {"uncertainty": uncertainty, "agreement": agreement, "expected": expected, "deviation": deviation}
         return self.make_output(options, counterfactuals, anomaly_maps, mask, saliency, **of_samples)
+
+    @property
+    def map_is_of_the_counterfactual(self) -> bool:
+        plan = self.calibration()
+        plain = plan.recipe is None and plan.settings.background != "reconstruction"
+        return plain and plan.settings.num_samples == 1
 
     def calibration(self, preset: str | Preset | None = None) -> Calibration:
         """What the model was calibrated to for a preset, or the preset as it is with the model's own settings.
@@ -172,6 +179,12 @@ class DifFusePipeline(MaskedPipeline):
             threshold=getattr(self.processor, "anomaly_threshold", None),
             false_positive_thresholds=getattr(self.processor, "false_positive_thresholds", {}),
         )
+
+    @staticmethod
+    def call_of(plan: Calibration) -> dict[str, Any]:
+        """The arguments of a call that does as a plan says, without a chain for the eye."""
+        of_plan = {"noise_level": plan.noise_level, "percentile": plan.percentile, "recipe": plan.recipe}
+        return {"preset": plan.settings, **of_plan, "display_steps": 0}
 
     def fit_mask(
         self,
@@ -217,15 +230,9 @@ class DifFusePipeline(MaskedPipeline):
         if not settings.scout_threshold:
             return mask
         plain = None if recipe is None else replace(recipe, sample_noise=None, weighted=False)
-        found = self._make_map(run.image, samples.mean(1), None, plain) >= settings.scout_threshold
+        found = self.make_map(run.image, samples.mean(1), None, plain) >= settings.scout_threshold
         tight = widened(found.to(mask), settings.scout_margin_mm, self.pixel_mm)
         return torch.where(found.flatten(1).any(1).view(-1, 1, 1, 1), tight, mask)
-
-    def _make_map(self, reference, expected, deviation, recipe: MapRecipe | None, saliency=None) -> torch.Tensor:
-        """The map by a recipe, or the thesis's map without one, of the model's own channels and square."""
-        if recipe is None:
-            return self.map_of(reference, expected)
-        return map_by_recipe(reference, expected, deviation, recipe, self.pixel_mm, saliency)
 
     def _chain(self, settings: Preset, noise_level: int) -> "Chain":
         """The scheduler of a chain, and the levels it goes through, up from the image and down to it."""

@@ -12,6 +12,7 @@ from ..saliency.common import class_logits
 from ..saliency.counterfactual import class_agnostic_saliency
 from ..saliency.mask import saliency_to_mask
 from ..saliency.methods import WITH_AUTOENCODER, saliency_method
+from .map_recipe import MapRecipe, map_by_recipe
 from .pipeline_base import CounterfactualPipeline, as_tensor
 from .sampling import Images, images_a_call
 
@@ -90,6 +91,19 @@ class MaskedPipeline(CounterfactualPipeline):
     def looks_diseased(self, image: torch.Tensor) -> torch.Tensor:
         """Which images (B, C, H, W) the classifier finds suspicious: boolean, (B,)."""
         return self.lesion_probability(image) >= self.lesion_probability_threshold
+
+    def make_map(
+        self,
+        reference: torch.Tensor,
+        expected: torch.Tensor,
+        deviation: torch.Tensor | None,
+        recipe: MapRecipe | None,
+        saliency: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The map by a recipe, or the thesis's map without one, of the model's own channels and square."""
+        if recipe is None:
+            return self.map_of(reference, expected)
+        return map_by_recipe(reference, expected, deviation, recipe, self.pixel_mm, saliency)
 
     def choose_mask(
         self,

@@ -6,28 +6,26 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, require_choice
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_denoising_ae import DenoisingAutoencoder
 from ..models.modeling_fanogan import FAnoGAN, resize
 from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
-from ..saliency.counterfactual import class_agnostic_saliency, latent_counterfactual
-from ..saliency.mask import saliency_to_mask
+from ..saliency.counterfactual import latent_counterfactual
+from ..saliency.mask import BLUR_KERNEL, gaussian_blur
 from .anomaly_map import residual_map
-from .pipeline_base import CounterfactualPipeline, declared
+from .pipeline_base import declared
+from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
 from .sampling import Generators, Images, SamplingOptions
 
 HEALTHY = 0  # class index
-OF_THE_MAP = (
-    "reference",
-    "counterfactuals",
-    "batch_size",
-)  # options of the saliency map, not of a single counterfactual
+OF_THE_MAP = ("reference", "counterfactuals", "batch_size")  # options of the map, not of a single counterfactual
+SALIENCY_AS = ("map", "blurred", "mask")
 
 
-class ReconstructionPipeline(CounterfactualPipeline):
+class ReconstructionPipeline(MaskedPipeline):
     """Reconstruct a slice with a network that knows healthy ones only; the anomaly map is what differs.
 
     f-AnoGAN's difference is taken at the size of its networks and then resized: at the size of the slice it would be
@@ -40,8 +38,12 @@ class ReconstructionPipeline(CounterfactualPipeline):
         processor (`DifFuseProcessor`, *optional*): how scans become slices for this model.
         erosion_size, median_size (`int`, *optional*): squares of `residual_map` in pixels; published are 5 and 5 for
             the denoising autoencoder, and none (1 and 1) for f-AnoGAN.
-        percentile (`float`): τ of the mask that is made of a saliency map.
+        percentile, percentile_over: of the mask that is made of the saliency map, as in `DifFusePipeline`.
         saliency_options (`dict`, *optional*): arguments of `class_agnostic_saliency`.
+        saliency_as (`str`): what the anomaly map is made of: `"mask"`, the most salient pixels, is the thesis's ACAT
+            ("thresholded as in our approach", Sec. 6.6.2); `"blurred"` is the map that this mask is cut from, which
+            leaves a threshold to be chosen; `"map"` is the saliency as it is.
+        anomaly_channels (`list[int]`, *optional*): channels of a reconstructor's anomaly map, all by default.
     """
 
     model_cpu_offload_seq = "classifier->autoencoder->reconstructor"
@@ -52,9 +54,11 @@ class ReconstructionPipeline(CounterfactualPipeline):
         self, reconstructor: DenoisingAutoencoder | FAnoGAN | None = None, classifier: SliceClassifier | None = None,
         autoencoder: ResNetAutoencoder | None = None, processor: DifFuseProcessor | None = None,
         erosion_size: int | None = None, median_size: int | None = None, percentile: float = 90.0,
-        saliency_options: dict | None = None,
+        saliency_options: dict | None = None, percentile_over: str = "image", saliency_as: str = "map",
+        anomaly_channels: list[int] | None = None,
     ):  # fmt: skip
         super().__init__()
+        require_choice("saliency_as", saliency_as, SALIENCY_AS)
         if reconstructor is None and (classifier is None or autoencoder is None):
             raise InputError("The pipeline needs a `reconstructor`, or a `classifier` and an `autoencoder`.")
 
@@ -62,10 +66,15 @@ class ReconstructionPipeline(CounterfactualPipeline):
     classifier: SliceClassifier | None
     autoencoder: ResNetAutoencoder | None
 
+    @property
+    def map_is_of_the_counterfactual(self) -> bool:
+        return False  # it is of the reconstruction before that is cut to [0, 1], or of the saliency
+
     @torch.no_grad()
     def __call__(
         self, image: Images, generator: Generators = None, output_type: str = "pt", return_dict: bool = True,
         batch_size: int = 32, erosion_size: int | None = None, median_size: int | None = None,
+        percentile: float | None = None,
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map between the two.
 
@@ -76,6 +85,7 @@ class ReconstructionPipeline(CounterfactualPipeline):
             batch_size (`int`): most images in one call of the networks.
             erosion_size, median_size (`int`, *optional*): the pipeline's own by default; without a reconstructor,
                 not used.
+            percentile (`float`, *optional*): the pipeline's own by default; with a reconstructor, not used.
 
         Returns:
             `CounterfactualOutput`: the masks are 1 everywhere, for all of a slice is made anew, or the saliency above
@@ -88,7 +98,7 @@ class ReconstructionPipeline(CounterfactualPipeline):
         with self.bar(len(parts)) as bar:
             for part in parts:
                 if self.reconstructor is None:
-                    outputs.append(self._saliency(self.classifier, self.autoencoder, part))
+                    outputs.append(self._saliency(self.classifier, self.autoencoder, part, percentile))
                 else:
                     with evaluating(self.reconstructor):  # batch norm would mix the images of a batch
                         outputs.append(self._reconstruct(self.reconstructor, part, sizes))
@@ -109,20 +119,26 @@ class ReconstructionPipeline(CounterfactualPipeline):
         else:
             made = model(image.to(model.dtype))
         sizes = [default_size if size is None else size for size in sizes]
-        anomaly = resize(residual_map(seen.float(), made.float(), *sizes), image.shape[-2:])
+        anomaly = residual_map(seen.float(), made.float(), *sizes, self.config["anomaly_channels"])
+        anomaly = resize(anomaly, image.shape[-2:])
         made = resize(made, image.shape[-2:]).clamp(0, 1)
         return made, anomaly, torch.ones_like(anomaly), None
 
-    def _saliency(self, classifier, autoencoder, image):
-        """Counterfactual, saliency as the anomaly map, its mask, and the saliency."""
+    def _saliency(self, classifier, autoencoder, image, percentile):
+        """Counterfactual, anomaly map, mask, and the saliency that both are made of."""
+        saliency = self.make_saliency(image)
+        mask, _ = self.choose_mask(image, saliency, percentile=percentile)
+        anomaly = mask if self.config["saliency_as"] == "mask" else saliency
+        if self.config["saliency_as"] == "blurred":
+            anomaly = gaussian_blur(saliency, BLUR_KERNEL)
+            if self.config["percentile_over"] == "foreground":
+                anomaly = anomaly * self.foreground(image)
         options = self.config["saliency_options"] or {}
         of_one = {name: value for name, value in options.items() if name not in OF_THE_MAP}
-        image = image.to(autoencoder.dtype)
         healthy = torch.full((len(image),), HEALTHY, device=image.device)
-        with torch.enable_grad():  # the call is under no_grad, and saliency needs gradients
-            saliency = class_agnostic_saliency(classifier, autoencoder, image, **options).detach()
-            found = latent_counterfactual(classifier, autoencoder, image, healthy, **of_one)
-        return found.counterfactual, saliency, saliency_to_mask(saliency, self.config["percentile"]), saliency
+        with torch.enable_grad():  # the call is under no_grad, and the search needs gradients
+            found = latent_counterfactual(classifier, autoencoder, image.to(autoencoder.dtype), healthy, **of_one)
+        return found.counterfactual, anomaly, mask, saliency
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """RePaint (Lugmayr et al. 2022) with Dif-fuse's mask (thesis Sec. 6.6.6): inpainting that goes back and forth in t."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -12,10 +13,15 @@ from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
+from .calibration import Calibration
+from .map_recipe import MapRecipe
 from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
+from .presets import Preset
 from .sampling import Images, SamplingKeywords, SamplingOptions
+
+CALIBRATED_AS = "repaint"  # name of its calibration in the processor, whose settings count by `num_samples` alone
 
 
 class RePaintPipeline(MaskedPipeline):
@@ -32,6 +38,9 @@ class RePaintPipeline(MaskedPipeline):
         jump_length (`int`): levels that a jump back to more noise spans.
         num_resamples (`int`): times that each stretch of that length is gone down.
         percentile, percentile_over, saliency_options, anomaly_channels, morphology_size: as in `DifFusePipeline`.
+
+    As Dif-fuse can, it can be calibrated (see `CALIBRATED_AS`): percentile, noise level, number of samples and map are
+    then those that were chosen on validation data.
     """
 
     @declared
@@ -48,7 +57,7 @@ class RePaintPipeline(MaskedPipeline):
     def __call__(
         self, image: Images, saliency: Images | None = None, mask: Images | None = None,
         jump_length: int | None = None, num_resamples: int | None = None, percentile: float | None = None,
-        **sampling: Unpack[SamplingKeywords],
+        num_samples: int | None = None, recipe: MapRecipe | None = None, **sampling: Unpack[SamplingKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map δ, opened and closed.
 
@@ -58,26 +67,62 @@ class RePaintPipeline(MaskedPipeline):
             mask (`torch.Tensor` of shape `(B, 1, H, W)`, *optional*): 1 where tissue is repainted; has precedence.
             jump_length, num_resamples, percentile (*optional*): the model's own by default, as are `noise_level` and
                 `num_inference_steps`.
+            num_samples (`int`, *optional*): counterfactuals per image, 1 unless calibrated; the map is taken against
+                their mean.
+            recipe (`MapRecipe`, *optional*): how the anomaly map is made; the calibrated one by default, and without a
+                calibration δ.
             sampling: see `SamplingOptions`.
         """
+        chosen = self.calibration()
+        num_samples, recipe = num_samples or chosen.settings.num_samples, recipe or chosen.recipe
+        percentile = chosen.percentile if percentile is None else percentile
         run = self.begin(image, SamplingOptions.of({**sampling}))
         slices, options = run.image, run.options
         steps = self.setting("num_inference_steps", options.num_inference_steps)
         walk = jump_levels(
-            self.scheduler.levels_from(self.setting("noise_level", options.noise_level), steps),
+            self.scheduler.levels_from(options.noise_level or chosen.noise_level, steps),
             self.setting("jump_length", jump_length),
             self.setting("num_resamples", num_resamples),
         )
         mask, saliency = self.choose_mask(slices, saliency, mask, percentile)
 
-        clean = 2 * slices - 1
+        def per_sample(tensor):  # (B, ...) -> (B·N, ...), the samples of an image side by side
+            return tensor.repeat_interleave(num_samples, dim=0)
+
+        clean, inside = per_sample(2 * slices - 1), per_sample(mask)
         noise = run.draw(clean, walk[0])
         sample = noise if walk[0] == len(self.scheduler) else self.scheduler.diffuse(clean, 0, walk[0], noise)
         with self.bar(len(walk) - 1) as bar:
-            sample = self.inpaint(sample, clean, mask, walk, run, bar)
+            sample = self.inpaint(sample, clean, inside, walk, run, bar)
 
-        counterfactuals = torch.where(mask > 0, to_unit_range(sample), slices)
-        return self.make_output(options, counterfactuals, self.map_of(slices, counterfactuals), mask, saliency)
+        samples = torch.where(inside > 0, to_unit_range(sample), per_sample(slices)).unflatten(0, (-1, num_samples))
+        expected, deviation = samples.mean(1), samples.std(1) if num_samples > 1 else None
+        maps = self.make_map(slices, expected, deviation, recipe, saliency)
+        uncertainty = None if deviation is None else deviation.mean(1, keepdim=True)
+        of_samples = {"uncertainty": uncertainty, "expected": expected, "deviation": deviation}
+        return self.make_output(options, samples[:, 0], maps, mask, saliency, **of_samples)
+
+    @property
+    def map_is_of_the_counterfactual(self) -> bool:
+        plan = self.calibration()
+        return plan.recipe is None and plan.settings.num_samples == 1
+
+    def calibration(self) -> Calibration:
+        """What the pipeline was calibrated to, or its own settings and one sample.
+
+        Raises:
+            InputError: the calibration in the model cannot be read.
+        """
+        known = getattr(self.processor, "calibrations", {})
+        if CALIBRATED_AS in known:
+            return Calibration.of(known[CALIBRATED_AS])
+        return Calibration(Preset(), self.config["noise_level"] or len(self.scheduler), self.config["percentile"])
+
+    @staticmethod
+    def call_of(plan: Calibration) -> dict[str, Any]:
+        """The arguments of a call that does as a plan says."""
+        of_plan = {"noise_level": plan.noise_level, "percentile": plan.percentile, "recipe": plan.recipe}
+        return {"num_samples": plan.settings.num_samples, **of_plan}
 
 
 def jump_levels(levels: Sequence[int], jump_length: int, num_resamples: int) -> list[int]:

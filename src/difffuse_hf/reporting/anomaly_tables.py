@@ -6,8 +6,8 @@ from pathlib import Path
 from ..data.cards import is_synthetic
 from ..evaluation.anomaly import INFARCT_SIZES, SIZES
 from ..evaluation.anomaly_runs import AnomalySettings, ScoredMethods
-from ..evaluation.sweep import Curves
-from .charts import draw_dice_curves
+from ..evaluation.sweep import Curves, Grid
+from .charts import draw_dice_curves, draw_grid
 from .figures import methods_figure
 from .tables import Column, Table, about_data, measures_table, write_tables
 from .thesis import ANOMALY_COHORTS
@@ -76,13 +76,29 @@ def write_anomaly_tables(
     return tables
 
 
-def write_sweep_tables(curves: Curves, where: str, num_slices: int, folder: Path) -> list[Table]:
-    """Write `sweep.json`, `.md`, `.tex` and `.png`, and give back a table for each setting (Figs. 6.6 and 6.7)."""
+def write_sweep_tables(curves: Curves, grid: Grid, where: str, num_slices: int, folder: Path) -> list[Table]:
+    """Write `sweep.json`, `.md`, `.tex` and `.png`, with a grid also `sweep_grid.png`, and give back the tables.
+
+    Args:
+        curves: a table and a panel each.
+        grid: Dice of every noise level with every percentile (Fig. 6.6); may be empty.
+        where (`str`), num_slices (`int`): the slices that they were measured on.
+    """
     tables = []
+    if grid:
+        shares = next(iter(grid.values()))
+        columns = [Column(f"{share:g}", f"τ = {share:g}", digits=3, best=None) for share in shares]
+        rows = {
+            f"{level:g}": [{f"{share:g}": run["dice"] for share, run in zip(row, runs)} for runs in zip(*row.values())]
+            for level, row in grid.items()
+        }
+        caption = f"Dice, {num_slices} slices with a lesion, split {where}."
+        tables.append(measures_table(rows, columns, caption, row_heading=SWEPT["noise_level"]))
+        draw_grid(grid, (SWEPT["percentile"], SWEPT["noise_level"]), f"Dice ({where})", folder / "sweep_grid.png")
     for name, curve in curves.items():
         rows = {f"{value:g}": runs for value, runs in curve.items()}
         caption = f"{num_slices} slices with a lesion, split {where}."
         tables.append(measures_table(rows, DICE, caption, row_heading=SWEPT[name]))
-    write_tables(tables, {"curves": curves, "split": where}, folder, "sweep")
+    write_tables(tables, {"curves": curves, "grid": grid, "split": where}, folder, "sweep")
     draw_dice_curves({SWEPT[name]: curve for name, curve in curves.items()}, where, folder / "sweep.png")
     return tables

@@ -88,6 +88,29 @@ def draw_dice_curves(curves: Mapping[str, Mapping[float, Sequence]], where: str,
     save(figure, path)
 
 
+def draw_grid(
+    grid: Mapping[float, Mapping[float, Sequence]], labels: tuple[str, str], title: str, path: str | Path
+) -> None:
+    """Write a PNG of the mean Dice of two settings together, as numbers on a coloured grid.
+
+    Args:
+        grid: {row: {column: [{"dice": ...} of each seed]}}.
+        labels: of the columns' axis and of the rows'.
+    """
+    means = np.array([[np.mean([run["dice"] for run in runs]) for runs in row.values()] for row in grid.values()])
+    figure = new_figure(1.5 + 0.7 * means.shape[1], 1.2 + 0.45 * means.shape[0])
+    axes = figure.add_subplot()
+    axes.imshow(means, cmap="Blues", aspect="auto", origin="lower")
+    middle = (means.min() + means.max()) / 2
+    for (row, column), mean in np.ndenumerate(means):
+        colour = "white" if mean > middle else "black"
+        axes.text(column, row, f"{mean:.3f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(means.shape[1]), [f"{column:g}" for column in next(iter(grid.values()))])
+    axes.set_yticks(range(means.shape[0]), [f"{row:g}" for row in grid])
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    save(figure, path)
+
+
 def draw_latent_paths(summary: dict, path: str | Path, title: str = "") -> None:
     """Write a PNG of what `summarise_paths` gives: probability by step, distance by step, one against the other."""
     colours = {ONE_STEP: COLOURS[1], NO_DISTANCE: COLOURS[5], OURS: COLOURS[6]}

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from ..errors import InputError, require_choice
 
 VARIANTS = ("thesis", "reference_code")
+BLUR_KERNEL = 5  # pixels, Ch. 6
 
 
 def saliency_to_mask(
     saliency: torch.Tensor,
     percentile: float = 90.0,
-    blur_kernel: int = 5,
+    blur_kernel: int = BLUR_KERNEL,
     variant: str = "thesis",
     foreground: torch.Tensor | None = None,
 ) -> torch.Tensor:
