@@ -18,7 +18,6 @@ import torch
 
 from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
 from difffuse_hf.data.slices import load_slices
-from difffuse_hf.detection.load import fastest_dtype, to_fastest
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import (
     Slices,
@@ -30,6 +29,7 @@ from difffuse_hf.evaluation.anomaly import (
 )
 from difffuse_hf.io.files import complete_folder
 from difffuse_hf.io.model_card import model_card, write_model_card
+from difffuse_hf.models.precision import fastest_dtype, to_fastest
 from difffuse_hf.models.unet import load_unet
 
 

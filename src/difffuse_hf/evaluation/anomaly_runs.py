@@ -19,6 +19,7 @@ from ..data.slices import load_slices
 from ..errors import InputError
 from ..io.files import write_whole
 from ..models.auto import load_classifier
+from ..models.precision import fastest_dtype, to_fastest
 from ..pipelines.auto import load_pipeline
 from .anomaly import (
     Slices,
@@ -55,6 +56,7 @@ class AnomalySettings:
     seed: int = 0  # of the sampling; a run's number is added
     batch_size: int = 16
     device: str = "cpu"
+    dtype: str = "float32"  # of the U-Net; "auto" is the fastest that the device has, as in detection
     channels: Sequence[int] | None = None  # those that the slices keep, the others are 0; all by default
 
     def features(self) -> str:
@@ -123,6 +125,8 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
     except json.JSONDecodeError as error:
         raise InputError(f"The options of {name}, {run.options}, are no JSON ({error}).") from error
     pipeline = load_pipeline(run.model, settings.device)
+    if settings.dtype == "auto" and "unet" in pipeline.components:
+        to_fastest(pipeline.unet, fastest_dtype(settings.device))
     judge = None
     if settings.classifier:
         judge = load_classifier(settings.classifier).eval().to(settings.device)  # pyright: ignore[reportArgumentType]
@@ -200,7 +204,8 @@ def score_slices(
 
 def _origin(run: AnomalyRun, settings: AnomalySettings) -> dict:
     """What a result depends on."""
-    known = {name: getattr(settings, name) for name in ("classifier", "inception", "limit", "seed", "channels")}
+    names = ("classifier", "inception", "limit", "seed", "channels", "dtype")
+    known = {name: getattr(settings, name) for name in names}
     return {**run._asdict(), "out_of_domain": list(settings.out_of_domain), **known}
 
 
