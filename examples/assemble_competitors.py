@@ -13,6 +13,7 @@ is what `evaluate_anomaly.py --all` reads. Folders that are there are kept: repe
 """
 
 import argparse
+import copy
 import json
 from itertools import product
 from pathlib import Path
@@ -34,6 +35,7 @@ from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, run_method
 from difffuse_hf.evaluation.calibration import LESION_SIGNS, decide, schedules, search
 from difffuse_hf.io.files import complete_folder, write_whole
+from difffuse_hf.models.precision import fastest_dtype, to_fastest
 from difffuse_hf.models.unet import load_unet
 from difffuse_hf.pipelines.pipeline_repaint import CALIBRATED_AS
 
@@ -111,6 +113,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "auto"], default="float32",
+                        help="of the U-Net while it tunes; auto: the fastest that the device has")  # fmt: skip
     args = parser.parse_args(argv)
 
     output = Path(args.output_dir)
@@ -137,12 +141,17 @@ def main(argv: list[str] | None = None) -> None:
         if not record.exists():
             networks = {part: load[part][1](load[part][0]) for part in parts}
             pipeline = build(kind, networks, settings, args).to(args.device)
+            trained = getattr(pipeline, "unet", None)
+            if trained is not None and args.dtype == "auto":
+                pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(args.device))
             grid = GRIDS.get(name, GRIDS.get(kind, {}))
             if name in CALIBRATED:
                 tried = calibrate(name, pipeline, validation, grid, args)
             else:
                 tried, best = tune(name, pipeline, validation, options, grid, args)
                 pipeline.register_to_config(**{**dict(pipeline.config), **best})
+            if trained is not None:
+                pipeline.unet = trained
             with complete_folder(folder) as temporary:
                 pipeline.save_pretrained(temporary)
                 (temporary / "tuning.json").write_text(json.dumps(tried, indent=2))

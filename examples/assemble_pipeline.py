@@ -3,24 +3,33 @@
 python examples/assemble_pipeline.py --dataset data/brats_slices --classifier out/classifier \
     --autoencoder out/autoencoder --diffusion out/diffusion --output_dir out/difffuse
 
-The anomaly threshold is the one with the best mean Dice over validation slices with a lesion; the threshold on the
-lesion probability, under which `difffuse detect` leaves a slice as it is, lets through `--sensitivity` of them.
+The anomaly threshold is the one with the best mean Dice over validation slices with a drawn lesion, or where none is
+drawn that of the first share of `--false_positives`; the threshold on the lesion probability, under which `difffuse
+detect` leaves a slice as it is, lets through `--sensitivity` of the slices with a lesion.
 """
 
 import argparse
 import copy
 import json
+from math import isnan
 from pathlib import Path
 
 import torch
 
 from difffuse_hf import DifFusePipeline, DifFuseProcessor, DifFuseScheduler, ResNetAutoencoder, SliceClassifier
 from difffuse_hf.data.slices import load_slices
-from difffuse_hf.detection.load import fastest_dtype, to_fastest
 from difffuse_hf.errors import run_script
-from difffuse_hf.evaluation.anomaly import as_slices, choose_threshold, false_positive_threshold, run_method
+from difffuse_hf.evaluation.anomaly import (
+    Slices,
+    Threshold,
+    as_slices,
+    choose_threshold,
+    false_positive_threshold,
+    run_method,
+)
 from difffuse_hf.io.files import complete_folder
 from difffuse_hf.io.model_card import model_card, write_model_card
+from difffuse_hf.models.precision import fastest_dtype, to_fastest
 from difffuse_hf.models.unet import load_unet
 
 
@@ -63,6 +72,8 @@ def main(argv: list[str] | None = None) -> None:
 
     validation = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
     sick = validation.labels == 1
+    for some in (validation.with_lesion, validation.without_lesion):
+        some()  # or a sentence says that there is none
     with torch.no_grad():
         logits = torch.cat(
             [pipeline.classifier(part.to(pipeline.device)).logits.cpu() for part in validation.images.split(64)]
@@ -73,25 +84,21 @@ def main(argv: list[str] | None = None) -> None:
 
     trained = pipeline.unet
     pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(pipeline.device))  # as `difffuse detect` will
-    known = validation.with_lesion()
-    maps, _ = run_method(pipeline, known.images, args.seed, label="Validation slices", display_steps=0)
-    threshold = choose_threshold(maps, known)
-    if args.false_positives:
-        healthy = validation.select(~sick)
-        maps, _ = run_method(pipeline, healthy.images, args.seed, label="Healthy slices", display_steps=0)
-        pipeline.processor.false_positive_thresholds = {
-            f"{share:g}": false_positive_threshold(maps, healthy, share).value for share in args.false_positives
-        }
+    threshold = choose(pipeline, validation, args)
     pipeline.unet, pipeline.processor.anomaly_threshold = trained, threshold.value
+    undrawn = "not known: no lesion is drawn"
     card = model_card(
         name=Path(args.output_dir).name,
         description=(
-            f"A Dif-fuse model for slices of {', '.join(pipeline.processor.modalities)}: it makes their healthy "
-            "counterfactual and a pixel-wise anomaly map."
+            f"A Dif-fuse model for slices of {pipeline.processor.recipe.kind} "
+            f"({', '.join(pipeline.processor.modalities)}): it makes their healthy counterfactual and a pixel-wise "
+            "anomaly map."
         ),
         training_data=args.training_data,
         scores={
-            "Dice, validation slices with a lesion, anomaly threshold chosen on them": threshold.dice,
+            "Dice, validation slices with a lesion, anomaly threshold chosen on them": undrawn
+            if isnan(threshold.dice)
+            else threshold.dice,
             "sensitivity, validation slices, at the saved lesion probability": args.sensitivity,
             "specificity, the same": specificity,
         },
@@ -102,11 +109,28 @@ def main(argv: list[str] | None = None) -> None:
     with complete_folder(Path(args.output_dir)) as folder:
         pipeline.save_pretrained(folder)
         write_model_card(folder, card)
+    found = f"Dice {undrawn}" if isnan(threshold.dice) else f"Dice {threshold.dice:.3f}"
     print(
-        f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: Dice {threshold.dice:.3f} at "
-        f"the anomaly threshold {threshold.value:.4f}; {args.sensitivity:.0%} of them pass at lesion probability "
+        f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: {found} at the anomaly "
+        f"threshold {threshold.value:.4f}; {args.sensitivity:.0%} of them pass at lesion probability "
         f"{pipeline.processor.lesion_probability_threshold:.3f}, {1 - specificity:.1%} of the healthy slices do too."
     )
+
+
+def choose(pipeline: DifFusePipeline, validation: Slices, args: argparse.Namespace) -> Threshold:
+    """The anomaly threshold, with a Dice of NaN where no lesion is drawn; those for false positives are set, too."""
+    threshold = None
+    if validation.drawn.any() or not args.false_positives:
+        known = validation.with_drawn_lesion()
+        maps, _ = run_method(pipeline, known.images, args.seed, label="Validation slices", display_steps=0)
+        threshold = choose_threshold(maps, known)
+    limits = {}
+    if args.false_positives:
+        healthy = validation.without_lesion()
+        maps, _ = run_method(pipeline, healthy.images, args.seed, label="Healthy slices", display_steps=0)
+        limits = {share: false_positive_threshold(maps, healthy, share) for share in args.false_positives}
+        pipeline.processor.false_positive_thresholds = {f"{share:g}": one.value for share, one in limits.items()}
+    return threshold or limits[args.false_positives[0]]
 
 
 if __name__ == "__main__":

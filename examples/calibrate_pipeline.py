@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def calibrate(pipeline: DifFusePipeline, validation: Slices, args: argparse.Namespace) -> Calibration:
     """What is chosen for the preset; prints a line for each schedule with its best map."""
-    diseased, healthy = (validation.select(validation.labels == label) for label in (1, 0))
+    diseased = validation.with_lesion() if args.labels_only else validation.with_drawn_lesion()
+    healthy = validation.select(validation.labels == 0)
     choices: list[Choice] = []
     for found in search(
         pipeline,

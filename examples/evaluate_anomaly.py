@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     runs = [(name, AnomalyRun(*run)) for name, *run in args.method]
     for name, run in [*runs, *(one for pair in args.all for one in assembled_methods(*pair))]:
         methods.setdefault(name, []).append(run)
-    common = ("out_of_domain", "classifier", "inception", "limit", "seed", "batch_size", "device", "channels")
+    common = ("out_of_domain", "classifier", "inception", "limit", "seed", "batch_size", "device", "channels", "dtype")
     settings = AnomalySettings(**{name: getattr(args, name) for name in common})
     with own_folder(output):
         scored = score_runs(methods, output / "runs", settings, args.overwrite)
@@ -60,6 +60,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the sampling; a run's number is added")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "auto"], default="float32",
+                        help="of the U-Net; auto: the fastest that the device has, as `difffuse detect`")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="score again what is there already")
     args = parser.parse_args(argv)
     for values in args.method:

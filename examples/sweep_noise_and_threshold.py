@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     pipeline = load_pipeline(args.model, args.device)
     if not isinstance(pipeline, DifFusePipeline):
         raise InputError(f"{args.model} is a {type(pipeline).__name__}; the sweep is of a DifFusePipeline.")
-    sick = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit).with_lesion()
+    sick = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit).with_drawn_lesion()
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     settings = {"noise_level": args.noise_levels, "percentile": args.percentiles, "num_samples": args.num_samples}

@@ -1,7 +1,9 @@
 """Facts about the scores of anomaly maps and counterfactuals, by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -147,3 +149,13 @@ def test_slices_of_which_only_some_channels_were_acquired():
     assert slices.given(None) is slices and slices.images.all()
     with pytest.raises(InputError, match="have 3 channels, and none that is number 3"):
         slices.given([0, 3])
+
+
+def test_slices_of_known_infarct_sizes_are_scored_by_size():
+    sick = replace(slices(count=8).with_lesion(), infarct_sizes=torch.tensor([1, 1, 3, 4]))
+    maps = sick.masks.clone()
+    maps[1] = 0  # one of the two small ones is missed
+    scores = anomaly.score_maps(maps, sick, Threshold(0.5, 1.0, "validation"), [1, 2])
+    assert [scores[f"dice_infarct_{size}"] for size in (1, 3, 4)] == [0.5, 1.0, 1.0]
+    assert np.isnan(scores["dice_infarct_2"]) and scores["auprc_infarct_1"] < scores["auprc_infarct_3"] == 1
+    assert torch.equal(sick.select(torch.tensor([3, 0])).infarct_sizes, torch.tensor([4, 1]))

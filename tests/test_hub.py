@@ -206,6 +206,8 @@ def test_a_model_card_states_data_scores_credits_and_what_it_is_not_for():
     _, metadata, text = card.split("---\n", 2)
     metadata = yaml.safe_load(metadata)
     assert metadata["license"] == "apache-2.0" and "mri" in metadata["tags"]
+    (indexed,) = metadata["model-index"]
+    assert [(one["type"], one["value"]) for one in indexed["results"][0]["metrics"]] == [("dice", 0.6123)]
     for line in (
         "# Healthy brains",
         "not a medical device",

@@ -4,6 +4,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from difffuse_hf import DifFuseProcessor
+from difffuse_hf.data.cards import is_synthetic
+from difffuse_hf.data.prepare import make_builder, prepare
+from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import InputError
 from difffuse_hf.phantoms.anatomy import _MNI_CENTRES
 from difffuse_hf.phantoms.ist3_arrays import COLUMNS, ROWS, SIDES, SLICES, draw_scans, read_rows, write_cohort
@@ -83,3 +87,34 @@ def test_a_scan_is_drawn_again_the_same_and_a_folder_holds_one_cohort(folder, an
         write_cohort(folder, range(3), SEED, [anatomy])
     with pytest.raises(InputError, match="holds no cohort of arrays"):
         read_rows(folder.parent)
+
+
+def test_slices_for_diffusion_have_the_arrays_pixels_their_own_labels_and_a_processor_that_cuts_the_like(
+    folder, tmp_path
+):
+    low, high = 0, 80
+    builder = make_builder("ist3", folder, window_hu=(low, high), split="test")
+    prepare(builder, tmp_path / "slices")
+    rows = load_slices(str(tmp_path / "slices"), "test").with_format("numpy")[:]
+    image, place = (np.load(folder / f"{name}.npy") for name in ("image", "place"))
+    before, after = np.split(np.arange(len(rows["label"])), [SLICES])
+    top = (128 - ROWS) // 2
+    assert rows["image"].shape[1:] == (1, 128, 96)
+    assert np.allclose(
+        rows["image"][before, 0, top : top + ROWS], (image[0] * (100 / 255) / high).clip(0, 1), atol=1e-6
+    )
+    assert not rows["label"][before].any() and not rows["mask"][before].any()
+    shown = rows["slice"][after]
+    assert np.array_equal(rows["mask"][after, top : top + ROWS], place[1, shown])
+    assert np.array_equal(rows["label"][after], place[1, shown].any((1, 2)))
+    left_out = np.setdiff1d(np.arange(SLICES), shown)
+    assert (place[1, left_out].sum((1, 2)) < 10).all() and (place[1, left_out].sum((1, 2)) > 0).all()
+    assert set(rows["infarct_size"][after]) == {2} and set(rows["infarct_size"][before]) == {0}
+    processor = DifFuseProcessor.from_pretrained(tmp_path / "slices")
+    assert processor.recipe.window_hu == (low, high) and processor.recipe.pixel_spacing_mm == 2
+    assert is_synthetic(str(tmp_path / "slices"))
+
+
+def test_a_window_beyond_what_the_arrays_hold_is_refused(folder):
+    with pytest.raises(InputError, match="hold 0 to 100 HU"):
+        make_builder("ist3", folder, window_hu=(-100.0, 50.0))

@@ -8,6 +8,8 @@ import pytest
 
 datasets = pytest.importorskip("datasets", reason="needs the extra `train`")
 
+from synthetic_chest import write_studies  # noqa: E402
+
 from difffuse_hf import BrainPhantom  # noqa: E402
 from difffuse_hf.data.mosmed import MosMed  # noqa: E402
 from difffuse_hf.data.prepare import prepare  # noqa: E402
@@ -119,7 +121,7 @@ def build(root, tmp_path):
 
 
 def test_no_patient_is_in_two_splits_and_ct_1_is_left_out(build):
-    subjects = {split: set(rows["subject"]) for split, rows in build("slices").items()}
+    subjects = {split: set(rows["subject"]) for split, rows in build().items()}
     assert set(subjects) == {"train", "validation", "test"}
     assert sum(map(len, subjects.values())) == len(set.union(*subjects.values())) == 7
     assert "study_0004" not in set.union(*subjects.values())
@@ -161,13 +163,27 @@ def test_a_mask_is_drawn_empty_or_unknown(build):
             assert mask is None
 
 
-def test_a_slice_has_the_label_of_its_study_and_the_same_pixels(build):
-    studies = build(split="train")["train"].with_format("numpy")
-    slices = build("slices", split="train")["train"].with_format("numpy")
-    assert len(slices) == 11 * len(studies)
-    np.testing.assert_array_equal(slices["image"][:][:, 0], studies["image"][:].reshape(-1, 16, 16))
-    np.testing.assert_array_equal(slices["label"][:], np.repeat(studies["label"][:], 11))
-    assert slices["slice"][:11].tolist() == [0, 2, 5, 7, 9, 12, 14, 16, 18, 21, 23]
+def test_a_slice_has_the_label_of_its_study_or_its_own(build, tmp_path):
+    root = write_studies(tmp_path / "lungs", (0, 1, 2))
+    options = {"window_hu": (-1000.0, 400.0), "image_size": (48, 48), "pixel_spacing_mm": 8.0, "ct1": "healthy"}
+    rows = build("slices", data_dir=root, split="train", **options)["train"].with_format("numpy")
+    assert rows["image"][:].shape == (18, 1, 48, 48) and rows["slice"][:6].tolist() == list(range(6))
+    assert rows["label"][:].tolist() == [0] * 12 + [1] * 6  # whatever a slice shows
+    assert rows["mask"][:].any((1, 2)).tolist() == [False] * 6 + [False, False, True, True, True, False] * 2
+    own = build("slices", data_dir=root, split="train", slice_labels="mask", **options)["train"]
+    assert own["label"] == [0] * 6 + [0, 0, 1, 1, 1, 0] * 2
+    large = build("slices", data_dir=root, split="train", slice_labels="mask", min_lesion_pixels=60, **options)
+    assert large["train"]["label"] == [0] * 12  # slices with a smaller lesion are left out
+
+
+def test_a_study_that_shows_no_chest_is_named(build):
+    with pytest.raises(InputError, match="studies/CT-0/study_0001.nii.gz: The scan is not in Hounsfield units"):
+        build("slices", split="train")
+
+
+def test_slices_are_all_that_there_are(root):
+    with pytest.raises(InputError, match='`num_slices` is an option of "volumes"'):
+        MosMed("slices", data_dir=root, num_slices=5)
 
 
 def test_nifti_rows_are_the_files_with_their_affine(build):
@@ -187,10 +203,10 @@ def test_the_folder_above_and_unpacked_files_do_as_well_and_it_streams(root, tmp
     nibabel.save(nibabel.load(study), study.with_suffix(""))
     study.unlink()
     monkeypatch.chdir(tmp_path.parent)
-    builder = MosMed("slices", data_dir=tmp_path.name, cache_dir=str(tmp_path / "cache"), split="train")
+    builder = MosMed("volumes", data_dir=tmp_path.name, cache_dir=str(tmp_path / "cache"), split="train")
     assert builder.config.data_dir == str(tmp_path)
     row = next(iter(builder.as_streaming_dataset(split="train")))
-    assert row["subject"] == "study_0001" and row["image"].shape == (1, 128, 128)
+    assert row["subject"] == "study_0001" and row["image"].shape == (11, 1, 128, 128)
 
 
 def test_files_that_change_are_prepared_again(build, root):

@@ -464,3 +464,16 @@ def test_a_cpu_takes_as_many_images_a_call_as_have_the_pixels_of_eight_of_96():
     assert images_a_call(torch.empty(64, 4, 192, 192)) == 2
     assert images_a_call(torch.empty(64, 1, 1024, 1024)) == 1
     assert images_a_call(torch.empty(64, 4, 96, 96, device="meta")) == 32
+
+
+def test_half_precision_is_for_the_unet_alone_so_that_the_masks_stay(whole_pipeline, image, tmp_path):
+    whole_pipeline.save_pretrained(tmp_path)
+    low = DifFusePipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    full = DifFusePipeline.from_pretrained(tmp_path)
+    assert [low.unet.dtype, low.classifier.dtype, low.autoencoder.dtype] == [torch.bfloat16, *[torch.float32] * 2]
+    again = DifFusePipeline.from_pretrained(tmp_path, torch_dtype={"default": torch.float32}).to(torch.bfloat16)
+    assert again.unet.dtype == torch.bfloat16 and again.classifier.dtype == torch.float32
+    for one in (low, again):
+        output = one(image, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(output.masks, full(image, generator=torch.Generator().manual_seed(0)).masks)
+    assert again.to("cpu", torch.float32).unet.dtype == again.to(dtype=torch.float32).dtype == torch.float32

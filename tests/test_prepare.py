@@ -208,7 +208,7 @@ def test_a_raw_folder_becomes_parquet_on_the_command_line_and_with_the_scripts_s
     [
         (["brats2020", "in", "out"], 2, "brats2020"),
         (["wmh", "in", "out", "--ct1", "lesion"], 1, "`ct1` is no option of the layout wmh; it belongs to mosmed."),
-        (["ist3", "in", "out", "--slice-margin", "3"], 1, "it belongs to brats2021, wmh."),
+        (["ist3", "in", "out", "--slice-margin", "3"], 1, "it belongs to brats2021, wmh, mosmed."),
         (["wmh", "in", "out", "--config", "nifti"], 1, "`config` must be one of volumes, slices, got 'nifti'"),
         (["wmh", "in", "out", "--division", "site"], 1, "`division` must be one of official, patient, got 'site'"),
         (["mosmed", "in", "out", "--ct1", "mild"], 1, "`ct1` must be one of left out, healthy, lesion, got 'mild'"),

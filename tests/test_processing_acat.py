@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import transformers
+from PIL import Image
 from transformers import AutoImageProcessor
 
-from difffuse_hf import ACATConfig, ACATProcessor
+from difffuse_hf import ACATConfig, ACATProcessor, SliceClassifier, SliceClassifierConfig
 from difffuse_hf.errors import InputError
 
 
@@ -55,7 +57,7 @@ def test_the_processor_is_saved_beside_a_model_and_found_by_auto_classes(tmp_pat
         (np.full((1, 1, 4, 4), 40.0), {}, r"lie in \[40, 40\] where \[0, 1\] is expected"),
         (np.full((1, 1, 4, 4), np.nan), {}, "NaN or infinite"),
         (np.zeros((1, 3, 4, 4)), {}, "neither slices .B, 1, H, W. nor scans"),
-        (np.zeros((4, 4)), {}, "neither slices .B, 1, H, W. nor scans"),
+        (np.zeros((4, 4)), {"num_slices": 3}, "neither slices .B, 1, H, W. nor scans"),
     ],
 )
 def test_unusable_images_are_one_sentence(images, options, sentence):
@@ -80,3 +82,40 @@ def test_a_call_gives_the_arrays_that_are_asked_for():
         np.testing.assert_array_equal(array, tensors[name].numpy())
     with pytest.raises(InputError, match="`return_tensors` must be one of pt, np, got 'jax'"):
         ACATProcessor()(images, return_tensors="jax")
+
+
+def test_pictures_lists_and_slices_without_a_channel_are_what_arrays_of_shares_are():
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    expected = torch.from_numpy(grey / 255).float()[None, None]
+    processor = ACATProcessor()
+    forms = {
+        "bytes": grey,
+        "shares": grey / 255,
+        "channel last": grey[..., None],
+        "channel first": grey[None],
+        "picture": Image.fromarray(grey),
+        "coloured picture": Image.fromarray(np.stack([grey] * 3, -1)),
+    }
+    for name, form in forms.items():
+        torch.testing.assert_close(processor(form)["pixel_values"], expected, msg=name)
+        torch.testing.assert_close(processor([form, form])["pixel_values"], torch.cat([expected] * 2), msg=name)
+    assert isinstance(processor(grey, return_tensors=None)["pixel_values"], np.ndarray)
+    with pytest.raises(InputError, match=r"have the shapes \[\(1, 3, 4\), \(1, 4, 3\)\]"):
+        processor([grey, grey.T])
+    hounsfield = ACATProcessor(window=(0, 100))(grey[None])["pixel_values"]
+    torch.testing.assert_close(hounsfield, torch.from_numpy(grey / 100).float().clamp(max=1)[None, None])
+
+
+def test_a_saved_classifier_answers_transformers_pipeline(tmp_path):
+    torch.manual_seed(0)
+    config = SliceClassifierConfig(backbone="resnet10t", num_channels=1, id2label={0: "healthy", 1: "lesion"})
+    classifier = SliceClassifier(config).eval()
+    classifier.save_pretrained(tmp_path)
+    ACATProcessor(image_size=(32, 32)).save_pretrained(tmp_path)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 36), np.uint8))
+    answers = {
+        one["label"]: one["score"] for one in transformers.pipeline("image-classification", str(tmp_path))(picture)
+    }
+    with torch.no_grad():
+        expected = classifier(**ACATProcessor(image_size=(32, 32))(picture)).logits.softmax(1)[0]
+    assert [answers["healthy"], answers["lesion"]] == pytest.approx(expected.tolist(), abs=1e-5)

@@ -233,6 +233,8 @@ def test_patience_keeps_the_best_weights_and_stops(slices, tmp_path):
     options = ["--validation_steps", "1", "--checkpointing_steps", "1", "--learning_rate", "0.5", "--patience", "2"]
     train("train_classifier", slices, tmp_path, "--max_steps", "50", *options)
     last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    card, trained = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "training.json").read_text())
+    assert f"| accuracy, validation | {trained['validation']['accuracy']:.3f} |" in card and "healthy, lesion" in card
     progress = json.loads((last / "progress.json").read_text())
     assert progress["step"] < 50 and progress["validations_without_improvement"] == 2
     assert math.isfinite(progress["best_loss"]) and not same(weights(tmp_path), load_file(last / "model.safetensors"))

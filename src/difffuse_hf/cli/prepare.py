@@ -28,15 +28,17 @@ _TRUTH = "ist3: folder of <study_uid or scan_id>.nii.gz."
 Kind = Annotated[str | None, _option(_KINDS, "slices for MRI, volumes for CT")]
 ImageSize = Annotated[tuple[int, int] | None, _option(_SIZE, "256 256; mosmed 128 128", "HEIGHT WIDTH")]
 Modalities = Annotated[list[str] | None, _option("MRI: a channel; once for each, in their order.", "all")]
-PixelSpacing = Annotated[float | None, _option("MRI: side of a pixel.", "1")]
-SliceMargin = Annotated[int | None, _option("MRI: slices dropped at each end, of 155.", "25, as in the thesis")]
-MinForeground = Annotated[float | None, _option("MRI: least brain in a slice, as a fraction.", "0.02")]
+PixelSpacing = Annotated[float | None, _option("Slices: side of a pixel.", "1; mosmed 3")]
+SliceMargin = Annotated[
+    int | None, _option("Slices: so many dropped at each end, of 155.", "25, as in the thesis; mosmed 0")
+]
+MinForeground = Annotated[float | None, _option("Slices: least brain in one, mosmed body, as a fraction.", "0.02")]
 Division = Annotated[str | None, _option("wmh: official parts, or patient for 70-15-15.", "official")]
 BrainMask = Annotated[str | None, _option(_MASK, "template")]
 Labels = Annotated[Path | None, _option("ist3: CSV or TSV.", "labels.csv in RAW or above it")]
 Masks = Annotated[Path | None, _option(_TRUTH, "truth/ of a phantom")]
 SliceLabels = Annotated[
-    str | None, _option("ist3, slices: the label of the scan, or mask: its own, by the lesion's mask.", "scan")
+    str | None, _option("ist3, mosmed, slices: the label of the scan, or mask: its own, by the lesion's mask.", "scan")
 ]
 Key = Annotated[
     str | None, _option("ist3: scan_id, series_uid, study_uid or patient_id.", "the first that the table has")
@@ -48,7 +50,7 @@ Values = Annotated[
     list[str] | None,
     _option("ist3: a value in the table; repeatable: lesion:1=left.", metavar="OURS:THEIRS=OURS"),
 ]
-NumSlices = Annotated[int | None, _option("mosmed: slices of a study, evenly sampled.", "11")]
+NumSlices = Annotated[int | None, _option("mosmed, volumes: slices of a study, evenly sampled.", "11")]
 Window = Annotated[tuple[float, float] | None, _option("mosmed: HU that become 0 and 1.", "-1000 400", "LOW HIGH")]
 CT1 = Annotated[str | None, _option("mosmed: what CT-1 counts as: left out, healthy or lesion.", "left out")]
 

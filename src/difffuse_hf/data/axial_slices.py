@@ -1,10 +1,10 @@
 """Volumes to model slices and back (thesis Secs. 3.5 and 6.5): one recipe for data sets, models and detection.
 
-There are two kinds of scan: skull-stripped MR in arbitrary units, and head CT in Hounsfield units with its skull. A
-volume arrives on its own voxel grid with its affine. Model slices are axial, from the feet to the head, seen in
-radiological convention (row 0 anterior, column 0 the patient's right), resampled in the plane to `pixel_spacing_mm`
-and padded or cropped to `image_size`. Nothing is interpolated between slices. The geometry that comes back with the
-slices undoes all of it. `DifFuseProcessor` saves the recipe beside a model's weights.
+There are three kinds of scan: skull-stripped MR in arbitrary units, head CT in Hounsfield units with its skull, and
+lung CT in Hounsfield units. A volume arrives on its own voxel grid with its affine. Model slices are axial, from the
+feet to the head, seen in radiological convention (row 0 anterior, column 0 the patient's right), resampled in the
+plane to `pixel_spacing_mm` and padded or cropped to `image_size`. Nothing is interpolated between slices. The geometry
+that comes back with the slices undoes all of it. `DifFuseProcessor` saves the recipe beside a model's weights.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from nibabel import affines, orientations
 
-from ..errors import InputError
+from ..errors import InputError, require_choice
 from ..io.case import check_hounsfield, check_intensities
+from ..preprocessing.chest import CHEST_SHARE, TISSUE_HU, body_of, lung_share
 from ..preprocessing.intracranial import inside_skull
 from ..preprocessing.skull import skull_in
 from ..preprocessing.volume import crop_to_head
@@ -29,6 +30,7 @@ ROUNDING = 3  # digits of a voxel; an affine in single precision, or an oblique 
 STRIP_IT = "remove everything but the brain first, for example with HD-BET or SynthStrip"
 AS_IT_IS = np.array([[0, 1], [1, 1], [2, 1]])  # the orientation transform that turns nothing
 LESION_PROBABILITY = 0.5  # of the classifier, below which a slice is left as it is
+HEAD, CHEST = BODY_PARTS = ("head", "chest")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class SliceGeometry:
     image_size: tuple[int, ...]  # (H, W)
     intensity_scale: np.ndarray  # (K,), model intensity = native intensity * scale + offset, from 0 to 1
     intensity_offset: np.ndarray  # (K,)
-    tissue: np.ndarray  # native (X, Y, Z) bool, where a lesion can be: the brain, or all that the skull surrounds
+    tissue: np.ndarray  # native (X, Y, Z) bool, where a lesion can be: the brain, all inside the skull, or the body
 
     @property
     def lps_shape(self) -> tuple[int, int, int]:
@@ -80,7 +82,9 @@ class SliceRecipe:
 
     Skull-stripped MR is scaled by the brightness of its brain. With `window_hu` the recipe is for head CT, which keeps
     its skull: the window becomes [0, 1] and the head's middle that of the slice, as `difffuse preprocess --pixel-mm`
-    does it (Sec. 3.4.4).
+    does it (Sec. 3.4.4). Of lung CT the window becomes [0, 1] as well, what lies outside the body 0, and the middle of
+    the lungs that of the slice. The whole body counts as tissue, not the lungs alone, whose outline a consolidation
+    hides.
 
     Args:
         modalities (`tuple[str, ...]`): channel order; BraTS file suffixes.
@@ -94,6 +98,7 @@ class SliceRecipe:
         min_foreground (`float`): a slice is used if at least this fraction of it is brain, or on CT head.
         window_hu (`tuple[float, float]`, *optional*): Hounsfield units that become 0 and 1.
         optional_modalities (`tuple[str, ...]`): those that a scan may lack; their channels are 0 then.
+        body_part (`str`): of CT, "head" or "chest".
     """
 
     modalities: tuple[str, ...] = ("flair", "t1", "t1ce", "t2")
@@ -104,6 +109,7 @@ class SliceRecipe:
     min_foreground: float = 0.02
     window_hu: tuple[float, ...] | None = None
     optional_modalities: tuple[str, ...] = ()
+    body_part: str = HEAD
 
     def __post_init__(self):
         if len(self.image_size) != 2 or min(self.image_size) < 1 or self.pixel_spacing_mm <= 0:
@@ -117,6 +123,23 @@ class SliceRecipe:
             raise ValueError(f"`window_hu` is (low, high) in Hounsfield units, got {self.window_hu}.")
         if unknown := sorted(set(self.optional_modalities) - set(self.modalities)):
             raise ValueError(f"`optional_modalities` names {unknown[0]}, which is none of {self.modalities}.")
+        require_choice("body_part", self.body_part, BODY_PARTS)
+        if self.body_part == CHEST and self.window_hu is None:
+            raise ValueError('`body_part="chest"` is of CT, which needs `window_hu`.')
+
+    @property
+    def kind(self) -> str:
+        """The kind of scan that the recipe is for, in words."""
+        if self.window_hu is None:
+            return "skull-stripped MR"
+        return "lung CT" if self.body_part == CHEST else "head CT"
+
+    @property
+    def shows(self) -> str:
+        """What the foreground of a slice is, in a word."""
+        if self.window_hu is None:
+            return "brain"
+        return "body" if self.body_part == CHEST else "head"
 
     def cut(
         self, volumes: np.ndarray, affine: np.ndarray, given: Sequence[str] | None = None
@@ -148,11 +171,12 @@ class SliceRecipe:
             )
         names = [self.modalities[channel] for channel in channels]
         geometry = self._place_ct(volumes[0], affine) if self.window_hu else self._place_mr(volumes, affine, names)
+        shown = geometry.tissue if self.body_part == CHEST else 1
         slices = torch.zeros(geometry.lps_shape[2], len(self.modalities), *self.image_size)
         for channel, volume, scale, offset in zip(
             channels, volumes, geometry.intensity_scale, geometry.intensity_offset
         ):
-            cut = geometry.to_slices((volume[None] * scale + offset).clip(0, 1))
+            cut = geometry.to_slices((volume[None] * scale + offset).clip(0, 1) * shown)
             slices[:, channel] = cut[:, 0].clamp_(0, 1)
         return slices, geometry
 
@@ -186,9 +210,9 @@ class SliceRecipe:
         margin = slices_in_margin(self.slice_margin, len(slices))
         size = " x ".join(f"{mm:.3g}" for mm in affines.voxel_sizes(affine))
         raise InputError(
-            f"None of the {len(slices)} axial slices can be looked at: at most {area.max():.1%} of one is brain and "
-            f"the model needs {self.min_foreground:.1%}, {margin} slices from either end; check "
-            f"the voxel size in the header ({size} mm) and that the scan shows the whole brain."
+            f"None of the {len(slices)} axial slices can be looked at: at most {area.max():.1%} of one is "
+            f"{self.shows} and the model needs {self.min_foreground:.1%}, {margin} slices from either end; check the "
+            f"voxel size in the header ({size} mm) and that the scan shows the whole {self.shows}."
         )
 
     def processor_config(self) -> dict[str, Any]:
@@ -218,30 +242,50 @@ class SliceRecipe:
         return geometry
 
     def _place_ct(self, hounsfield: np.ndarray, affine: np.ndarray) -> SliceGeometry:
-        """Where the slices of a head CT (X, Y, Z) lie: around the box of its bone and skin."""
+        """Where the slices of CT (X, Y, Z) lie: around the box of a head's bone and skin, or of the lungs."""
         assert self.window_hu is not None
         check_hounsfield(hounsfield, "The scan")
         to_lps, spacing_mm = _axes(affine)
         turned = orientations.apply_orientation(hounsfield, to_lps)  # (columns, rows, slices)
-        rows, columns = crop_to_head(turned.transpose(2, 1, 0), (spacing_mm[2], spacing_mm[1], spacing_mm[0]))
-        head = np.zeros(turned.shape, bool)
-        head[columns, rows] = True
+        planes = turned.transpose(2, 1, 0)
+        body = body_of(planes, (spacing_mm[1], spacing_mm[0]))
+        self._check_body_part(lung_share(planes, body))
+        shown = np.zeros(turned.shape, bool)
+        if self.body_part == CHEST:
+            shown = (body & (planes < TISSUE_HU)).transpose(2, 1, 0)
+        else:
+            rows, columns = crop_to_head(planes, (spacing_mm[2], spacing_mm[1], spacing_mm[0]))
+            shown[columns, rows] = True
         low, high = self.window_hu
-        geometry = self._geometry(head, head, to_lps, spacing_mm, [1 / (high - low)], [-low / (high - low)])
+        from_lps = orientations.ornt_transform(AS_IT_IS, to_lps)
+        tissue = orientations.apply_orientation(body.transpose(2, 1, 0), from_lps)
+        geometry = self._geometry(tissue, shown, to_lps, spacing_mm, [1 / (high - low)], [-low / (high - low)])
+        if self.body_part == CHEST:
+            return geometry
         inside = inside_skull(geometry.to_slices(hounsfield[None])[:, 0].numpy(), self.pixel_spacing_mm)
         tissue = geometry.to_volume(torch.from_numpy(inside)[:, None].float())[0] >= 0.5
         return replace(geometry, tissue=tissue)
 
+    def _check_body_part(self, dark: float) -> None:
+        """`InputError` if a body of which so much is as dark as lung or air is of the other kind of CT."""
+        if (dark >= CHEST_SHARE) == (self.body_part == CHEST):
+            return
+        looks_like = "chest" if dark >= CHEST_SHARE else "head, or another part without lungs"
+        raise InputError(
+            f"The model takes {self.kind}, and this looks like CT of a {looks_like}: {dark:.1%} of the body is lung "
+            f"or air, and of a chest at least {CHEST_SHARE:.0%} are; choose a model of that kind."
+        )
+
     def _geometry(self, tissue, turned, to_lps, spacing_mm, intensity_scale, intensity_offset) -> SliceGeometry:
         """Place the model's field of view on what it has to show: `turned` (columns, rows, slices), bool."""
         brain, height, width = turned, *self.image_size
-        what = "brain" if self.window_hu is None else "head"
+        what = "lungs do" if self.body_part == CHEST else f"{self.shows} does"
         columns = self._field_of_view(brain.any(axis=(1, 2)), width, spacing_mm[0])
         rows = self._field_of_view(brain.any(axis=(0, 2)), height, spacing_mm[1])
         seen = brain[_inside(columns, width, brain.shape[0])][:, _inside(rows, height, brain.shape[1])]
         if seen.sum() < (1 - MAX_BRAIN_OUTSIDE) * brain.sum():
             raise InputError(
-                f"The {what} does not fit into the model's field of view of {height * self.pixel_spacing_mm:g} x "
+                f"The {what} not fit into the model's field of view of {height * self.pixel_spacing_mm:g} x "
                 f"{width * self.pixel_spacing_mm:g} mm; check the voxel size in the header "
                 f"({spacing_mm[0]:g} x {spacing_mm[1]:g} mm in the plane)."
             )

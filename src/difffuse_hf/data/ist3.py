@@ -220,7 +220,7 @@ class IST3(FolderBuilder):
         scan, side = case, SIDES.index(case["lesion"])
         image, scale = self._read(self.root / scan["file"]), 1.0
         if self.config.name == "slices":
-            image, scale = _fit(image, self.config.image_size)
+            image, scale = fit_planes(image, self.config.image_size)
         row = {
             "time": scan["time"] or None,
             "infarct_size": int(scan["infarct_size"]) if scan["infarct_size"] else None,
@@ -248,7 +248,7 @@ class IST3(FolderBuilder):
         for index, plane in enumerate(image):
             labels = {"label": int(side > 0), "side": side, "slice": index}
             if self.config.with_masks:
-                lesion = _fit(mask[index, None].astype(np.float32), self.config.image_size)[0][0] >= 0.5
+                lesion = fit_planes(mask[index, None].astype(np.float32), self.config.image_size)[0][0] >= 0.5
                 if 0 < lesion.sum() < self.config.min_lesion_pixels:
                     continue
                 labels |= {"mask": lesion.astype(np.uint8), "label": int(lesion.any())}
@@ -370,7 +370,7 @@ def resample_mask(
     return mask
 
 
-def _fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
+def fit_planes(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float]:
     """Shrink the planes (S, H, W) by one factor until they fit `size`, and pad evenly with 0.
 
     Returns the planes and the factor (of the width, which is a whole number of pixels).

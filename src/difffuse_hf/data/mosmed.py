@@ -20,13 +20,16 @@ from nibabel import orientations
 from torch.nn import functional as F
 
 from ..errors import InputError, require_choice
-from ..io.nifti import without_text
+from ..io.case import CT
+from ..io.nifti import along_axes_of, check_same_grid, without_text
 from ..io.volume_file import read_volume_file
 from ..preprocessing.volume import sample_slices, window_hounsfield
+from .axial_slices import CHEST, SliceRecipe, cut_labels
 from .builder import FolderBuilder, FolderConfig, classifier_config
 
 SEVERITIES = ("CT-0", "CT-1", "CT-2", "CT-3", "CT-4")  # share of the lungs involved: none, < 25, 25-50, 50-75, > 75 %
 CT1 = ("left out", "healthy", "lesion")  # what CT-1 counts as
+SLICE_LABELS = ("scan", "mask")
 _CITATION = """\
 @article{morozov2020mosmeddata,
   title = {{MosMedData}: Chest {CT} Scans With {COVID-19} Related Findings Dataset},
@@ -42,32 +45,58 @@ _CITATION = """\
 class MosMedConfig(FolderConfig):
     """What counts as lesion, and how a study is cut."""
 
-    num_slices: int = 11  # thesis
+    num_slices: int | None = None  # of "volumes": 11 by default (thesis)
     image_size: tuple[int, int] = (128, 128)  # thesis
     window_hu: tuple[float, float] = (-1000.0, 400.0)  # air to soft tissue, as in the author's code
     ct1: str = "left out"  # as in the thesis; or "healthy", or "lesion"
+    pixel_spacing_mm: float = 3.0  # of "slices", as all below; ours: the lungs of every chest fit into 128 pixels
+    slice_margin: int = 0
+    min_foreground: float = SliceRecipe.min_foreground
+    slice_labels: str = "scan"  # whose label a slice has: its study's, or "mask": its own, from the drawn lesion
+    min_lesion_pixels: int = 10  # of a slice's own label; a slice with fewer, but not none, is left out
 
     def __post_init__(self):
         super().__post_init__()
         require_choice("ct1", self.ct1, CT1)
+        require_choice("slice_labels", self.slice_labels, SLICE_LABELS)
+        if self.name == "slices" and self.num_slices is not None:
+            raise InputError('`num_slices` is an option of "volumes"; "slices" holds every slice that shows the body.')
+        if self.name == "volumes":
+            self.num_slices = self.num_slices or 11
         if self.window_hu[0] >= self.window_hu[1]:
             raise ValueError(f"`window_hu` goes from the lower to the higher value, got {self.window_hu}.")
 
+    @property
+    def recipe(self) -> SliceRecipe:
+        """How "slices" are cut, which a model trained on them must be saved with."""
+        return SliceRecipe(
+            modalities=(CT,),
+            image_size=tuple(self.image_size),
+            pixel_spacing_mm=self.pixel_spacing_mm,
+            slice_margin=self.slice_margin,
+            min_foreground=self.min_foreground,
+            window_hu=tuple(self.window_hu),
+            body_part=CHEST,
+        )
+
 
 class MosMed(FolderBuilder):
-    """Builder with the configurations "volumes" (a row per study), "slices" (a row per sampled slice), and "nifti"
-    (the files).
+    """Builder with the configurations "volumes" (a row per study, for classifiers), "slices" (a row per slice, for
+    diffusion), and "nifti" (the files).
 
     `label` is healthy (CT-0) or lesion (CT-2..CT-4) of the whole study, in "slices" too: a slice of a study with
-    opacities has the label "lesion" whether or not it shows one. `mask` is None where nobody drew one; CT-0 has an
-    empty mask by definition. Slices run from inferior to superior, rows to posterior, columns to the patient's left.
-    Splits are by patient, 70-15-15, without stratification: `severity` is there for those who want one.
+    opacities has the label "lesion" whether or not it shows one, unless `slice_labels` is "mask", which leaves out
+    studies with opacities that nobody drew. `mask` is None where nobody drew one; CT-0 has an empty mask by
+    definition. Slices run from inferior to superior, rows to posterior, columns to the patient's left. "volumes"
+    shrinks whole slices to `image_size`; "slices" have one pixel size, the lungs in the middle and 0 outside the body,
+    as a model cuts them from a scan itself (`SliceRecipe`). Splits are by patient, 70-15-15, without stratification:
+    `severity` is there for those who want one.
     """
 
     BUILDER_CONFIG_CLASS = MosMedConfig
     BUILDER_CONFIGS = [
         MosMedConfig(name="volumes", version="1.1.0", description="One row per study: 11 slices, and their label."),
-        MosMedConfig(name="slices", version="1.0.0", description="One row per sampled slice, label of its study."),
+        MosMedConfig(name="slices", version="2.0.0", description="One row per axial slice, image-level label."),
         MosMedConfig(name="nifti", version="1.0.0", description="One row per study, NIfTI files."),
     ]
     DEFAULT_CONFIG_NAME = "volumes"
@@ -95,8 +124,9 @@ class MosMed(FolderBuilder):
     def processor_config(self):
         if self.config.name == "nifti":
             return None
-        num_slices = self.config.num_slices if self.config.name == "volumes" else None
-        return classifier_config(self.config.image_size, num_slices)
+        if self.config.name == "slices":
+            return self.config.recipe.processor_config()
+        return classifier_config(self.config.image_size, self.config.num_slices)
 
     def features(self):
         config = self.config
@@ -152,6 +182,9 @@ class MosMed(FolderBuilder):
         if config.name == "nifti":
             yield subject, {**row, "image": without_text(study), "mask": mask_file and without_text(mask_file)}
             return
+        if config.name == "slices":
+            yield from self._slices(study, mask_file, row)
+            return
         hounsfield = _read(study)
         indices = sample_slices(len(hounsfield), config.num_slices)
         images = _resize(window_hounsfield(hounsfield[indices], *config.window_hu), config.image_size)
@@ -165,12 +198,32 @@ class MosMed(FolderBuilder):
             masks = (_resize((drawn[indices] > 0).astype(np.float32), config.image_size) >= 0.5).astype(np.uint8)
         elif row["severity"] == 0:
             masks = np.zeros(images.shape, np.uint8)
-        if config.name == "volumes":
-            yield subject, {**row, "image": images[:, None], "mask": masks}
-            return
-        for i, index in enumerate(indices.tolist()):
-            mask = None if masks is None else masks[i]
-            yield f"{subject}_{i:02d}", {**row, "image": images[i : i + 1], "mask": mask, "slice": index}
+        yield subject, {**row, "image": images[:, None], "mask": masks}
+
+    def _slices(self, study, mask_file, row):
+        """Key and columns of the slices of a study that show the body."""
+        volume, config = read_volume_file(study), self.config
+        own_label = config.slice_labels == "mask"
+        if own_label and mask_file is None and row["severity"] > 0:
+            return  # there are opacities, but nobody has drawn them
+        try:
+            images, geometry = config.recipe.cut(volume.voxels[None], volume.affine)
+        except InputError as error:
+            raise InputError(f"{study}: {error}") from None
+        masks = torch.zeros(len(images), *config.image_size, dtype=torch.uint8) if row["severity"] == 0 else None
+        if mask_file is not None:
+            drawn = along_axes_of(read_volume_file(mask_file), volume)
+            check_same_grid(drawn, volume)
+            masks = cut_labels(drawn.voxels, geometry)
+        for index in config.recipe.usable(images).tolist():
+            labels = {"slice": index, "mask": None}
+            if masks is not None:
+                labels["mask"] = masks[index].numpy()
+                pixels = int(masks[index].sum())
+                if own_label and 0 < pixels < config.min_lesion_pixels:
+                    continue
+                labels |= {"label": int(pixels > 0)} if own_label else {}
+            yield f"{row['subject']}_{index:03d}", {**row, "image": images[index].numpy(), **labels}
 
 
 def _number(study: Path) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the command line asks for `BUILDERS` before anything heavy 
     from .builder import FolderBuilder
 
 BUILDERS = {"brats2021": "BraTS2021", "wmh": "WMH", "ist3": "IST3", "mosmed": "MosMed"}  # layout -> class, in its file
+ARRAYS = "ist3_arrays", "IST3Arrays"  # file and class for stroke patients that were drawn straight to arrays
 UPLOADED = ["*.parquet", "README.md", "preprocessor_config.json"]
 
 
@@ -38,16 +39,15 @@ def make_builder(layout: str, raw: str | Path, config: str | None = None, **opti
         InputError: there is no such layout or configuration, or the layout has no such option.
     """
     require_choice("layout", layout, BUILDERS)
-    builder = _builder_class(layout)
+    builder = _builder_class(layout, Path(raw))
     config = config or builder.DEFAULT_CONFIG_NAME
     require_choice("config", config, [one.name for one in builder.BUILDER_CONFIGS])
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if name not in _options(builder):
             fitting = [other for other in BUILDERS if name in _options(_builder_class(other))]
-            raise InputError(
-                f"`{name}` is no option of the layout {layout}; it belongs to {', '.join(fitting) or 'none'}."
-            )
+            what = f"arrays of the layout {layout}" if builder.__name__ == ARRAYS[1] else f"the layout {layout}"
+            raise InputError(f"`{name}` is no option of {what}; it belongs to {', '.join(fitting) or 'none'}.")
     return builder(config, data_dir=raw, **given)
 
 
@@ -112,8 +112,14 @@ def prepare(
         print(f"pushed to {address}")
 
 
-def _builder_class(layout: str) -> "type[FolderBuilder]":
-    return getattr(import_module(f".{layout}", __package__), BUILDERS[layout])
+def _builder_class(layout: str, raw: Path | None = None) -> "type[FolderBuilder]":
+    """The class for a layout; of the layout ist3, that for arrays if the folder `raw` holds such."""
+    file, name = layout, BUILDERS[layout]
+    if layout == "ist3" and raw is not None:
+        from ..phantoms.ist3_arrays import ROWS_FILE
+
+        file, name = ARRAYS if (raw / ROWS_FILE).is_file() else (file, name)
+    return getattr(import_module(f".{file}", __package__), name)
 
 
 def _options(builder: "type[FolderBuilder]") -> set[str]:

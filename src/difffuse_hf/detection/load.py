@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError, first_line
 from ..io.model_card import card_line
+from ..models.precision import fastest_dtype, to_fastest
 from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
 
@@ -49,22 +50,6 @@ def load_model(
         if network is not None:
             to_fastest(network, torch.float32)
     return pipeline, card_line(folder)
-
-
-def fastest_dtype(device: str | torch.device) -> torch.dtype:
-    """bfloat16 where the device computes in it, else float32."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if native else torch.float32
-
-
-def to_fastest(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """The network in `dtype`, laid out for convolutions; the network itself, not a copy."""
-    # torch's own `to`: that of diffusers warns about modules to be kept in float32, of which these networks have none
-    return torch.nn.Module.to(network, dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 @contextmanager

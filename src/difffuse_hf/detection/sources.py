@@ -1,7 +1,7 @@
 """What people give to `difffuse detect`, as the case that the model takes.
 
 folder, file or named files of MR volumes -> one grid, brain only (`preprocessing/mr_case.py`)
-head CT: a volume in Hounsfield units     -> as it is
+CT: a volume in Hounsfield units          -> as it is
 MR in DICOM: several series of a folder   -> the same, by way of NIfTI (`preprocessing/mr_dicom.py`)
 head CT: DICOM folder, Enhanced CT file   -> its native slices (`dicom_case.py`)
 zip of one of these                       -> unpacked for as long as the case is worked on
@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.axial_slices import CHEST
 from ..errors import InputError, first_line
-from ..io.case import Case, read_case
-from ..io.layouts import Source, case_name, find_case
-from ..io.volume_file import ENDINGS, volume_files
+from ..io.case import Case, looks_like, read_case
+from ..io.layouts import REFERENCE, Source, case_name, find_case, volumes_of
+from ..io.volume_file import ENDINGS, VolumeFile, read_volume_file, volume_files
 from ..models.processing_difffuse import DifFuseProcessor
 from ..preprocessing.mr_case import prepare_case
 from ..preprocessing.walk import find_files, walk_files
@@ -84,7 +85,8 @@ def files_of(source: Source, processor: DifFuseProcessor) -> tuple[list[str], li
     if zip_file_of(source) or is_dicom(source):
         path = Path(source)  # pyright: ignore[reportArgumentType]  it is no mapping
         return list(processor.modalities), find_files(path)
-    found = find_case(source, processor.modalities, processor.optional_modalities)
+    with told_of_another_kind(source, processor):
+        found = find_case(source, processor.modalities, processor.optional_modalities)
     return list(found.files), [*found.files.values(), *([found.reference] if found.reference else [])]
 
 
@@ -99,7 +101,7 @@ def read_source(
 
     Args:
         source: see this module; a zip file goes through `opened` first.
-        processor: of the model, which takes skull-stripped MR, or head CT (`window_hu`).
+        processor: of the model, which takes skull-stripped MR, head CT or lung CT.
         register, brain_extraction: as in `prepare_case`, for MR.
         series: of DICOM, the SeriesInstanceUID of the CT that is meant; of MR, `MODALITY=UID` where the description
             of a series does not say what it is.
@@ -110,20 +112,71 @@ def read_source(
     takes_ct = processor.window_hu is not None
     if is_dicom(source):
         path = Path(source)  # pyright: ignore[reportArgumentType]  it is no mapping
+        if processor.body_part == CHEST:
+            raise InputError(
+                f"{path} holds DICOM, of which only heads are read, and the model takes lung CT; convert the study to "
+                "one NIfTI file in Hounsfield units, for example with dcm2niix."
+            )
         try:
             if not takes_ct:
                 return _read_mr_dicom(path, processor, series, register, brain_extraction)
             if len(series) > 1 or "=" in "".join(series):
                 raise InputError("--series names the one CT series that is meant, by its SeriesInstanceUID.")
-            reader = import_module(".dicom_case", __package__)
-            return reader.read_dicom_case(path, *series), {}
+            return _read_ct_dicom(path, series), {}
         except ImportError as error:
             raise InputError(f'DICOM needs more packages ({error}): pip install "difffuse_hf[preprocess]".') from error
     if series:
         raise InputError(f"--series names a series of DICOM files, and {source} holds none.")
-    if takes_ct:
-        return read_case(source, processor.modalities), {}
-    return prepare_case(source, processor.modalities, register, brain_extraction, processor.optional_modalities)
+    with told_of_another_kind(source, processor):
+        if takes_ct:
+            return read_case(source, processor.modalities), {}
+        return prepare_case(source, processor.modalities, register, brain_extraction, processor.optional_modalities)
+
+
+@contextmanager
+def told_of_another_kind(source: Source, processor: DifFuseProcessor) -> Iterator[None]:
+    """Where volumes cannot be used in here, and look like MR to a model of CT or the reverse, that is what is said."""
+    try:
+        yield
+    except InputError:
+        takes = "MR" if processor.window_hu is None else "CT"
+        volume = _first_volume(source)
+        kind = None if volume is None else looks_like(volume.voxels)
+        if volume is None or kind in (None, takes):
+            raise
+        low, high = volume.voxels.min(), volume.voxels.max()
+        remedy = " (CT is taken in Hounsfield units, with bone and air)" if takes == "CT" else ""
+        raise InputError(
+            f"{volume.file} looks like {kind}: its values go from {low:g} to {high:g}; the model takes "
+            f"{processor.recipe.kind} ({', '.join(processor.modalities)}), so choose a model of {kind}{remedy}."
+        ) from None
+
+
+def _first_volume(source: Source) -> VolumeFile | None:
+    """The first volume of a case that is no reference; None where there is none, or it cannot be read."""
+    try:
+        if isinstance(source, Mapping):
+            files = [Path(file) for modality, file in source.items() if modality != REFERENCE]
+        else:
+            files = [Path(source)] if Path(source).is_file() else volumes_of(Path(source))
+            files = [file for file in files if REFERENCE not in file.name.lower()]
+        return read_volume_file(files[0]) if files else None
+    except InputError:
+        return None
+
+
+def _read_ct_dicom(path: Path, series: Sequence[str]) -> Case:
+    """The head CT of a folder or file."""
+    try:
+        return import_module(".dicom_case", __package__).read_dicom_case(path, *series)
+    except InputError:
+        found = import_module("..preprocessing.native", __package__).find_series(path)
+        kinds = {one.slices[0].modality for one, *_ in found}
+        if "CT" in kinds or "MR" not in kinds:
+            raise
+        raise InputError(
+            f"{path} holds MR in DICOM and no CT, and the model takes head CT; choose a model of MR."
+        ) from None
 
 
 def _read_mr_dicom(

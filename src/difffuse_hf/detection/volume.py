@@ -169,6 +169,7 @@ def _parameters(pipeline: DifFusePipeline, plan: Calibration) -> dict[str, Any]:
         "slice_margin": processor.slice_margin,
         "min_foreground": processor.min_foreground,
         "window_hu": None if processor.window_hu is None else list(processor.window_hu),
+        "body_part": processor.body_part,
         "lesion_probability_threshold": processor.lesion_probability_threshold,
     }
 

@@ -17,24 +17,28 @@ from .localisation import average_precision
 from .segmentation import best_dice, best_threshold, dice, iou
 
 SIZES = ("small", "medium", "large")  # thirds of the validation lesions, by area
+INFARCT_SIZES = (1, 2, 3, 4)  # of IST-3's readers, from lacune to more than half of a territory
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Slices of a split: `images` (N, C, H, W) in [0, 1], drawn `masks` (N, 1, H, W), `labels` (N,) 1 with a lesion,
-    `subjects` (N,), and the name of the `split`."""
+    """Slices of a split: `images` (N, C, H, W) in [0, 1], drawn `masks` (N, 1, H, W), NaN where there is a lesion that
+    nobody drew, `labels` (N,) 1 with a lesion, `subjects` (N,), the name of the `split`, and of IST-3 the scan's
+    `infarct_sizes` (N,), 0 (none) to 4."""
 
     images: torch.Tensor
     masks: torch.Tensor
     labels: torch.Tensor
     subjects: list[str]
     split: str
+    infarct_sizes: torch.Tensor | None = None
 
     def select(self, chosen: torch.Tensor) -> "Slices":
         """The slices at indices, or where a mask (N,) is true."""
         index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
         subjects = [self.subjects[i] for i in index.tolist()]
-        return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split)
+        sizes = None if self.infarct_sizes is None else self.infarct_sizes[index]
+        return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split, sizes)
 
     def with_lesion(self) -> "Slices":
         """The slices with a lesion.
@@ -45,6 +49,35 @@ class Slices:
         if not (self.labels == 1).any():
             raise InputError(f"The split '{self.split}' has no slice with a lesion; bring more subjects.")
         return self.select(self.labels == 1)
+
+    def without_lesion(self) -> "Slices":
+        """The healthy slices.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not (self.labels == 0).any():
+            raise InputError(f"The split '{self.split}' has no healthy slice; bring more subjects.")
+        return self.select(self.labels == 0)
+
+    @property
+    def drawn(self) -> torch.Tensor:
+        """Which slices show a lesion that somebody drew, bool (N,)."""
+        return (self.masks > 0).flatten(1).any(1)
+
+    def with_drawn_lesion(self) -> "Slices":
+        """The slices in which a lesion is drawn, as Dice and a threshold need it.
+
+        Raises:
+            InputError: there is none.
+        """
+        sick = self.with_lesion()
+        if not sick.drawn.any():
+            raise InputError(
+                f"No lesion is drawn in the split '{self.split}', so there is no Dice and no threshold that is best "
+                "by it; bring a column `mask`, or take a threshold of the healthy slices (`--false_positives 0.01`)."
+            )
+        return sick.select(sick.drawn)
 
     def given(self, channels: Sequence[int] | None, every: int = 1) -> "Slices":
         """As if only these channels had been acquired: the others are 0 in every `every`-th slice.
@@ -77,7 +110,10 @@ class Threshold:
 
 
 def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
-    """Slices of a `datasets.Dataset` in memory; with `limit`, so many of each class, evenly spaced."""
+    """Slices of a `datasets.Dataset` in memory; with `limit`, so many of each class, evenly spaced.
+
+    Without a column `mask`, nothing is drawn where there is a lesion and nothing is to be drawn elsewhere.
+    """
     labels = torch.as_tensor(dataset["label"])
     index = torch.arange(len(labels))
     if limit is not None:
@@ -86,8 +122,16 @@ def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
     rows = dataset.select(index.tolist())
     whose = next((name for name in ("subject", "patient") if name in rows.column_names), None)
     subjects = [str(i) for i in range(len(rows))] if whose is None else list(rows[whose])
-    chosen = rows.with_format("torch", columns=["image", "mask", "label"])[:]
-    return Slices(chosen["image"], chosen["mask"][:, None].float(), chosen["label"], subjects, split)
+    columns = [name for name in ("image", "mask", "label") if name in rows.column_names]
+    chosen = rows.with_format("torch", columns=columns)[:]
+    images, labels = chosen["image"], chosen["label"]
+    if "mask" in columns:
+        masks = chosen["mask"][:, None].float()  # None becomes NaN
+    else:
+        masks = torch.zeros_like(images[:, :1])
+        masks[labels == 1] = torch.nan
+    sizes = torch.as_tensor(rows["infarct_size"]) if "infarct_size" in rows.column_names else None
+    return Slices(images, masks, labels, subjects, split, sizes)
 
 
 def run_method(
@@ -112,15 +156,17 @@ def run_method(
 
 
 def choose_threshold(maps: torch.Tensor, slices: Slices) -> Threshold:
-    """The threshold with the best mean Dice over slices with a lesion, of any split but `test`.
+    """The threshold with the best mean Dice over slices with a drawn lesion, of any split but `test`.
 
     Maps that are 0 everywhere find nothing at any threshold: theirs is infinite, with a Dice of 0.
 
     Raises:
         ValueError: the slices are of the test split, on which nothing may be chosen.
+        InputError: no lesion is drawn.
     """
     if slices.split == "test":
         raise ValueError("A threshold is never chosen on the split 'test'; choose it on 'validation'.")
+    maps, slices = maps[(slices.labels == 1) & slices.drawn], slices.with_drawn_lesion()
     if maps.max() <= 0:
         return Threshold(float("inf"), 0.0, slices.split)
     return Threshold(*best_threshold(maps, slices.masks), slices.split)
@@ -137,8 +183,8 @@ def false_positive_threshold(maps: torch.Tensor, healthy: Slices, share: float) 
 
 
 def size_edges(slices: Slices) -> list[float]:
-    """Areas in pixels that part the lesions of these slices into thirds."""
-    areas = slices.masks[slices.labels == 1].flatten(1).sum(1)
+    """Areas in pixels that part the drawn lesions of these slices into thirds."""
+    areas = slices.masks[(slices.labels == 1) & slices.drawn].flatten(1).sum(1)
     return torch.quantile(areas, torch.tensor([1 / 3, 2 / 3])).tolist()
 
 
@@ -147,16 +193,22 @@ def score_maps(maps: torch.Tensor, slices: Slices, threshold: Threshold, edges: 
 
     `dice`, `iou` at the threshold; `best_dice` with a threshold for each slice, a ceiling and no result; `auprc`, the
     area under precision and recall of a slice's pixels; `dice_small`, `dice_medium`, `dice_large` by the areas
-    `edges`; `volume_dice`, of each subject's slices together.
+    `edges`; `volume_dice`, of each subject's slices together; `dice_infarct_1` and `auprc_infarct_1` to 4 where the
+    scans' sizes are known.
     """
     found = maps >= threshold.value
     overlap = dice(found, slices.masks)
+    area = torch.tensor([average_precision(m, d[0]) for m, d in zip(maps.numpy(), slices.masks.numpy())])
     scores = {
         "dice": float(overlap.mean()),
         "iou": float(iou(found, slices.masks).mean()),
         "best_dice": best_dice(maps, slices.masks),
-        "auprc": float(np.mean([average_precision(m, d[0]) for m, d in zip(maps.numpy(), slices.masks.numpy())])),
+        "auprc": float(area.mean()),
     }
+    if slices.infarct_sizes is not None:
+        for size in INFARCT_SIZES:
+            of_size = slices.infarct_sizes == size
+            scores |= {f"dice_infarct_{size}": _mean(overlap[of_size]), f"auprc_infarct_{size}": _mean(area[of_size])}
     group = torch.bucketize(slices.masks.flatten(1).sum(1), torch.tensor(edges))
     scores |= {f"dice_{size}": _mean(overlap[group == i]) for i, size in enumerate(SIZES)}
     subjects = np.array(slices.subjects)
@@ -183,15 +235,15 @@ def score_counterfactuals(
 
 
 def score_healthy(
-    maps: torch.Tensor, counterfactuals: torch.Tensor, slices: Slices, threshold: Threshold
+    maps: torch.Tensor, counterfactuals: torch.Tensor, slices: Slices, threshold: Threshold | None
 ) -> dict[str, float]:
-    """What healthy slices lose: `healthy_change`, the mean absolute change of intensity in the brain, and
-    `false_positives`, the share of the brain that reaches the threshold."""
+    """What healthy slices lose: `healthy_change`, the mean absolute change of intensity in the brain, and with a
+    threshold `false_positives`, the share of the brain that reaches it."""
     brain = slices.brain
-    return {
-        "healthy_change": _mean((counterfactuals - slices.images).abs()[brain.expand_as(slices.images)]),
-        "false_positives": _mean((maps >= threshold.value)[brain].float()),
-    }
+    scores = {"healthy_change": _mean((counterfactuals - slices.images).abs()[brain.expand_as(slices.images)])}
+    if threshold is not None:
+        scores["false_positives"] = _mean((maps >= threshold.value)[brain].float())
+    return scores
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Seeds of many methods on slices with drawn lesions (thesis Table 6.1): scored once, kept in files, and taken again.
 
 Every threshold is the best on the run's validation split; the test split, and data sets that a model has never seen,
-choose nothing.
+choose nothing. Where no validation lesion is drawn there is no threshold, and what needs one is not scored.
 """
 
 import json
@@ -19,6 +19,7 @@ from ..data.slices import load_slices
 from ..errors import InputError
 from ..io.files import write_whole
 from ..models.auto import load_classifier
+from ..models.precision import fastest_dtype, to_fastest
 from ..pipelines.auto import load_pipeline
 from .anomaly import (
     Slices,
@@ -55,6 +56,7 @@ class AnomalySettings:
     seed: int = 0  # of the sampling; a run's number is added
     batch_size: int = 16
     device: str = "cpu"
+    dtype: str = "float32"  # of the U-Net; "auto" is the fastest that the device has, as in detection
     channels: Sequence[int] | None = None  # those that the slices keep, the others are 0; all by default
 
     def features(self) -> str:
@@ -123,6 +125,8 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
     except json.JSONDecodeError as error:
         raise InputError(f"The options of {name}, {run.options}, are no JSON ({error}).") from error
     pipeline = load_pipeline(run.model, settings.device)
+    if settings.dtype == "auto" and "unet" in pipeline.components:
+        to_fastest(pipeline.unet, fastest_dtype(settings.device))
     judge = None
     if settings.classifier:
         judge = load_classifier(settings.classifier).eval().to(settings.device)  # pyright: ignore[reportArgumentType]
@@ -135,10 +139,12 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
         as_slices(load_slices(run.dataset, split), split, settings.limit).given(settings.channels)
         for split in ("validation", "test")
     )
-    sick = validation.with_lesion()
-    maps, _ = make(sick.images, "validation")
-    threshold, edges = choose_threshold(maps, sick), size_edges(sick)
-    result = {"origin": _origin(run, settings), "threshold": threshold.value, "validation_dice": threshold.dice}
+    threshold, edges, result = None, [], {"origin": _origin(run, settings)}
+    if validation.drawn.any():
+        sick = validation.with_drawn_lesion()
+        maps, _ = make(sick.images, "validation")
+        threshold, edges = choose_threshold(maps, sick), size_edges(sick)
+        result |= {"threshold": threshold.value, "validation_dice": threshold.dice}
     result["test"], shown = score_slices(make, test, threshold, edges, judge, settings.inception)
     result["out_of_domain"] = {}
     for dataset in settings.out_of_domain:
@@ -154,7 +160,7 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
 def score_slices(
     make: Callable[[torch.Tensor, str], tuple[torch.Tensor, torch.Tensor]],
     slices: Slices,
-    threshold: Threshold,
+    threshold: Threshold | None,
     edges: Sequence[float],
     judge=None,
     inception: bool = False,
@@ -163,6 +169,7 @@ def score_slices(
 
     Args:
         make: `make(images, text of a progress bar)` gives anomaly maps and counterfactuals, see `run_method`.
+        threshold: None where none could be chosen; overlaps are of the slices in which a lesion is drawn.
         edges: areas that part small, medium and large lesions, see `size_edges`.
         judge (`PreTrainedModel`, *optional*): classifier that says whether counterfactuals pass as healthy.
         inception (`bool`): KID over Inception's features; over those of the judge otherwise.
@@ -170,8 +177,11 @@ def score_slices(
     sick, healthy = slices.with_lesion(), slices.select(slices.labels == 0)
     start = time.perf_counter()
     maps, made = make(sick.images, slices.split)
-    measures = {"threshold": threshold.value, "seconds_per_slice": (time.perf_counter() - start) / len(sick.images)}
-    measures |= score_maps(maps, sick, threshold, edges)
+    measures = {"seconds_per_slice": (time.perf_counter() - start) / len(sick.images)}
+    drawn = sick.drawn
+    if threshold is not None and drawn.any():
+        measures["threshold"] = threshold.value
+        measures |= score_maps(maps[drawn], sick.select(drawn), threshold, edges)
     measures |= score_counterfactuals(made, sick, judge)
     if len(healthy.images):
         kept_maps, kept = make(healthy.images, "healthy")
@@ -180,18 +190,22 @@ def score_slices(
             extractor = inception_features() if inception else classifier_features(judge)
             measures["kid"] = kid(healthy.images, made, extractor)[0]
     few = torch.linspace(0, len(maps) - 1, min(SHOWN, len(maps))).long()
-    return measures, {
-        "image": sick.images[few, :1].numpy(),
-        "lesion": sick.masks[few].numpy(),
-        "counterfactual": made[few, :1].numpy(),
-        "map": maps[few].numpy(),
-        "threshold": np.array(threshold.value),
-    }
+    return (
+        measures,
+        {
+            "image": sick.images[few, :1].numpy(),
+            "lesion": sick.masks[few].nan_to_num().numpy(),  # no outline where nobody drew one
+            "counterfactual": made[few, :1].numpy(),
+            "map": maps[few].numpy(),
+            "threshold": np.array(np.inf if threshold is None else threshold.value),
+        },
+    )
 
 
 def _origin(run: AnomalyRun, settings: AnomalySettings) -> dict:
     """What a result depends on."""
-    known = {name: getattr(settings, name) for name in ("classifier", "inception", "limit", "seed", "channels")}
+    names = ("classifier", "inception", "limit", "seed", "channels", "dtype")
+    known = {name: getattr(settings, name) for name in names}
     return {**run._asdict(), "out_of_domain": list(settings.out_of_domain), **known}
 
 

@@ -194,8 +194,7 @@ def search(
     Raises:
         InputError: there are no healthy slices, or no share is given to calibrate by labels.
     """
-    if not len(healthy.images):
-        raise InputError(f"The split '{healthy.split}' has no healthy slice; bring more subjects.")
+    healthy = healthy.without_lesion()
     if not with_masks and not false_positives:
         raise InputError("Calibration by labels needs a share of healthy brain that may be flagged, such as 0.01.")
     pixel_mm, modalities = pipeline.processor.pixel_spacing_mm, pipeline.processor.modalities

@@ -17,6 +17,7 @@ from .volume_file import VolumeFile, read_volume_file
 MAX_NEGATIVE_SHARE = 0.05
 CT = "ct"  # the modality that is in Hounsfield units
 AIR_HU, BONE_HU = -500, 300
+MIN_AIR_SHARE = 0.05  # of the voxels of CT; MR that interpolation made negative has less that is so dark
 
 
 @dataclass
@@ -134,15 +135,28 @@ def check_intensities(volume: np.ndarray, name: str) -> None:
 
 
 def check_hounsfield(volume: np.ndarray, name: str) -> None:
-    """Raise `InputError`, naming the volume, unless it can be a head in Hounsfield units: air, tissue and bone."""
+    """Raise `InputError`, naming the volume, unless it can be CT in Hounsfield units: air, tissue and bone."""
     if not np.isfinite(volume).all():
         raise InputError(f"{name} holds NaN or infinite voxels; replace them or export the scan again.")
     low, high = float(volume.min()), float(volume.max())
     if low > AIR_HU or high < BONE_HU:
         raise InputError(
-            f"{name} is not in Hounsfield units: its values go from {low:g} to {high:g}, and a head has air below "
-            f"{AIR_HU} and bone above {BONE_HU}; apply the rescale slope and intercept, and keep the skull."
+            f"{name} is not in Hounsfield units: its values go from {low:g} to {high:g}, and CT has air below "
+            f"{AIR_HU} and bone above {BONE_HU}; apply the rescale slope and intercept, and keep bone and air."
         )
+
+
+def looks_like(volume: np.ndarray) -> str | None:
+    """ "CT" or "MR" where the intensities of a volume say so: Hounsfield units, or values that are not negative.
+
+    CT that was shifted until it is not negative is taken for MR.
+    """
+    if not np.isfinite(volume).all():
+        return None
+    if volume.max() >= BONE_HU and (volume <= AIR_HU).mean() >= MIN_AIR_SHARE:
+        return "CT"
+    negative = np.count_nonzero(volume < 0) > MAX_NEGATIVE_SHARE * np.count_nonzero(volume)
+    return None if negative or not volume.any() else "MR"
 
 
 def constant_background(volume: np.ndarray) -> float:

@@ -96,7 +96,7 @@ def find_case(source: Source, modalities: Sequence[str], optional: Sequence[str]
         raise InputError(f"{path} does not exist.")
     if path.is_file():
         return _one_file(path, name, modalities, needed)
-    found = _volumes_of(path)
+    found = volumes_of(path)
     layouts = {layout: {one: _matching(found, layout, one) for one in (*modalities, REFERENCE)} for layout in ENDINGS}
     usable = [layout for layout, files in layouts.items() if all(files[one] for one in needed)]
     if usable:
@@ -154,7 +154,7 @@ def _named_files(
     )
 
 
-def _volumes_of(folder: Path) -> list[Path]:
+def volumes_of(folder: Path) -> list[Path]:
     """The volumes of a case folder: in it, or where BIDS puts them, in `anat` of a subject or of its only session."""
     places = [folder, folder / "anat", *sorted(folder.glob("ses-*/anat"))]
     for place in places:

@@ -1,15 +1,47 @@
 """The model card of a saved pipeline: what the model is, what it was trained on and what it scores."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from .files import write_whole
 from .model_folder import check_model_folder
 
 MOST_CHARACTERS = 1_000_000  # of a card that are looked at
+
+_CLASSIFIER = """---
+{metadata}
+---
+
+# {name}
+
+{description}
+
+**A research tool, not a medical device.** Do not use it for diagnosis or treatment.
+
+## Use
+
+```python
+from difffuse_hf import load_classifier
+from transformers import AutoImageProcessor
+
+classifier = load_classifier("{repo_id}").eval()
+processor = AutoImageProcessor.from_pretrained("{repo_id}")
+logits = classifier(**processor(image)).logits  # of {classes}
+```
+
+## Training data
+
+{training_data}
+
+## Scores
+
+{scores}
+"""
 
 _CARD = """---
 {metadata}
@@ -55,6 +87,7 @@ def model_card(
     repo_id: str = "user/name",
     license: str = "apache-2.0",
     tags: Sequence[str] = (),
+    dataset: str = "not stated",
 ) -> str:
     """The text of a model card in Markdown with the Hub's metadata on top; the scores come from the caller.
 
@@ -66,14 +99,15 @@ def model_card(
         repo_id (`str`): name on the Hub, or the folder, shown in the example.
         license (`str`): the Hub's name of the licence of the weights.
         tags (`Sequence[str]`): further tags.
+        dataset (`str`): name of the data that the scores are of, for the Hub's `model-index`.
     """
     metadata = ModelCardData(
         license=license,
         library_name="diffusers",
         pipeline_tag="image-to-image",
         tags=["difffuse", "medical-imaging", "anomaly-detection", *tags],
+        **_model_index(name, "image-to-image", dataset, scores),
     )
-    rows = [f"| {key} | {value if isinstance(value, str) else f'{value:.3f}'} |" for key, value in scores.items()]
     thesis = (
         "The method is that of A. Fontanella, *Region-based Deep Learning Methods to Enhance Subtle Lesion Detection*"
     )
@@ -83,9 +117,60 @@ def model_card(
         description=description,
         repo_id=repo_id,
         training_data=training_data,
-        scores="\n".join(["| measure | value |", "|---|---|", *rows]) if rows else "Not evaluated yet.",
+        scores=_table(scores),
         credits="\n".join(f"- {line}" for line in [f"{thesis} (Edinburgh, 2024).", *credits]),
     )
+
+
+def classifier_card(
+    name: str,
+    description: str,
+    training_data: str,
+    scores: Mapping[str, float | str],
+    classes: Sequence[str],
+    dataset: str,
+    repo_id: str,
+    license: str = "apache-2.0",
+) -> str:
+    """The text of a classifier's card, see `model_card`; `classes` are the names of its logits, in order."""
+    metadata = ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["difffuse", "medical-imaging"],
+        **_model_index(name, "image-classification", dataset, scores),
+    )
+    return _CLASSIFIER.format(
+        metadata=metadata.to_yaml(),
+        name=name,
+        description=description,
+        repo_id=repo_id,
+        classes=", ".join(classes),
+        training_data=training_data,
+        scores=_table(scores),
+    )
+
+
+def _table(scores: Mapping[str, float | str]) -> str:
+    rows = [f"| {key} | {value if isinstance(value, str) else f'{value:.3f}'} |" for key, value in scores.items()]
+    return "\n".join(["| measure | value |", "|---|---|", *rows]) if rows else "Not evaluated yet."
+
+
+def _model_index(name: str, task: str, dataset: str, scores: Mapping[str, float | str]) -> dict[str, Any]:
+    """The scores that are numbers as the Hub's `model-index`, which its pages and searches read."""
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type="medical-imaging",
+            dataset_name=dataset,
+            metric_type=re.split(r"\W", key)[0].lower(),
+            metric_name=key,
+            metric_value=round(value, 4),
+        )
+        for key, value in scores.items()
+        if not isinstance(value, str) and math.isfinite(value)
+    ]
+    return {"model_name": name, "eval_results": results} if results else {}
 
 
 def write_model_card(folder: str | Path, card: str) -> Path:

@@ -1,12 +1,15 @@
 """What an image goes through before a classifier sees it; saved beside the weights, with saliency maps in step.
 
-Scans and slices arrive as arrays, in Hounsfield units or already in [0, 1], and leave as tensors of one size.
+Scans and slices arrive as arrays, in Hounsfield units or already in [0, 1], or as pictures; they leave as tensors of
+one size.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, BatchFeature
 
@@ -45,31 +48,34 @@ class ACATProcessor(BaseImageProcessor):
             raise ValueError(f"`window` goes from the value that becomes 0 to the one that becomes 1, got {window}.")
         self.image_size = None if image_size is None else tuple(image_size)
         self.num_slices = num_slices
-        self.window = tuple(window)
+        self.window = float(window[0]), float(window[1])
         self.num_channels = num_channels
 
     def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  the base takes pictures
         self,
-        images: np.ndarray | torch.Tensor,
+        images: Any,
         saliency: np.ndarray | torch.Tensor | None = None,
         flip: bool | torch.Tensor = False,
-        return_tensors: str = "pt",
+        return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """`pixel_values`, and `saliency` if it is given.
 
         Args:
-            images (`np.ndarray` or `torch.Tensor`): slices (B, C, H, W) or (C, H, W), scans (B, S, C, H, W), in the
-                range of `window`; (S, H, W) with one channel is a scan where `num_slices` is set.
+            images (`np.ndarray`, `torch.Tensor`, `PIL.Image.Image` or a list of one of them): slices (B, C, H, W),
+                (C, H, W), (H, W, C) or (H, W), scans (B, S, C, H, W), in the range of `window`; (S, H, W) with one
+                channel is a scan where `num_slices` is set. Where that range is [0, 1], bytes from 0 to 255 are taken
+                for grey values.
             saliency: maps of the same slices, (B, S, 1, H, W) or (B, 1, H, W), in [0, 1].
             flip (`bool` or `torch.Tensor` of shape `(B,)`): mirror left and right; classes that name a side have to
                 change places with it (`difffuse_hf.training.augmentation.flip_labels`).
-            return_tensors (`str`): "pt" for PyTorch tensors, "np" for NumPy arrays.
+            return_tensors (`str`, *optional*): "pt" for PyTorch tensors, "np" or None for NumPy arrays.
 
         Raises:
             InputError: the values lie outside [0, 1] with the window (0, 1), or are not finite; wrong channels.
         """
+        return_tensors = return_tensors or "np"
         require_choice("return_tensors", return_tensors, TENSORS)
-        pixels = self._window(self._arrange(torch.as_tensor(np.asarray(images)).float()))
+        pixels = self._window(self._arrange(self._read(images)))
         parts = {"pixel_values": pixels}
         if saliency is not None:
             maps = self._arrange(torch.as_tensor(np.asarray(saliency)).float(), channels=1)
@@ -83,6 +89,23 @@ class ACATProcessor(BaseImageProcessor):
             parts = {name: resize(part, self.image_size) for name, part in parts.items()}
         parts = {name: mirror(part, flip) for name, part in parts.items()}
         return BatchFeature(parts, tensor_type=return_tensors)
+
+    def _read(self, images):
+        """Pictures and lists as one float tensor, channels before rows; bytes as shares of 255."""
+        if isinstance(images, (list, tuple)):
+            parts = [self._read(one) for one in images]
+            if len(shapes := {tuple(part.shape) for part in parts}) != 1:
+                raise InputError(f"The images of a batch have the shapes {sorted(shapes)}; give them one by one.")
+            return torch.stack(parts)
+        if isinstance(images, Image.Image):
+            images = images.convert("L" if self.num_channels == 1 else "RGB")
+        values = images if isinstance(images, torch.Tensor) else torch.as_tensor(np.array(images))
+        shares = values.dtype == torch.uint8 and self.window == (0.0, 1.0)
+        values = values.float() / 255 if shares else values.float()
+        if values.ndim == 2 and self.num_channels == 1 and self.num_slices is None:
+            return values[None]
+        last = values.ndim == 3 and values.shape[-1] == self.num_channels and values.shape[0] != self.num_channels
+        return values.movedim(-1, 0) if last else values
 
     def _arrange(self, images, channels=None):
         """(B, [S,] C, H, W); one slice or scan becomes a batch of one, slices are sampled."""

@@ -25,11 +25,11 @@ TENSORS = ("pt", "np")  # what `return_tensors` may be
 
 @private_by_default
 class DifFuseProcessor(BaseImageProcessor):
-    """Turns skull-stripped MR, or head CT, into the slices a Dif-fuse model was trained on, and maps back.
+    """Turns skull-stripped MR, head CT or lung CT into the slices a Dif-fuse model was trained on, and maps back.
 
     Args:
         modalities, image_size, pixel_spacing_mm, reference_intensity, slice_margin, min_foreground, window_hu,
-            optional_modalities: as in `SliceRecipe`, which says how they are used.
+            optional_modalities, body_part: as in `SliceRecipe`, which says how they are used.
         anomaly_threshold (`float`, *optional*): calibrated on validation data; a voxel above it is lesion.
         false_positive_thresholds (`dict[str, float]`, *optional*): share of healthy brain to the anomaly threshold
             that no larger share reaches, on healthy validation slices, `{"0.01": 0.08}`.
@@ -54,6 +54,7 @@ class DifFuseProcessor(BaseImageProcessor):
         calibrations: dict[str, dict[str, Any]] | None = None,
         window_hu: list[float] | tuple[float, ...] | None = None,
         optional_modalities: list[str] | tuple[str, ...] = (),
+        body_part: str = SliceRecipe.body_part,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -65,6 +66,7 @@ class DifFuseProcessor(BaseImageProcessor):
         self.min_foreground = min_foreground
         self.window_hu = None if window_hu is None else tuple(window_hu)
         self.optional_modalities = tuple(optional_modalities)
+        self.body_part = body_part
         self.anomaly_threshold = anomaly_threshold
         self.false_positive_thresholds = dict(false_positive_thresholds or {})
         self.lesion_probability_threshold = lesion_probability_threshold
@@ -86,6 +88,7 @@ class DifFuseProcessor(BaseImageProcessor):
             self.min_foreground,
             self.window_hu,
             self.optional_modalities,
+            self.body_part,
         )
 
     def threshold_for(self, false_positives: float) -> float:

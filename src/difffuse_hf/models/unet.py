@@ -1,5 +1,6 @@
 """The U-Net that learns healthy anatomy (thesis Ch. 6): OpenAI's guided-diffusion network as a `UNet2DModel`."""
 
+import inspect
 from pathlib import Path
 
 import torch
@@ -55,6 +56,13 @@ class PatchUNet2DModel(UNet2DModel):
         inner |= {name: inner[name] * patch_size**2 for name in ("in_channels", "out_channels")}
         super().__init__(**inner)
         self.register_to_config(in_channels=in_channels, out_channels=out_channels)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """As in diffusers, without the arguments of `UNet2DModel` that are not ours, which it would warn of."""
+        ours = inspect.signature(cls.__init__).parameters
+        known = {name: value for name, value in config_dict.items() if name in ours or name[0] == "_"}
+        return super().extract_init_dict(known, **kwargs)
 
     def forward(self, sample: torch.Tensor, *args, return_dict: bool = True, **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]
         """As `UNet2DModel.forward`, of slices (B, C, H, W)."""

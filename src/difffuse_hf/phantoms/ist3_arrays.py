@@ -32,6 +32,7 @@ LOWEST_MM, HIGHEST_MM = -42.0, 62.0  # MNI z of the first and the last slice: fr
 NOISE_HU = (1.5, 3.0)  # of a pixel of 2 mm; 3 to 5 of one of 0.5 mm in `ist3.py`
 WINDOW_HU = (0, 100)  # Sec. 3.4.4, step 8
 SIDES = ("none", "left", "right", "both")
+ROWS_FILE = "scans.csv"
 COLUMN_NAMES = ("key", "patient", "group", "time", "label", "infarct_size", "territory", "lesion_ml")
 _BOX = tuple(slice(0, n) for n in SHAPE)
 
@@ -126,13 +127,13 @@ def write_cohort(folder: str | Path, patients: range, seed: int, anatomies: Sequ
             rows.append([scan.row[name] for name in COLUMN_NAMES])
         for array in (image, place):
             array.flush()
-        write_csv(partial_folder / "scans.csv", list(COLUMN_NAMES), rows)
+        write_csv(partial_folder / ROWS_FILE, list(COLUMN_NAMES), rows)
     return folder
 
 
 def read_rows(folder: str | Path) -> list[dict[str, str]]:
     """The rows of scans.csv."""
-    path = Path(folder, "scans.csv")
+    path = Path(folder, ROWS_FILE)
     if not path.exists():
         raise InputError(
             f"{folder} holds no cohort of arrays (no scans.csv); make it with `difffuse phantom --arrays`."

@@ -75,18 +75,30 @@ class CounterfactualPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs) -> Any:
         """Load a pipeline from a folder or the Hub, in float32 unless `dtype` says otherwise.
 
+        Args:
+            dtype (`torch.dtype` or `dict`, *optional*): of the U-Net; networks that find and judge a lesion stay in
+                float32, because their masks would change; a `dict` of component and dtype is taken as it is.
+
         Raises:
             InputError: it is not complete, or its folder holds what is not opened (see `check_components`).
         """
         check_model_folder(pretrained_model_name_or_path, passed=kwargs)
         check_components(pretrained_model_name_or_path, passed=kwargs)
-        if "torch_dtype" not in kwargs:
-            kwargs.setdefault("dtype", torch.float32)
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch.float32
+        kwargs["dtype"] = dtype if isinstance(dtype, dict) else {"unet": dtype, "default": torch.float32}
         pipeline = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True})
         for name, network in pipeline.components.items():
             if isinstance(network, torch.nn.Module) and name not in kwargs:
                 check_finite(network, Path(pretrained_model_name_or_path, name))
         return pipeline
+
+    def to(self, *args, **kwargs):
+        """As in diffusers, to a device and a dtype; only the U-Net changes its dtype, see `from_pretrained`."""
+        dtype = kwargs.pop("dtype", None) or next((one for one in args if isinstance(one, torch.dtype)), None)
+        super().to(*(one for one in args if not isinstance(one, torch.dtype)), **kwargs)
+        if dtype is not None and "unet" in self.components:
+            torch.nn.Module.to(self.unet, dtype=dtype)
+        return self
 
     @classmethod
     def download(cls, pretrained_model_name, **kwargs):

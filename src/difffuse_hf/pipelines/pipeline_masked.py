@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..data.axial_slices import LESION_PROBABILITY
+from ..data.axial_slices import CHEST, LESION_PROBABILITY
 from ..errors import InputError, require_choice
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier
@@ -66,7 +66,8 @@ class MaskedPipeline(CounterfactualPipeline):
         Bone is what reaches the top of the window, if that leaves all soft tissue below. Boolean, `(B, 1, H, W)`.
         """
         window = getattr(self.processor, "window_hu", None)
-        if window is None or window[1] < SOFT_TISSUE_HU:
+        chest = getattr(self.processor, "body_part", None) == CHEST
+        if window is None or chest or window[1] < SOFT_TISSUE_HU:
             return (image > 0).any(dim=1, keepdim=True)
         planes = torch.where(image[:, 0] >= 1, BONE_HU + 1.0, 0.0).cpu().numpy()
         inside = [inside_skull(plane[None], self.pixel_mm) for plane in planes]  # (1, H, W): each slice by itself

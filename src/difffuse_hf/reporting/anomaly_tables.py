@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.cards import is_synthetic
-from ..evaluation.anomaly import SIZES
+from ..evaluation.anomaly import INFARCT_SIZES, SIZES
 from ..evaluation.anomaly_runs import AnomalySettings, ScoredMethods
 from ..evaluation.sweep import Curves, Grid
 from .charts import draw_dice_curves, draw_grid
@@ -28,6 +28,11 @@ PICTURE = [
     Column("kid", "KID", digits=4, best="smallest"),
     Column("seconds_per_slice", "s per slice", digits=2, best="smallest"),
 ]
+BY_INFARCT = [
+    Column(f"{measure}_infarct_{size}", f"{heading}, size {size}", digits=3)
+    for measure, heading in (("dice", "Dice"), ("auprc", "AUPRC"))
+    for size in INFARCT_SIZES
+]
 SWEPT = {"noise_level": "noise level K", "percentile": "percentile τ of the mask", "num_samples": "samples"}
 DICE = [Column("dice", "Dice", digits=3), Column("best_dice", "best-possible Dice", digits=3)]
 
@@ -49,10 +54,16 @@ def write_anomaly_tables(
     synthetic = any(map(is_synthetic, datasets))
     where = about_data("test", synthetic, settings.limit)
     caption = f"Counterfactuals, {where}; KID over {settings.features()}."
+    found = f"Lesions found, {where}."
+    if not any("dice" in one for seeds in scored.results.values() for one in seeds):
+        found += " No lesion is drawn in these data, so nothing that needs one is scored."
     tables = [
-        measures_table(scored.results, OVERLAP, f"Lesions found, {where}.", ANOMALY_COHORTS.get(cohort or "", ())),
+        measures_table(scored.results, OVERLAP, found, ANOMALY_COHORTS.get(cohort or "", ())),
         measures_table(scored.results, PICTURE, caption),
     ]
+    if any(BY_INFARCT[0].measure in seed for seeds in scored.results.values() for seed in seeds):
+        caption = f"Lesions found by the size of the scan's infarct, {where}."
+        tables.append(measures_table(scored.results, BY_INFARCT, caption))
     for dataset, results in scored.out_of_domain.items():
         kind = "synthetic data" if is_synthetic(dataset) else "real data"
         caption = f"Lesions found in {Path(dataset).name} ({kind}), seen by no model, thresholds as before."

@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-from ..data.axial_slices import slices_in_margin
+from ..data.axial_slices import HEAD, slices_in_margin
 from ..detection.result import DetectionResult
 
 NOTHING_FLAGGED = (
@@ -85,7 +85,7 @@ def coverage_of(result: DetectionResult) -> Coverage:
     margin = slices_in_margin(parameters["slice_margin"], len(index))
     inside = (index >= margin) & (index < len(index) - margin)
     threshold, least = parameters["lesion_probability_threshold"], parameters["min_foreground"]
-    what = "brain" if parameters.get("window_hu") is None else "head"
+    what = "brain" if parameters.get("window_hu") is None else parameters.get("body_part", HEAD)
     little = f"with too little {what} (less than {100 * least:.3g} % of the picture)" if least else f"without {what}"
     reasons = {
         BELOW_THRESHOLD: (usable, f"below the model's lesion-probability threshold of {threshold:.3g}"),

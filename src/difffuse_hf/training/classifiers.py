@@ -19,9 +19,11 @@ import torch
 from accelerate import PartialState
 from scipy.stats import rankdata
 
+from ..data.cards import is_synthetic
 from ..data.scans import load_scans
 from ..errors import InputError
 from ..io.files import write_into, write_whole
+from ..io.model_card import classifier_card
 from ..models.processing_acat import ACATProcessor
 from .arguments import TrainingArguments, option
 from .augmentation import augment, augment_uniforms, drop_modalities, flip_labels, mirrored
@@ -85,11 +87,17 @@ def class_names(dataset: datasets.Dataset) -> list[str]:
 
 
 def load_processor(dataset: str) -> ACATProcessor | None:
-    """The preprocessing saved beside a prepared data set of CT scans; None where there is none of that kind."""
+    """What images go through that are to be classified like a prepared data set's; None where nothing says so.
+
+    Slices for diffusion are cut by a `DifFuseProcessor`: of them, the classifier's has the size and the channels.
+    """
     path = Path(dataset, "preprocessor_config.json")
-    if not path.exists() or json.loads(path.read_text()).get("image_processor_type") != "ACATProcessor":
+    if not path.exists():
         return None
-    return ACATProcessor.from_pretrained(dataset)
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    if saved.get("image_processor_type") == "ACATProcessor":
+        return ACATProcessor.from_pretrained(dataset)
+    return ACATProcessor(image_size=saved["image_size"], num_channels=len(saved["modalities"]))
 
 
 def steps(args: ClassifierArguments, num_scans: int, epochs: float | None) -> int:
@@ -174,9 +182,28 @@ def fit_classifier(
     if PartialState().is_main_process:
         summary = {"validation": metrics, "training_scans": len(train), "steps": args.max_steps, "seed": args.seed}
         write_whole(Path(args.output_dir, FINISHED), lambda path: path.write_text(json.dumps(summary, indent=2)))
+        write_card(model, train, args, metrics)
         if push:
             push_trained(args)
     return metrics
+
+
+def write_card(model, train: datasets.Dataset, args: ClassifierArguments, metrics: dict[str, float]) -> None:
+    """The card of a trained classifier in `args.output_dir`: its data, and what it scores on the validation split."""
+    names, data = class_names(train), Path(args.dataset).name
+    kind = "**Synthetic**, no patient is in it" if is_synthetic(args.dataset) else "What the data set's own card says"
+    card = classifier_card(
+        name=Path(args.output_dir).absolute().name,
+        description=f"A {type(model).__name__} of difffuse_hf: {', '.join(names)}.",
+        training_data=f"`{data}`, {len(train)} rows, seed {args.seed}. {kind}.",
+        scores={
+            f"{name}, validation": value for name, value in metrics.items() if name in ("accuracy", "auc", "loss")
+        },
+        classes=names,
+        dataset=data,
+        repo_id=args.push_to_hub or args.output_dir,
+    )
+    write_whole(Path(args.output_dir, "README.md"), lambda path: path.write_text(card, encoding="utf-8"))
 
 
 def augmented_scans(
