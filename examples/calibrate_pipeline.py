@@ -20,7 +20,7 @@ from difffuse_hf import DifFusePipeline
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.detection.load import load_model
 from difffuse_hf.errors import run_script
-from difffuse_hf.evaluation.anomaly import Slices, as_slices
+from difffuse_hf.evaluation.anomaly import HEALTHY_SHARE, Slices, as_slices
 from difffuse_hf.evaluation.calibration import LESION_SIGNS, Choice, as_other_scanners, decide, schedules, search
 from difffuse_hf.io.files import complete_folder
 from difffuse_hf.pipelines.auto import model_folder
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max_calls", type=float, default=30.0, help="of the U-Net, an image")
     parser.add_argument("--lesion_signs", type=json.loads, default=LESION_SIGNS,
                         help="1 where lesions are brighter than healthy tissue, -1 where darker, as JSON")  # fmt: skip
-    parser.add_argument("--false_positives", type=float, nargs="*", default=[0.01], metavar="SHARE",
+    parser.add_argument("--false_positives", type=float, nargs="*", default=[HEALTHY_SHARE], metavar="SHARE",
                         help="calibrate thresholds that so much healthy brain reaches")  # fmt: skip
     parser.add_argument("--labels_only", action="store_true", help="use no drawn lesion")
     parser.add_argument("--scanner_spread", type=float, default=0.0,

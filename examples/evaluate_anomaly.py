@@ -6,8 +6,10 @@ python examples/evaluate_anomaly.py --output_dir out/anomaly --cohort brats \\
 
 The same NAME again is another seed of the same method; the last argument are options of the pipeline's call. Every
 threshold is the best on the run's validation split; the test split chooses nothing. `--out_of_domain` scores the same
-models with the same thresholds on a data set that they have never seen. `--classifier` judges whether counterfactuals
-pass as healthy, and its features make a kernel distance to healthy slices (`--inception` takes Inception's instead).
+models with the same thresholds on a data set that they have never seen. `--classifier`, one for each seed and trained
+on its data, judges whether counterfactuals pass as healthy, and its features make a kernel distance to healthy slices
+(`--inception` takes Inception's instead); without it each model's own does. Rows that fail an admission test on
+validation slices are not judged; differences to the row "Dif-fuse" have a table of their own.
 What is finished is kept: after an interrupt, repeat the command.
 """
 
@@ -31,8 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     runs = [(name, AnomalyRun(*run)) for name, *run in args.method]
     for name, run in [*runs, *(one for pair in args.all for one in assembled_methods(*pair))]:
         methods.setdefault(name, []).append(run)
-    common = ("out_of_domain", "classifier", "inception", "limit", "seed", "batch_size", "device", "channels", "dtype")
-    settings = AnomalySettings(**{name: getattr(args, name) for name in common})
+    common = "out_of_domain classifiers inception limit seed batch_size device channels dtype"
+    settings = AnomalySettings(**{name: getattr(args, name) for name in common.split()})
     with own_folder(output):
         scored = score_runs(methods, output / "runs", settings, args.overwrite)
         datasets = [run.dataset for runs in methods.values() for run in runs]
@@ -52,7 +54,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out_of_domain", nargs="*", default=[], metavar="DATASET",
                         help="data sets whose test splits are scored as well")  # fmt: skip
     parser.add_argument("--out_of_domain_cohort", choices=ANOMALY_COHORTS, help="as --cohort, for these tables")
-    parser.add_argument("--classifier", help="that judges the counterfactuals")
+    parser.add_argument("--classifier", nargs="*", default=[], dest="classifiers",
+                        help="that judges the counterfactuals: of each seed, in their order")  # fmt: skip
     parser.add_argument("--inception", action="store_true", help="KID over Inception's features, fetched if missing")
     parser.add_argument("--limit", type=int, help="slices of each class and split; all by default")
     parser.add_argument("--channels", type=int, nargs="*",

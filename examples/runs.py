@@ -387,8 +387,9 @@ def anomaly(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
 
     # Table 6.1, Figs. 6.6 and 6.7
     every = [word for seed in size.seeds for word in ("--all", f"{out}/{seed}/methods", f"{out}/{seed}/data")]
+    judges = ["--classifier", *(f"{out}/{seed}/classifier" for seed in size.seeds)]  # none has seen its test anatomies
     steps.add("tables", "python", "examples/evaluate_anomaly.py", every, "--out_of_domain", foreign,
-              "--classifier", f"{out}/0/classifier", "--cohort", "brats", "--out_of_domain_cohort", "wmh",
+              judges, "--cohort", "brats", "--out_of_domain_cohort", "wmh",
               "--limit", 3 * size.limit // 2, "--output_dir", f"{out}/tables", to=f"{out}/tables")  # fmt: skip
     few = ["--options", json.dumps({"num_inference_steps": size.inference, "display_steps": 0})]
     steps.add("sweep", "python", "examples/sweep_noise_and_threshold.py", "--model", f"{out}/0/methods/Dif-fuse",
@@ -416,13 +417,15 @@ def add_anomaly_networks(steps: Steps, size: AnomalySize, out: str) -> None:
         network(seed, "autoencoder", "train_autoencoder", size.latent.split(),
                 "--max_steps", size.classifier_steps, common)  # fmt: skip
     for seed in size.seeds:
-        diffusion = [*size.unet.split(), "--max_steps", size.steps, *common, *size.recipe.split()]
+        recipe = size.recipe.split()  # of every network but f-AnoGAN; where it is empty, each has its paper's
+        diffusion = [*size.unet.split(), "--max_steps", size.steps, *common, *recipe]
         network(seed, "healthy", "train_diffusion", diffusion)
         network(seed, "simplex", "train_diffusion", diffusion, "--noise", "simplex", "--max_timestep", 800)
         network(seed, "conditional", "train_diffusion", diffusion, "--class_conditional")
         network(seed, "noisy_classifier", "train_noisy_classifier", size.noisy.split(),
-                "--max_steps", size.noisy_steps, "--balance_classes", common)  # fmt: skip
-        network(seed, "denoising_ae", "train_denoising_ae", size.dae.split(), "--max_steps", size.dae_steps, common)
+                "--max_steps", size.noisy_steps, "--balance_classes", common, recipe)  # fmt: skip
+        network(seed, "denoising_ae", "train_denoising_ae", size.dae.split(), "--max_steps", size.dae_steps, common,
+                [*recipe, "--cosine_steps", 0] if recipe else [])  # fmt: skip
         network(seed, "fanogan", "train_fanogan", size.fanogan.split(), "--max_steps", size.gan_steps)
 
 

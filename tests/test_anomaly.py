@@ -48,6 +48,16 @@ def test_a_square_of_one_pixel_leaves_the_difference(noise):
     assert torch.equal(anomaly_map(noise, torch.zeros_like(noise), morphology_size=1), noise)
 
 
+def test_the_map_is_opened_before_it_is_closed():
+    specks = torch.zeros(1, 1, 16, 16)
+    specks[..., ::2, ::2] = 1  # one pixel each: closed first, they would be one block that no opening removes
+    assert anomaly_map(specks, 0 * specks, morphology_size=3).max() == 0
+    assert opening(closing(specks, 3), 3).max() == 1
+    holes = torch.ones(1, 1, 16, 16)
+    holes[..., 5::5, 5::5] = 0  # opened first, their surroundings go; closed first, the holes would be gone
+    assert torch.equal(anomaly_map(holes, 0 * holes, morphology_size=3), closing(opening(holes, 3), 3))
+
+
 def test_even_squares_are_refused(noise):
     with pytest.raises(ValueError, match="must be odd"):
         anomaly_map(noise, noise, morphology_size=4)

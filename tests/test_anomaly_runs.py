@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -11,13 +12,18 @@ import torch
 pytest.importorskip("sklearn", reason="needs the extra `train`")
 
 from difffuse_hf import DenoisingAutoencoder, ReconstructionPipeline  # noqa: E402
+from difffuse_hf.data.slices import load_slices  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
+from difffuse_hf.evaluation.anomaly import as_slices, healthy_threshold, run_method  # noqa: E402
 from difffuse_hf.evaluation.anomaly_runs import (  # noqa: E402
     AnomalyRun,
     AnomalySettings,
     assembled_methods,
+    judge_of,
     score_runs,
 )
+from difffuse_hf.evaluation.segmentation import dice  # noqa: E402
+from difffuse_hf.pipelines.auto import load_pipeline  # noqa: E402
 
 SETTINGS = AnomalySettings(limit=2)
 
@@ -84,8 +90,40 @@ def test_a_result_holds_the_measures_and_the_slices_of_the_figure(run, tmp_path)
     assert foreign["dice"] == measures["dice"] and "healthy_change" not in foreign  # slices with a lesion alone
     assert scored.tiles["m"]["image"].shape == scored.tiles["m"]["map"].shape == (2, 1, 16, 16)
     origin = json.loads((tmp_path / "m_0.json").read_text())["origin"]
-    settings = {"out_of_domain": [run.dataset], "classifier": None, "inception": False, "limit": None, "seed": 0}
-    assert origin == {**run._asdict(), **settings, "channels": None}
+    settings = {"out_of_domain": [run.dataset], "inception": False, "limit": None, "seed": 0}
+    assert origin == {**run._asdict(), **settings, "channels": None, "dtype": "float32"}
+
+
+def test_every_seed_is_judged_by_its_own_classifier_or_by_the_models_own(run, whole_pipeline):
+    other, two = run._replace(dataset="elsewhere"), AnomalySettings(classifiers=["a", "b"])
+    judged = two.with_classifiers({"m": [run, other], "n": [run]})
+    assert [[one.classifier for one in runs] for runs in judged.values()] == [["a", "b"], ["a"]]
+    one = AnomalySettings(classifiers=["a"])
+    assert [some.classifier for some in one.with_classifiers({"m": [run, run]})["m"]] == ["a", "a"]
+    with pytest.raises(InputError, match="a would judge m on seeds of different data"):
+        one.with_classifiers({"m": [run, other]})
+    with pytest.raises(InputError, match="m has 3 seeds, but there are 2 classifiers"):
+        two.with_classifiers({"m": [run, run, run]})
+    assert AnomalySettings().with_classifiers({"m": [run]})["m"] == [run]
+    assert judge_of(whole_pipeline, run, "cpu") is whole_pipeline.classifier
+    assert judge_of(load_pipeline(run.model), run, "cpu") is None
+
+
+def test_the_dice_without_masks_has_the_threshold_of_healthy_validation_slices(run, tmp_path):
+    (measures,) = score_runs({"m": [run]}, tmp_path, AnomalySettings()).results["m"]
+    pipeline = load_pipeline(run.model)
+    maps = {}
+    for split in ("validation", "test"):
+        slices = as_slices(load_slices(run.dataset, split), split)
+        maps[split] = slices, run_method(pipeline, slices.images)[0]
+    slices, made = maps["validation"]
+    threshold = made[slices.labels == 0].flatten().quantile(0.99, interpolation="higher")  # all of it is brain
+    slices, made = maps["test"]
+    sick = slices.labels == 1
+    expected = dice(made[sick] >= threshold, slices.masks[sick]).mean()
+    assert measures["dice_no_masks"] == pytest.approx(float(expected), abs=0.02)
+    masks = (made > made.median()).float()
+    assert healthy_threshold(masks, replace(slices, split="validation")).value == 1  # decided already
 
 
 def test_options_that_are_no_json_are_one_sentence(run, tmp_path):
@@ -104,6 +142,8 @@ def test_methods_are_read_from_a_folder_of_assembled_ones(tmp_path):
 
 
 def test_kid_is_named_by_its_features():
-    assert AnomalySettings().features() == "nothing (no --classifier)"
-    assert AnomalySettings(classifier="out/c").features() == "features of out/c, not Inception's"
-    assert AnomalySettings(classifier="out/c", inception=True).features() == "Inception's features"
+    assert AnomalySettings().features().startswith("features of each model's own classifier, where it has one")
+    assert AnomalySettings(classifiers=["out/c"]).features() == "features of out/c, not Inception's"
+    two = AnomalySettings(classifiers=["a", "b"]).features()
+    assert two == "features of each seed's classifier, a, b, not Inception's"
+    assert AnomalySettings(classifiers=["out/c"], inception=True).features() == "Inception's features"

@@ -266,6 +266,20 @@ def test_anoddpm_noises_with_simplex_noise_at_the_timestep_of_its_level():
     torch.testing.assert_close(output.counterfactuals, expected, rtol=0, atol=1e-5)
 
 
+def test_anoddpms_public_code_clamps_the_sample_where_it_predicts_the_image():
+    sample, noise, level = 3 * torch.randn(2, 2, 8, 8, generator=seeded()).double(), torch.full((), 0.3), 400
+    pipeline = anoddpm(2)
+    noise_pred, _ = pipeline.clamped(lambda sample, level: (noise.expand_as(sample), None))(sample, level)
+    signal = pipeline.scheduler.alpha_bar(level)
+    expected = (sample.clamp(-1, 1) - (1 - signal) ** 0.5 * 0.3) / signal**0.5
+    torch.testing.assert_close((sample - (1 - signal) ** 0.5 * noise_pred) / signal**0.5, expected)
+    plain, clamped = (
+        call(AnoDDPMPipeline(constant_unet(), DifFuseScheduler(), noise_level=300, wavelength=8.0, clamp_sample=clamp),
+             images(), num_inference_steps=3, generator=seeded()).counterfactuals for clamp in (False, True)
+    )  # fmt: skip
+    assert not torch.allclose(plain, clamped, atol=1e-3)
+
+
 def test_anoddpms_map_is_the_squared_difference_of_images_between_minus_1_and_1():
     image = images()
     output = call(anoddpm(2), image, generator=seeded())

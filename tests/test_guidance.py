@@ -67,6 +67,18 @@ def test_one_guided_step_shifts_the_image_along_the_gradient(guided, image):
     assert (expected - image).abs().max() > 1e-3
 
 
+def test_the_way_up_is_not_guided(guided, image):
+    # With ε = 0 the inversion is x_L = √ᾱ_L x_0; only the two steps down from there see the classifier.
+    scheduler, scale, (high, middle, low) = guided.scheduler, 20.0, (200, 100, 0)
+    sample = scheduler.alpha_bar(high) ** 0.5 * (2 * image - 1)
+    for level, target in ((high, middle), (middle, low)):
+        gradient = guided.log_probability_gradient(sample, level)
+        noise_pred = -((1 - scheduler.alpha_bar(level)) ** 0.5) * scale * gradient
+        sample = scheduler.reverse_step(noise_pred, level, target, sample)
+    output = guided(image, noise_level=high, num_inference_steps=2, guidance_scale=scale)
+    torch.testing.assert_close(output.counterfactuals, (sample / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
+
+
 def test_guidance_raises_the_probability_of_the_healthy_class(guided, image):
     def probability(x):
         return guided.classifier(2 * x - 1, torch.tensor([0, 0])).logits.softmax(1)[:, 0]

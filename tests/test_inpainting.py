@@ -185,6 +185,23 @@ def test_the_mask_is_where_perceptual_distance_times_residual_exceeds_the_thresh
     torch.testing.assert_close(output.anomaly_maps, change * initial, rtol=0, atol=1e-6)
 
 
+def test_autoddpms_public_code_differs_in_the_first_call_of_the_inpainting_and_outside_the_mask_alone(autoddpm, image):
+    shown = []
+    autoddpm.unet.register_forward_hook(lambda module, inputs, output: shown.append(inputs[0].clone()))
+    runs = []
+    for start in ("stitched", "reconstruction"):
+        autoddpm.register_to_config(inpaint_from=start)
+        output = autoddpm(image, generator=seeded())
+        runs.append(shown[6:])  # after the six steps of the coarse reconstruction
+        shown.clear()
+    outside = (output.masks == 0).expand_as(image)
+    assert 0 < outside.float().mean() < 1
+    (first, *stitched), (other, *public) = runs
+    assert torch.equal(first[~outside], other[~outside]) and not torch.allclose(first[outside], other[outside])
+    for one, two in zip(stitched, public):
+        torch.testing.assert_close(one[outside], two[outside], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [0.05, 0.3])
 def test_calibration_lets_no_more_healthy_pixels_through_than_asked(autoddpm, image, rate):
     image = torch.cat([image, image.flip(-1)])

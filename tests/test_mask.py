@@ -16,6 +16,14 @@ def test_the_thesis_mask_holds_the_share_above_the_percentile(saliency):
     assert mask.mean(dim=(1, 2, 3)).tolist() == pytest.approx([0.1] * 3, abs=1e-3)
 
 
+def test_the_thesis_mask_is_cut_from_the_blurred_map():
+    point = torch.zeros(1, 1, 20, 20)
+    point[..., 10, 12] = 1
+    expected = torch.zeros_like(point)
+    expected[..., 9:12, 11:14] = 1  # the nine pixels next to it; unblurred, the point alone
+    assert torch.equal(saliency_to_mask(point, percentile=100 * (1 - 9 / 400)), expected)
+
+
 def test_the_reference_codes_mask_is_wider_by_two_pixels():
     saliency = torch.zeros(1, 1, 32, 32)
     saliency[..., 10:13, 20:22] = 1

@@ -200,6 +200,13 @@ def test_the_networks_of_chapter_six_wait_for_their_data_alone_and_the_table_for
     assert {"0/methods", "1/methods", "2/methods", "wmh", "cases"} <= set(graph["tables"])
 
 
+def test_the_rivals_networks_are_trained_with_the_recipe_of_the_u_nets():
+    for size, equal in (("evening", True), ("full", False)):
+        commands = {one.name: " ".join(one.command) for one in table().RUNS["anomaly"](size, "/out", "/maps", None)}
+        for name in ("healthy", "simplex", "conditional", "noisy_classifier", "denoising_ae"):
+            assert (table().ANOMALY["evening"].recipe in commands[f"0/{name}"]) == equal  # else each has its paper's
+
+
 def test_a_dry_run_prints_command_lines_and_an_unknown_size_what_there_is(tmp_path, capsys):
     main = table().main
     main(["anomaly", "smoke", str(tmp_path / "out"), "maps", "--dry-run", "--launch", "accelerate launch"])

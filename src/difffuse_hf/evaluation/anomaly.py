@@ -16,6 +16,7 @@ from ..saliency.common import class_logits
 from .localisation import average_precision
 from .segmentation import best_dice, best_threshold, dice, iou
 
+HEALTHY_SHARE = 0.01  # of healthy brain that may be flagged, where a threshold is chosen without masks
 SIZES = ("small", "medium", "large")  # thirds of the validation lesions, by area
 INFARCT_SIZES = (1, 2, 3, 4)  # of IST-3's readers, from lacune to more than half of a territory
 
@@ -180,6 +181,15 @@ def false_positive_threshold(maps: torch.Tensor, healthy: Slices, share: float) 
     allowed = int(share * len(values))  # pixels that may be flagged
     limit = values[min(allowed, len(values) - 1)]
     return Threshold(float(torch.nextafter(limit, limit + 1)), float("nan"), healthy.split)
+
+
+def healthy_threshold(maps: torch.Tensor, healthy: Slices, share: float = HEALTHY_SHARE) -> Threshold:
+    """A threshold without any drawn lesion: `false_positive_threshold` of a share that is the same for all methods.
+
+    Maps that are 0 or 1 have decided already: theirs is 1.
+    """
+    threshold = false_positive_threshold(maps, healthy, share)
+    return replace(threshold, value=1.0) if ((maps == 0) | (maps == 1)).all() else threshold
 
 
 def size_edges(slices: Slices) -> list[float]:

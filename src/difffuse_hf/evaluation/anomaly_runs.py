@@ -8,9 +8,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +21,14 @@ from ..io.files import write_whole
 from ..models.auto import load_classifier
 from ..models.precision import fastest_dtype, to_fastest
 from ..pipelines.auto import load_pipeline
+from ..pipelines.pipeline_masked import MaskedPipeline
+from .admission import AdmissionTest, admission_tests
 from .anomaly import (
     Slices,
     Threshold,
     as_slices,
     choose_threshold,
+    healthy_threshold,
     run_method,
     score_counterfactuals,
     score_healthy,
@@ -33,16 +36,20 @@ from .anomaly import (
     size_edges,
 )
 from .image_quality import classifier_features, inception_features, kid
+from .segmentation import dice
 
+Make = Callable[[torch.Tensor, str], tuple[torch.Tensor, torch.Tensor]]
 SHOWN = 4  # slices that are kept for the figure
 
 
 class AnomalyRun(NamedTuple):
-    """One seed of a method: model folder, data set folder, and options of the pipeline's call as JSON."""
+    """One seed of a method: model folder, data set folder, options of the pipeline's call as JSON, and the classifier
+    that judges its counterfactuals: a folder, or the pipeline's own where it has one."""
 
     model: str
     dataset: str
     options: str = "{}"
+    classifier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class AnomalySettings:
     """How all runs are scored."""
 
     out_of_domain: Sequence[str] = ()  # data sets whose test splits are scored as well, thresholds as before
-    classifier: str | None = None  # judges the counterfactuals; its features make the kernel distance
+    classifiers: Sequence[str] = ()  # of each seed: judges the counterfactuals; its features make the kernel distance
     inception: bool = False  # take Inception's features instead
     limit: int | None = None  # slices of each class and split
     seed: int = 0  # of the sampling; a run's number is added
@@ -63,16 +70,51 @@ class AnomalySettings:
         """What KID is computed over, in words."""
         if self.inception:
             return "Inception's features"
-        return f"features of {self.classifier}, not Inception's" if self.classifier else "nothing (no --classifier)"
+        if not self.classifiers:
+            return "features of each model's own classifier, where it has one, not Inception's"
+        whose = "" if len(self.classifiers) == 1 else "each seed's classifier, "
+        return f"features of {whose}{', '.join(self.classifiers)}, not Inception's"
+
+    def with_classifiers(self, methods: Mapping[str, Sequence[AnomalyRun]]) -> dict[str, list[AnomalyRun]]:
+        """The runs with the classifier of their seed.
+
+        Raises:
+            InputError: one classifier would judge seeds of different data, whose test slices it may have learned; or
+                there are fewer classifiers than seeds.
+        """
+        given, judged = self.classifiers, {}
+        for name, runs in methods.items():
+            if len(given) == 1 and len({run.dataset for run in runs}) > 1:
+                raise InputError(
+                    f"{given[0]} would judge {name} on seeds of different data, and may have been trained on the test "
+                    "slices of one; give a --classifier for each seed, in their order."
+                )
+            if 1 < len(given) < len(runs):
+                raise InputError(f"{name} has {len(runs)} seeds, but there are {len(given)} classifiers.")
+            chosen = [None] * len(runs) if not given else list(given) * len(runs) if len(given) == 1 else given
+            judged[name] = [run._replace(classifier=one) for run, one in zip(runs, chosen)]
+        return judged
 
 
 class ScoredMethods(NamedTuple):
-    """Of each method the measures of its seeds, the same for every other data set, and the slices of its first seed
-    for the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`)."""
+    """Of each method the measures of its seeds, the same for every other data set, the slices of its first seed for
+    the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`), and of each seed the `subject` and `dice` of
+    every test slice and the admission tests."""
 
     results: dict[str, list[dict]]
     out_of_domain: dict[str, dict[str, list[dict]]]
     tiles: dict[str, dict[str, np.ndarray]]
+    slices: dict[str, list[dict[str, list]]]
+    admission: dict[str, list[list[AdmissionTest]]]
+
+
+class Thresholds(NamedTuple):
+    """What is chosen on validation slices: the threshold with the best Dice and the areas that part the lesions, None
+    and none where no lesion is drawn; and the threshold of the healthy slices alone, where there are some."""
+
+    best: Threshold | None
+    edges: Sequence[float]
+    healthy: Threshold | None
 
 
 def assembled_methods(folder: str, dataset: str) -> list[tuple[str, AnomalyRun]]:
@@ -93,8 +135,8 @@ def score_runs(
         InputError: the options of a run are no JSON, or a model or data set cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scored = ScoredMethods({}, {dataset: {} for dataset in settings.out_of_domain}, {})
-    for name, runs in methods.items():
+    scored = ScoredMethods({}, {dataset: {} for dataset in settings.out_of_domain}, {}, {}, {})
+    for name, runs in settings.with_classifiers(methods).items():
         stem = re.sub(r"[^\w.-]+", "_", name)
         paths = [folder / f"{stem}_{number}.json" for number in range(len(runs))]
         done = []
@@ -102,6 +144,8 @@ def score_runs(
             found = None if overwrite else read_result(path, run, settings)
             done.append(found or score_run(name, number, run, path, settings))
         scored.results[name] = [one["test"] for one in done]
+        scored.slices[name] = [one["slices"] for one in done]
+        scored.admission[name] = [[AdmissionTest(**test) for test in one["admission"]] for one in done]
         for dataset, elsewhere in scored.out_of_domain.items():
             elsewhere[name] = [one["out_of_domain"][dataset] for one in done]
         scored.tiles[name] = dict(np.load(paths[0].with_suffix(".npz")))
@@ -114,7 +158,7 @@ def read_result(path: Path, run: AnomalyRun, settings: AnomalySettings) -> dict 
         return None
     done = json.loads(path.read_text())
     index = Path(run.model) / "model_index.json"
-    newer = index.exists() and path.stat().st_mtime > index.stat().st_mtime
+    newer = index.exists() and path.stat().st_mtime > index.stat().st_mtime and "slices" in done
     return done if newer and done["origin"] == _origin(run, settings) else None
 
 
@@ -127,9 +171,7 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
     pipeline = load_pipeline(run.model, settings.device)
     if settings.dtype == "auto" and "unet" in pipeline.components:
         to_fastest(pipeline.unet, fastest_dtype(settings.device))
-    judge = None
-    if settings.classifier:
-        judge = load_classifier(settings.classifier).eval().to(settings.device)  # pyright: ignore[reportArgumentType]
+    judge = judge_of(pipeline, run, settings.device)
     sampling = {"seed": settings.seed + number, "batch_size": settings.batch_size, **options}
 
     def make(images: torch.Tensor, what: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,38 +181,56 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
         as_slices(load_slices(run.dataset, split), split, settings.limit).given(settings.channels)
         for split in ("validation", "test")
     )
-    threshold, edges, result = None, [], {"origin": _origin(run, settings)}
-    if validation.drawn.any():
-        sick = validation.with_drawn_lesion()
-        maps, _ = make(sick.images, "validation")
-        threshold, edges = choose_threshold(maps, sick), size_edges(sick)
-        result |= {"threshold": threshold.value, "validation_dice": threshold.dice}
-    result["test"], shown = score_slices(make, test, threshold, edges, judge, settings.inception)
+    result: dict[str, Any] = {"origin": _origin(run, settings)}
+    result["admission"] = [asdict(one) for one in admission_tests(pipeline, validation, make)]
+    thresholds = choose_thresholds(make, validation)
+    if thresholds.best is not None:
+        result |= {"threshold": thresholds.best.value, "validation_dice": thresholds.best.dice}
+    result["test"], result["slices"], shown = score_slices(make, test, thresholds, judge, settings.inception)
     result["out_of_domain"] = {}
     for dataset in settings.out_of_domain:
         foreign = as_slices(load_slices(dataset, "test"), "test", settings.limit).given(settings.channels)
         foreign = foreign.with_lesion()
-        measures, _ = score_slices(make, foreign, threshold, edges, judge, settings.inception)
-        result["out_of_domain"][dataset] = measures
+        result["out_of_domain"][dataset] = score_slices(make, foreign, thresholds, judge, settings.inception)[0]
     write_whole(path.with_suffix(".npz"), lambda file: _save_arrays(file, shown))
     write_whole(path, lambda file: file.write_text(json.dumps(result, indent=2)))
     return result
 
 
+def judge_of(pipeline, run: AnomalyRun, device: str):
+    """The classifier that says whether counterfactuals pass as healthy: the run's, or the pipeline's own, or None."""
+    if run.classifier is not None:
+        return load_classifier(run.classifier).eval().to(device)  # pyright: ignore[reportArgumentType]
+    return pipeline.classifier if isinstance(pipeline, MaskedPipeline) else None
+
+
+def choose_thresholds(make: Make, validation: Slices) -> Thresholds:
+    """What the slices of a validation split decide; `make` as in `score_slices`."""
+    best, edges, healthy = None, [], None
+    if validation.drawn.any():
+        sick = validation.with_drawn_lesion()
+        maps, _ = make(sick.images, "validation")
+        best, edges = choose_threshold(maps, sick), size_edges(sick)
+    if (validation.labels == 0).any():
+        well = validation.without_lesion()
+        healthy = healthy_threshold(make(well.images, "validation, healthy")[0], well)
+    return Thresholds(best, edges, healthy)
+
+
 def score_slices(
-    make: Callable[[torch.Tensor, str], tuple[torch.Tensor, torch.Tensor]],
+    make: Make,
     slices: Slices,
-    threshold: Threshold | None,
-    edges: Sequence[float],
+    thresholds: Thresholds,
     judge=None,
     inception: bool = False,
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """All measures on one set of slices, and a few of its slices with what the method made of them.
+) -> tuple[dict[str, float], dict[str, list], dict[str, np.ndarray]]:
+    """All measures on one set of slices, Dice and subject of each slice, and a few slices with what was made of them.
+
+    `dice_no_masks` is the Dice at the threshold of healthy validation slices; all else is at the best threshold.
 
     Args:
         make: `make(images, text of a progress bar)` gives anomaly maps and counterfactuals, see `run_method`.
-        threshold: None where none could be chosen; overlaps are of the slices in which a lesion is drawn.
-        edges: areas that part small, medium and large lesions, see `size_edges`.
+        thresholds: overlaps are of the slices in which a lesion is drawn.
         judge (`PreTrainedModel`, *optional*): classifier that says whether counterfactuals pass as healthy.
         inception (`bool`): KID over Inception's features; over those of the judge otherwise.
     """
@@ -179,9 +239,14 @@ def score_slices(
     maps, made = make(sick.images, slices.split)
     measures = {"seconds_per_slice": (time.perf_counter() - start) / len(sick.images)}
     drawn = sick.drawn
+    threshold, found, known = thresholds.best, maps[drawn], sick.select(drawn)
+    of_slices: dict[str, list] = {"subject": [], "dice": []}
     if threshold is not None and drawn.any():
         measures["threshold"] = threshold.value
-        measures |= score_maps(maps[drawn], sick.select(drawn), threshold, edges)
+        measures |= score_maps(found, known, threshold, thresholds.edges)
+        of_slices = {"subject": known.subjects, "dice": dice(found >= threshold.value, known.masks).tolist()}
+    if thresholds.healthy is not None and drawn.any():
+        measures["dice_no_masks"] = float(dice(found >= thresholds.healthy.value, known.masks).mean())
     measures |= score_counterfactuals(made, sick, judge)
     if len(healthy.images):
         kept_maps, kept = make(healthy.images, "healthy")
@@ -192,6 +257,7 @@ def score_slices(
     few = torch.linspace(0, len(maps) - 1, min(SHOWN, len(maps))).long()
     return (
         measures,
+        of_slices,
         {
             "image": sick.images[few, :1].numpy(),
             "lesion": sick.masks[few].nan_to_num().numpy(),  # no outline where nobody drew one
@@ -204,7 +270,7 @@ def score_slices(
 
 def _origin(run: AnomalyRun, settings: AnomalySettings) -> dict:
     """What a result depends on."""
-    names = ("classifier", "inception", "limit", "seed", "channels", "dtype")
+    names = ("inception", "limit", "seed", "channels", "dtype")
     known = {name: getattr(settings, name) for name in names}
     return {**run._asdict(), "out_of_domain": list(settings.out_of_domain), **known}
 

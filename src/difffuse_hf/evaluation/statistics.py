@@ -1,4 +1,4 @@
-"""Statistics of results: mean and standard error over seeds, percentile intervals of a bootstrap.
+"""Statistics of results: mean and standard error over seeds or clusters, percentile intervals of a bootstrap.
 
 A measure that is undefined is NaN (or None, or missing) and is left out; it never becomes a figure.
 """
@@ -21,6 +21,22 @@ def mean_and_error(values: Sequence[float | None]) -> tuple[float, float | None,
         return math.nan, None, 0
     error = float(array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else None
     return float(array.mean()), error, len(array)
+
+
+def clustered_mean_and_error(values: ArrayLike, clusters: Sequence) -> tuple[float, float | None, int]:
+    """Mean of values that are alike within a cluster, its standard error, and the number G of clusters.
+
+        error = √(G / (G − 1) · Σ_g (Σ_{i ∈ g} (x_i − x̄))²) / n
+
+    That is s/√n where every value is a cluster of its own; one cluster has no error (None).
+    """
+    array = np.asarray(values, float)
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    mean = float(array.mean())
+    sums = np.bincount(index, array - mean)
+    count = len(sums)
+    error = float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(array)) if count > 1 else None
+    return mean, error, count
 
 
 def percentile_interval(samples: ArrayLike, value: float, confidence: float = 0.95) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from typing_extensions import Unpack
 
-from ..errors import InputError
+from ..errors import InputError, require_choice
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .anomaly_map import anomaly_map, closing, dilation, opening
@@ -21,6 +21,8 @@ from .perceptual import structural_distance
 from .pipeline_base import CounterfactualPipeline, declared, to_unit_range
 from .pipeline_output import CounterfactualOutput
 from .sampling import Images, SamplingKeywords, SamplingOptions
+
+INPAINT_FROM = ("stitched", "reconstruction")
 
 
 class AutoDDPMPipeline(CounterfactualPipeline):
@@ -39,6 +41,9 @@ class AutoDDPMPipeline(CounterfactualPipeline):
         mask_threshold (`float`, *optional*): on the initial map. The paper's 0.13 belongs to LPIPS.
         dilation_size (`int`): side of the square that widens the mask, in pixels.
         anomaly_channels, morphology_size: of the anomaly map, which the paper neither opens nor closes.
+        inpaint_from (`str`): what is noised to `inpaint_level`: the `"stitched"` image, for the paper resamples from
+            the joint noised distribution of image and reconstruction, or the `"reconstruction"` everywhere, as in the
+            public code. Only the first network call sees the difference: later the image is outside the mask in both.
     """
 
     @declared
@@ -46,8 +51,10 @@ class AutoDDPMPipeline(CounterfactualPipeline):
         self, unet: UNet2DModel, scheduler: DifFuseScheduler, processor: DifFuseProcessor | None = None,
         noise_level: int = 200, inpaint_level: int = 50, num_resamples: int = 5, mask_threshold: float | None = None,
         dilation_size: int = 3, anomaly_channels: list[int] | None = None, morphology_size: int = 1,
+        inpaint_from: str = "stitched",
     ):  # fmt: skip
         super().__init__()
+        require_choice("inpaint_from", inpaint_from, INPAINT_FROM)
 
     @property
     def map_is_of_the_counterfactual(self) -> bool:
@@ -90,8 +97,9 @@ class AutoDDPMPipeline(CounterfactualPipeline):
             coarse, initial_map = self._coarse(run, down, perceptual, bar)
             mask = dilation((initial_map > threshold).float(), self.config["dilation_size"])
             # 2. Stitch, and 3. resample
-            stitched = 2 * (mask * coarse + (1 - mask) * slices) - 1
-            sample = self.scheduler.diffuse(stitched, 0, walk[0], run.draw(stitched, walk[0]))
+            stitched = self.config["inpaint_from"] == "stitched"
+            start = 2 * (mask * coarse + (1 - mask) * slices if stitched else coarse) - 1
+            sample = self.scheduler.diffuse(start, 0, walk[0], run.draw(start, walk[0]))
             sample = self.inpaint(sample, 2 * slices - 1, mask, walk, run, bar)
 
         counterfactuals = torch.where(mask > 0, to_unit_range(sample), slices)

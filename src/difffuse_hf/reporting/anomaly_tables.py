@@ -1,19 +1,23 @@
 """Table 6.1 and its figure: what methods find, and what becomes of the slices (thesis Ch. 6)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..data.cards import is_synthetic
-from ..evaluation.anomaly import INFARCT_SIZES, SIZES
+from ..evaluation.admission import AdmissionTest
+from ..evaluation.anomaly import HEALTHY_SHARE, INFARCT_SIZES, SIZES
 from ..evaluation.anomaly_runs import AnomalySettings, ScoredMethods
+from ..evaluation.paired import REFERENCE, paired_differences
 from ..evaluation.sweep import Curves, Grid
 from .charts import draw_dice_curves, draw_grid
 from .figures import methods_figure
-from .tables import Column, Table, about_data, measures_table, write_tables
+from .tables import UNDEFINED, Column, Table, about_data, measures_table, write_tables
 from .thesis import ANOMALY_COHORTS
 
 OVERLAP = [
     Column("dice", "Dice", digits=3),
+    Column("dice_no_masks", "Dice, no masks used for the threshold", digits=3),
     Column("iou", "IoU", digits=3),
     Column("best_dice", "best-possible Dice", digits=3),
     Column("auprc", "AUPRC", digits=3),
@@ -53,27 +57,77 @@ def write_anomaly_tables(
     """
     synthetic = any(map(is_synthetic, datasets))
     where = about_data("test", synthetic, settings.limit)
-    caption = f"Counterfactuals, {where}; KID over {settings.features()}."
+    caption = f"Counterfactuals, {where}; KID over {settings.features()}"
+    caption += "." if settings.inception else "; the same classifier says what passes as healthy."
     found = f"Lesions found, {where}."
     if not any("dice" in one for seeds in scored.results.values() for one in seeds):
         found += " No lesion is drawn in these data, so nothing that needs one is scored."
+    found += f" No masks: the threshold that {HEALTHY_SHARE:.0%} of healthy validation brain reaches."
+    shown = judged(scored.results, scored.admission)
     tables = [
-        measures_table(scored.results, OVERLAP, found, ANOMALY_COHORTS.get(cohort or "", ())),
-        measures_table(scored.results, PICTURE, caption),
+        with_admission(measures_table(shown, OVERLAP, found, ANOMALY_COHORTS.get(cohort or "", ())), scored.admission),
+        measures_table(shown, PICTURE, caption),
     ]
+    differences = paired_differences(scored.slices)
+    if differences:
+        tables.append(differences_table(differences, scored.admission, where))
     if any(BY_INFARCT[0].measure in seed for seeds in scored.results.values() for seed in seeds):
         caption = f"Lesions found by the size of the scan's infarct, {where}."
-        tables.append(measures_table(scored.results, BY_INFARCT, caption))
+        tables.append(measures_table(shown, BY_INFARCT, caption))
     for dataset, results in scored.out_of_domain.items():
         kind = "synthetic data" if is_synthetic(dataset) else "real data"
         caption = f"Lesions found in {Path(dataset).name} ({kind}), seen by no model, thresholds as before."
+        results = judged(results, scored.admission)
         tables.append(measures_table(results, OVERLAP, caption, ANOMALY_COHORTS.get(out_of_domain_cohort or "", ())))
     data = {"limit": settings.limit, "synthetic": synthetic}
-    data |= {"results": scored.results, "out_of_domain": scored.out_of_domain}
+    data |= {"results": scored.results, "out_of_domain": scored.out_of_domain, "differences": differences}
+    data["admission"] = {name: [[asdict(one) for one in some] for some in seeds] for name, seeds in
+                         scored.admission.items()}  # fmt: skip
     write_tables(tables, data, folder, "anomaly")
     title = f"Counterfactuals and what changed{', synthetic data' if synthetic else ''}"
     methods_figure(scored.tiles, title, folder / "anomaly.png")
     return tables
+
+
+def judged(
+    results: Mapping[str, Sequence[dict]], admission: Mapping[str, Sequence[Sequence[AdmissionTest]]]
+) -> dict[str, list[dict]]:
+    """The measures to print: none of a method of which a seed has failed an admission test."""
+    return {name: list(seeds) if passed(admission[name]) else [{} for _ in seeds] for name, seeds in results.items()}
+
+
+def passed(seeds: Sequence[Sequence[AdmissionTest]]) -> bool:
+    """Whether every seed has passed every test."""
+    return all(test.passed for tests in seeds for test in tests)
+
+
+def with_admission(table: Table, admission: Mapping[str, Sequence[Sequence[AdmissionTest]]]) -> Table:
+    """The table with a last column that says what each row had to pass, and why a row is not judged."""
+    rows = [[*row, _admission_cell(admission[row[0]])] for row in table.rows]
+    return replace(table, head=[*table.head, "admission"], rows=rows)
+
+
+def _admission_cell(seeds: Sequence[Sequence[AdmissionTest]]) -> str:
+    failed = [[test for test in tests if not test.passed] for tests in seeds]
+    if any(failed):
+        reason = next(tests[0] for tests in failed if tests).in_words()
+        return f"not judged ({sum(map(bool, failed))} of {len(seeds)} seeds): {reason}"
+    return "; ".join(test.in_words() for test in seeds[0]) or UNDEFINED
+
+
+def differences_table(
+    differences: Mapping[str, Mapping],
+    admission: Mapping[str, Sequence[Sequence[AdmissionTest]]],
+    where: str,
+) -> Table:
+    """Dice of Dif-fuse minus that of each other method, with an error that is clustered by subject."""
+    rows = []
+    for name, one in differences.items():
+        error = "" if one["standard_error"] is None else f" ± {one['standard_error']:.3f}"
+        text = f"{one['mean']:+.3f}{error}" if passed([*admission[name], *admission[REFERENCE]]) else "not judged"
+        rows.append([name, text, str(one["slices"]), str(one["subjects"])])
+    caption = f"Dice of {REFERENCE} minus that of the method, slice by slice, {where}; ± the error, by subject."
+    return Table(caption, ["method", "difference", "slices", "subjects"], rows)
 
 
 def write_sweep_tables(curves: Curves, grid: Grid, where: str, num_slices: int, folder: Path) -> list[Table]:
