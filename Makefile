@@ -28,7 +28,7 @@ lint: $(VENV)/installed-dev
 
 $(VENV)/installed: setup.py constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"
-	$(INSTALL) -e .
+	$(INSTALL) -e ".[preprocess]"
 	"$(BIN)/python" -c "import torchvision"  # fails where the pair does not match
 	touch "$@"
 

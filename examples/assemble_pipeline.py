@@ -55,12 +55,14 @@ def main(argv: list[str] | None = None) -> None:
                         help="that scans may lack, for networks trained with --modality_dropout")  # fmt: skip
     args = parser.parse_args(argv)
 
+    processor = DifFuseProcessor.from_pretrained(args.dataset)
+    processor.optional_modalities = tuple(args.optional_modalities)
     pipeline = DifFusePipeline(
         unet=load_unet(Path(args.diffusion, "unet")),
         scheduler=DifFuseScheduler.from_pretrained(args.diffusion, subfolder="scheduler"),
         classifier=SliceClassifier.from_pretrained(args.classifier).eval(),
         autoencoder=ResNetAutoencoder.from_pretrained(args.autoencoder),
-        processor=DifFuseProcessor.from_pretrained(args.dataset, optional_modalities=args.optional_modalities),
+        processor=processor,
         noise_level=args.noise_level,
         percentile=args.percentile,
         percentile_over=args.percentile_over,

@@ -22,6 +22,7 @@ from difffuse_hf.detection.dicom_case import affine_of, read_dicom_case  # noqa:
 from difffuse_hf.detection.dicom_out import ANOMALY_STEP, write_dicom  # noqa: E402
 from difffuse_hf.detection.sources import is_dicom, opened, read_source  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
+from difffuse_hf.io.nifti import SYNTHETIC  # noqa: E402
 from difffuse_hf.preprocessing.dicom import group_series, read_headers  # noqa: E402
 from difffuse_hf.preprocessing.intracranial import inside_skull  # noqa: E402
 
@@ -66,6 +67,11 @@ def test_the_mask_of_a_slice_of_ct_lies_inside_the_skull(head):
     assert tissue.any() and not (tissue & ~inside).any()
     brain = geometry.to_slices((head == 30)[None].astype(np.float32)) > 0
     assert not (inside & ~brain).any()  # no bone, no skin, no air
+    assert torch.equal(pipeline.foreground(slices * (1 - 1e-6)), inside)  # as resampling may leave the skull
+    narrow = replace(RECIPE, window_hu=(0.0, 80.0))
+    pipeline.register_modules(processor=DifFuseProcessor(**asdict(narrow)))
+    assert torch.equal(pipeline.foreground(narrow.cut(head[None], AFFINE)[0]), inside)
+    pipeline.register_modules(processor=DifFuseProcessor(**asdict(RECIPE)))
     salient_outside = torch.rand(slices.shape, generator=torch.Generator().manual_seed(0)) + 1.0 * ~inside
     mask, _ = pipeline.choose_mask(slices, saliency=salient_outside, percentile=80)
     assert not mask[~inside].any()
@@ -133,6 +139,12 @@ def test_a_case_has_the_slices_of_its_series_as_they_were_stored(disk, case):
     expected = np.array(tilted(12)[:3]) * SPACING[2] + np.array(tilted(12)[3:]) * SPACING[1]
     np.testing.assert_allclose(across[:3] * (-1, -1, 1), expected, atol=1e-6)
     np.testing.assert_allclose(case.header.get_sform(), case.affine, atol=1e-4)
+
+
+def test_a_drawn_scan_is_called_synthetic_by_what_its_files_say(disk, case, tmp_path):
+    assert not case.header["descrip"].item()
+    write_series(tmp_path / "drawn", disk[1], SPACING, ImageComments=SYNTHETIC.decode())
+    assert read_dicom_case(tmp_path / "drawn").header["descrip"].item() == SYNTHETIC
 
 
 def test_uneven_slices_are_told_of(tmp_path):

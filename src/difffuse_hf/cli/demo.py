@@ -1,5 +1,6 @@
-"""`difffuse demo`: the main path on what comes with the package: a synthetic subject, the embedded model, a report."""
+"""`difffuse demo`: the main path on what comes with the package: synthetic subjects, the embedded models, reports."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,51 +10,78 @@ from rich.console import Console
 from .options import Device, check_device
 from .results import print_results
 
-SEED = 2038  # any will do: the demo model never saw the ICBM152 anatomy that the subject is drawn on
+SEED = 2038  # any will do: the embedded models never saw the ICBM152 anatomy that the subjects are drawn on
+STROKE_SEED = 11  # likewise, among the patients who have an infarct at all
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the synthetic subject and the results.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for the synthetic subjects and the results.")] = Path(
         "difffuse-demo"
     ),
     scan: Annotated[Path | None, typer.Option(help="A real case folder in the BraTS layout to run as well.")] = None,
+    ct: Annotated[
+        bool,
+        typer.Option("--ct/--no-ct", help="Head CT as well; needs the extra preprocess, and is left out without."),
+    ] = True,
     device: Device = None,
 ):
-    """Run the embedded model on a synthetic subject, and on a real scan if you give one."""
-    run_demo(output, scan, check_device(device))
+    """Run the embedded models on synthetic subjects, MR and head CT, and on a real scan if you give one."""
+    run_demo(output, scan, check_device(device), ct_model="ct" if ct and has_dicom() else None)
+
+
+def has_dicom() -> bool:
+    """Whether what reads DICOM is installed."""
+    return all(find_spec(name) is not None for name in ("pydicom", "SimpleITK", "pandas", "pyarrow", "sklearn"))
 
 
 def run_demo(
-    output: str | Path, scan: str | Path | None = None, device: str = "cpu", model: str = "demo"
+    output: str | Path,
+    scan: str | Path | None = None,
+    device: str = "cpu",
+    model: str = "demo",
+    ct_model: str | None = None,
 ) -> list[dict]:
-    """Draw one synthetic subject and detect its lesion, then that of a real scan if one is given; returns summaries.
+    """Draw synthetic subjects and detect their lesions, then that of a real scan if one is given; returns summaries.
 
     Args:
-        output: gets `phantom/` (the subject, in the BraTS 2021 layout) and a folder of results per scan.
+        output: gets `phantom/` (the subject, in the BraTS 2021 layout), `phantom_ct/` (the patient, in DICOM) and a
+            folder of results per scan.
         scan: a real case in the BraTS layout.
-        model: the embedded checkpoint, or another (see `load_model`).
+        model, ct_model: the embedded checkpoints, or others (see `load_model`); no CT without the second.
     """
-    from ..detection.load import load_model
-    from ..detection.run import detect_case
     from ..phantoms.brain_phantom import BrainPhantom
-    from ..reporting.report import write_report
 
     output, console = Path(output), Console(highlight=False, soft_wrap=True)
-    pipeline, line = load_model(model, device)
-    console.print(f"Model: {model}. {line}", markup=False)
     console.print(
         "Drawing a synthetic subject: a computed brain (ICBM152 anatomy) with a computed, exactly known tumour."
     )
     sources = [Path(one) for one in BrainPhantom(layout="brats2021", seed=SEED).write(output / "phantom", 1)]
-    if scan is not None:
-        sources.append(Path(scan))
-    summaries: list[dict] = []
-    for source in sources:
-        taken = [one["case"] for one in summaries]
-        summaries.append(detect_case(pipeline, source, output, write_report, model, line, taken, preset="fast"))
+    summaries = detect_all(sources + ([Path(scan)] if scan is not None else []), model, output, device, console, [])
+    if ct_model is not None:
+        console.print("Drawing a synthetic patient in DICOM: head CT a few days after a computed stroke.")
+        (patient,) = BrainPhantom(layout="ist3", seed=STROKE_SEED).write(output / "phantom_ct", 1)
+        last = max(Path(patient).iterdir())  # folders are named by the day
+        summaries += detect_all([last], ct_model, output, device, console, [one["case"] for one in summaries])
     print_results(summaries, console)
     for one in summaries:
         kind = "a synthetic scan, no patient" if one["synthetic"] else "a real scan"
         console.print(f"Pictures of {one['case']} ({kind}): {one['folder'] / 'overview.png'}", markup=False)
     console.print("A research tool, not a medical device.")
+    return summaries
+
+
+def detect_all(
+    sources: list[Path], model: str, output: Path, device: str, console: Console, taken: list[str]
+) -> list[dict]:
+    """The summaries of the scans that one model looks at; `taken` are names of cases that are there."""
+    from ..detection.load import load_model
+    from ..detection.run import detect_case
+    from ..reporting.report import write_report
+
+    pipeline, line = load_model(model, device)
+    console.print(f"Model: {model}. {line}", markup=False)
+    summaries: list[dict] = []
+    for source in sources:
+        names = [*taken, *(one["case"] for one in summaries)]
+        summaries.append(detect_case(pipeline, source, output, write_report, model, line, names, preset="fast"))
     return summaries

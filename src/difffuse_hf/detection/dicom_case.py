@@ -9,9 +9,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 
 from ..io.case import CT, Case
 from ..io.layouts import case_name
+from ..io.nifti import SYNTHETIC
 from ..preprocessing.headers import SliceHeader
 from ..preprocessing.native import read_dicom
 from ..preprocessing.steps import CTPreprocessConfig
@@ -40,6 +42,8 @@ def read_dicom_case(path: str | Path, series: str | None = None) -> Case:
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=0)  # a shear cannot be said there
     image.header.set_xyzt_units("mm")
+    if is_synthetic_dicom(scan.slices[0].path):
+        image.header["descrip"] = SYNTHETIC
     return Case(
         name=case_name(path),
         volumes=voxels[None].astype(np.float32),
@@ -51,6 +55,12 @@ def read_dicom_case(path: str | Path, series: str | None = None) -> Case:
         notes=notes,
         dicom=scan.slices,
     )
+
+
+def is_synthetic_dicom(file: str | Path) -> bool:
+    """Whether a DICOM file says in its ImageComments that `BrainPhantom` drew it."""
+    dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["ImageComments"])
+    return str(dataset.get("ImageComments", "")) == SYNTHETIC.decode()
 
 
 def affine_of(slices: tuple[SliceHeader, ...]) -> tuple[np.ndarray, list[str]]:

@@ -11,7 +11,9 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pydicom.uid import SecondaryCaptureImageStorage as SecondaryCapture
 
-SYNTHETIC = "SYNTHETIC: difffuse_hf BrainPhantom"
+from ..io import nifti
+
+SYNTHETIC = nifti.SYNTHETIC.decode()
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,17 @@ PIPELINES: tuple[type[CounterfactualPipeline], ...] = (
     RePaintPipeline,
     ReconstructionPipeline,
 )
-DEMO_MODEL = "demo"  # the name of the embedded checkpoint
+EMBEDDED = ("demo", "ct")  # names of the checkpoints in the package: MR of four modalities, head CT
 
 
 def model_folder(name: str | Path) -> Path:
-    """The folder of a model: itself, downloaded for a name on the Hub (`user/name`), or of the embedded `"demo"`.
+    """The folder of a model: itself, downloaded for a name on the Hub (`user/name`), or embedded (`EMBEDDED`).
 
     Raises:
         InputError: there is no such model, or its folder is incomplete.
     """
-    if name == DEMO_MODEL:
-        return Path(str(files(__name__.partition(".")[0]))) / "assets" / "demo"
+    if name in EMBEDDED:
+        return Path(str(files(__name__.partition(".")[0]))) / "assets" / name
     check_model_folder(name)
     return Path(name) if Path(name).is_dir() else Path(CounterfactualPipeline.download(str(name)))
 
@@ -49,7 +49,7 @@ def load_pipeline(name: str | Path, device: str | torch.device = "cpu") -> Count
         output = pipe(image, generator=torch.Generator().manual_seed(0))  # (B, C, H, W) in [0, 1]
 
     Args:
-        name (`str` or `Path`): a folder, a name on the Hub (`user/name`), or `"demo"`, the embedded checkpoint.
+        name (`str` or `Path`): a folder, a name on the Hub (`user/name`), or `"demo"` or `"ct"`, embedded.
         device (`str` or `torch.device`): where its networks go.
 
     Raises:

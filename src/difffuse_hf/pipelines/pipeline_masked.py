@@ -17,7 +17,8 @@ from .pipeline_base import CounterfactualPipeline, as_tensor
 from .sampling import Images, images_a_call
 
 PERCENTILE_OVER = ("image", "foreground")
-SOFT_TISSUE_HU = 100  # blood clots reach 90
+SOFT_TISSUE_HU = 80  # fresh blood reaches it; what is denser is bone or calcified
+ROUNDING = 1e-3  # of the top of the window, by the weights of resampling
 
 
 class MaskedPipeline(CounterfactualPipeline):
@@ -69,7 +70,7 @@ class MaskedPipeline(CounterfactualPipeline):
         chest = getattr(self.processor, "body_part", None) == CHEST
         if window is None or chest or window[1] < SOFT_TISSUE_HU:
             return (image > 0).any(dim=1, keepdim=True)
-        planes = torch.where(image[:, 0] >= 1, BONE_HU + 1.0, 0.0).cpu().numpy()
+        planes = torch.where(image[:, 0] >= 1 - ROUNDING, BONE_HU + 1.0, 0.0).cpu().numpy()
         inside = [inside_skull(plane[None], self.pixel_mm) for plane in planes]  # (1, H, W): each slice by itself
         return torch.from_numpy(np.stack(inside)).to(image.device)
 
