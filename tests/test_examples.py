@@ -174,8 +174,11 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
         assert {name: config[name] for name in chosen} == chosen
     rows = assembled_methods(str(folder), str(root / "slices"))
     assert {name for name, _ in rows} == {*methods, "Dif-fuse, calibrated", "RePaint, calibrated"}
-    (folder / "methods.json").write_text(json.dumps([methods["f-AnoGAN"], methods["DenoisingAE"]]))
+    few = ["f-AnoGAN", "DenoisingAE", "Dif-fuse"]
+    (folder / "methods.json").write_text(json.dumps([methods[name] for name in few]))
     run("examples/evaluate_anomaly.py", "--all", folder, root / "slices", "--limit", 1, "--device", "cpu",
         "--output_dir", root / "all methods")  # fmt: skip
     data = json.loads((root / "all methods" / "anomaly.json").read_text())
-    assert list(data["results"]) == ["f-AnoGAN", "DenoisingAE"]
+    assert list(data["results"]) == few and set(data["differences"]) == set(few[:2])
+    (measures,) = data["results"]["Dif-fuse"]
+    assert "flip_rate" in measures and "kid" not in measures  # its own classifier judges; of one slice there is no KID
