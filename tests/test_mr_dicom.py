@@ -1,13 +1,19 @@
 """MR series of a folder of DICOM: told by their descriptions or by their names, read as they were stored."""
 
+import json
+import shutil
+
+import nibabel
 import numpy as np
 import pytest
 
 pytest.importorskip("SimpleITK", reason="needs the extra `preprocess`")
 
 from dicom_files import write_series  # noqa: E402
+from tiny_scans import tiny_pipeline  # noqa: E402
 
 from difffuse_hf import DifFuseProcessor  # noqa: E402
+from difffuse_hf.cli.main import main  # noqa: E402
 from difffuse_hf.detection.sources import read_source  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.preprocessing.mr_dicom import modality_in  # noqa: E402
@@ -100,3 +106,30 @@ def test_slices_that_do_not_follow_each_other_evenly_are_no_volume(write):
     folder = write("b", 1, "T1", "1.2.6", ImagePositionPatient=lambda i: (*ORIGIN[:2], float(heights[i])))
     with pytest.raises(InputError, match="1.2.6 .T1. is no volume: its 6 slices do not follow each other evenly"):
         read(folder)
+
+
+def test_a_zip_of_mr_series_goes_through_the_command_with_what_lies_beside_them(write, tmp_path, capsys):
+    write("a", 0, "AX T2 FLAIR", "1.2.5")
+    folder = write("b", 1, "T1 MPRAGE", "1.2.6")
+    (folder / "DICOMDIR").write_bytes(b"an index of other files")
+    beside = folder / "__MACOSX" / "a" / "._0000.dcm"
+    beside.parent.mkdir(parents=True)
+    beside.write_bytes(b"\0\x05\x16\x07Mac OS X")
+    archive = shutil.make_archive(str(tmp_path / "patient 7"), "zip", tmp_path, "P")
+    pipeline = tiny_pipeline(PROCESSOR.modalities)
+    pipeline.processor.pixel_spacing_mm = 4.0
+    pipeline.save_pretrained(tmp_path / "model")
+    options = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(["detect", archive, *options, "--preset", "thesis", "--noise-level", "2"]) == 0
+    result = tmp_path / "out" / "patient 7"
+    image = nibabel.load(result / "patient 7_counterfactual_t1.nii.gz")
+    mask = np.asarray(nibabel.load(result / "patient 7_mask.nii.gz").dataobj) > 0
+    np.testing.assert_array_equal(np.asarray(image.dataobj)[~mask], brain(1).T[~mask])
+    np.testing.assert_allclose(image.affine[:3, :3], np.diag([-3, -4, 6]), atol=1e-4)
+    summary = json.loads((result / "summary.json").read_text())
+    assert summary["read_as"] == "MR in DICOM" and "t1: it is the series T1 MPRAGE." in summary["notes"]
+    shutil.rmtree(folder / "b")
+    archive = shutil.make_archive(str(tmp_path / "patient 8"), "zip", tmp_path, "P")
+    capsys.readouterr()
+    assert main(["detect", archive, *options]) == 1
+    assert f"{archive} holds no MR series that is told to be t1" in capsys.readouterr().err
