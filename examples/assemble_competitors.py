@@ -47,6 +47,8 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "CG": ("ClassifierGuidancePipeline", ("conditional", "noisy_classifier"), {}),
     "CG, Otsu per image": ("ClassifierGuidancePipeline", ("conditional", "noisy_classifier"), {"otsu": True}),
     "CFG": ("ClassifierFreeGuidancePipeline", ("conditional",), {}),
+    "AnoFPDM": ("AnoFPDMPipeline", ("conditional",), {"own_threshold": True}),
+    "AnoFPDM, calibrated map": ("AnoFPDMPipeline", ("conditional",), {}),
     "AnoDDPM": ("AnoDDPMPipeline", ("simplex",), {}),
     "AutoDDPM": ("AutoDDPMPipeline", HEALTHY, {}),
     "DDPM": ("UnmaskedPipeline", HEALTHY, {"forward": "noise", "reverse": "ddpm"}),
@@ -74,6 +76,7 @@ GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90
     "DenoisingAE": SQUARES,
     "ClassifierGuidancePipeline": {"noise_level": [200, 500], "guidance_scale": [3.0, 10.0, 30.0, 100.0]},
     "ClassifierFreeGuidancePipeline": {"noise_level": [200, 500], "guidance_scale": [1.5, 3.0, 6.0]},
+    "AnoFPDMPipeline": {"guidance_scale": [2.0, 3.0, 6.0]},  # the noise level is chosen for each image
     "AnoDDPMPipeline": {"noise_level": [50, 100, 200, 300]},
     "AutoDDPMPipeline": LEVELS,
     "UnmaskedPipeline": LEVELS,
@@ -82,8 +85,10 @@ GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90
     "RePaintPipeline": {"percentile": PERCENTILES},
     "DifFusePipeline": {"noise_level": [200, 350, 500], "percentile": PERCENTILES},
 }
+CHOSEN_WITHOUT_MASKS = ("mask_threshold", "largest_divergence", "similarity_threshold")  # by `calibrate`
 STRIDED = (
     "UnmaskedPipeline",
+    "AnoFPDMPipeline",
     "AnoDDPMPipeline",
     "AutoDDPMPipeline",
     "ClassifierGuidancePipeline",
@@ -186,12 +191,15 @@ def build(kind: str, networks: dict, settings: dict, args):
         processor = DifFuseProcessor.from_pretrained(args.dataset)
         return package.ReconstructionPipeline(reconstructor, **networks, processor=processor, **common, **settings)
     (unet,) = (networks.pop(part) for part in ("unet", "simplex", "conditional") if part in networks)
-    source = {"AnoDDPMPipeline": args.simplex}.get(kind, args.conditional if "Guidance" in kind else args.diffusion)
+    of_classes = "Guidance" in kind or kind == "AnoFPDMPipeline"
+    source = {"AnoDDPMPipeline": args.simplex}.get(kind, args.conditional if of_classes else args.diffusion)
     if "noisy_classifier" in networks:
         networks["classifier"] = networks.pop("noisy_classifier")
     if kind == "RePaintPipeline":
         names = ("num_inference_steps", "jump_length", "num_resamples")
         common |= dict(zip(names, args.repaint_steps)) | masked
+    if kind == "AnoFPDMPipeline":
+        common.pop("morphology_size", None)  # it takes the median
     if kind == "DifFusePipeline":
         common |= masked | {"preset": args.preset}
     return getattr(package, kind)(
@@ -214,15 +222,16 @@ def tune(name: str, pipeline, validation: Slices, options: dict, grid: dict, arg
             if made is not None and pipeline.map_is_of_the_counterfactual:
                 maps = pipeline.map_of(sick.images, made)
             else:
+                steps = {"num_inference_steps": args.num_inference_steps}
                 if hasattr(pipeline, "calibrate"):
                     generator = torch.Generator().manual_seed(args.seed)
-                    steps = {"num_inference_steps": args.num_inference_steps}
                     pipeline.calibrate(healthy.images, generator=generator, **steps, **setting)
+                if hasattr(pipeline, "calibrate_by_labels"):
+                    pipeline.calibrate_by_labels(validation.images, validation.labels, **steps, **setting)
                 label, how = f"{name} {json.dumps(setting)}", {"batch_size": args.batch_size, **setting, **options}
                 maps, made = run_method(pipeline, sick.images, args.seed, label=label, **how)
             chosen = {**setting, "anomaly_channels": some}
-            if hasattr(pipeline, "calibrate"):
-                chosen["mask_threshold"] = pipeline.config.mask_threshold
+            chosen |= {one: pipeline.config[one] for one in CHOSEN_WITHOUT_MASKS if one in pipeline.config}
             tried.append({"setting": chosen, "dice": choose_threshold(maps, sick).dice})
     return tried, max(tried, key=lambda one: one["dice"])["setting"]
 

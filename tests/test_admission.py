@@ -60,7 +60,7 @@ def test_a_reconstruction_must_leave_healthy_brain_as_it_is(change, passed):
     pipeline = ReconstructionPipeline(DenoisingAutoencoder(2, (4, 8)))
     (test,) = admission_tests(pipeline, slices(), lambda images, what: (images[:, :1], images - change))
     assert test.value == pytest.approx(change) and test.passed == passed
-    assert test.in_words() == f"change of healthy slices {change:.3f}, 0.02 at most"
+    assert test.in_words() == f"change of healthy slices: {change:.3f}, 0.02 at most"
 
 
 def test_dif_fuse_has_no_test_to_pass(whole_pipeline):
@@ -103,6 +103,6 @@ def test_a_row_that_fails_is_not_judged_and_its_figures_stay_in_the_json(tmp_pat
     write_anomaly_tables(scored, AnomalySettings(), tmp_path, [str(tmp_path)])
     text, data = (tmp_path / "anomaly.md").read_text(), json.loads((tmp_path / "anomaly.json").read_text())
     assert "0.875" not in text and "| Dif-fuse | 0.500 |" in text
-    assert "not judged (1 of 1 seeds): change of healthy slices 0.050, 0.02 at most |" in text
+    assert "not judged (1 of 1 seeds): change of healthy slices: 0.050, 0.02 at most |" in text
     assert "| f-AnoGAN | not judged | 2 | 2 |" in text
     assert data["results"]["f-AnoGAN"] == [{"dice": 0.875}] and not data["admission"]["f-AnoGAN"][0][0]["passed"]

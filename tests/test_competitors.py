@@ -10,6 +10,7 @@ from tiny_models import LinearNoisyClassifier, constant_unet, tiny_unet
 
 from difffuse_hf import (
     AnoDDPMPipeline,
+    AnoFPDMPipeline,
     AutoDDPMPipeline,
     ClassifierFreeGuidancePipeline,
     ClassifierGuidancePipeline,
@@ -53,8 +54,13 @@ def repaint(channels, **unet):
     return RePaintPipeline(tiny_unet(channels, **unet), DifFuseScheduler(), **options)
 
 
+def anofpdm(channels, **unet):
+    return AnoFPDMPipeline(tiny_unet(channels, num_class_embeds=3, **unet), DifFuseScheduler(), noise_level=5)
+
+
 RANDOM = [unmasked, anoddpm, autoddpm, repaint]
-ALL = [*RANDOM, classifier_guidance, classifier_free_guidance]
+WITH_A_WAY_DOWN = [*RANDOM, classifier_guidance, classifier_free_guidance]
+ALL = [*WITH_A_WAY_DOWN, anofpdm]
 
 
 def call(pipeline, image, **arguments):
@@ -169,7 +175,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(make):
             call(pipeline, wrong, **options)
 
 
-@pytest.mark.parametrize("make", ALL)
+@pytest.mark.parametrize("make", WITH_A_WAY_DOWN)
 def test_a_callback_sees_the_steps_down_to_the_image_and_may_change_the_sample(make):
     seen = []
 

@@ -160,7 +160,7 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
         grids=short)  # fmt: skip
     assert (folder / "DDPM" / "tuning.json").stat().st_mtime_ns == first  # what is there is kept
     methods = {one["name"]: one for one in json.loads((folder / "methods.json").read_text())}
-    assert len(methods) == 20
+    assert len(methods) == 22
     for name in ("Dif-fuse, calibrated", "RePaint, calibrated"):
         method = methods.pop(name)
         (chosen,) = (one["setting"] for one in method["tuning"] if one["chosen"])
@@ -174,8 +174,11 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
         assert {name: config[name] for name in chosen} == chosen
     rows = assembled_methods(str(folder), str(root / "slices"))
     assert {name for name, _ in rows} == {*methods, "Dif-fuse, calibrated", "RePaint, calibrated"}
-    (folder / "methods.json").write_text(json.dumps([methods["f-AnoGAN"], methods["DenoisingAE"]]))
+    few = ["f-AnoGAN", "DenoisingAE", "Dif-fuse"]
+    (folder / "methods.json").write_text(json.dumps([methods[name] for name in few]))
     run("examples/evaluate_anomaly.py", "--all", folder, root / "slices", "--limit", 1, "--device", "cpu",
         "--output_dir", root / "all methods")  # fmt: skip
     data = json.loads((root / "all methods" / "anomaly.json").read_text())
-    assert list(data["results"]) == ["f-AnoGAN", "DenoisingAE"]
+    assert list(data["results"]) == few and set(data["differences"]) == set(few[:2])
+    (measures,) = data["results"]["Dif-fuse"]
+    assert "flip_rate" in measures and "kid" not in measures  # its own classifier judges; of one slice there is no KID

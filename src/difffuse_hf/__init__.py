@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the sa
     from .phantoms.brain_phantom import BrainPhantom
     from .pipelines.auto import load_pipeline
     from .pipelines.pipeline_anoddpm import AnoDDPMPipeline
+    from .pipelines.pipeline_anofpdm import AnoFPDMPipeline
     from .pipelines.pipeline_autoddpm import AutoDDPMPipeline
     from .pipelines.pipeline_classifier_free_guidance import ClassifierFreeGuidancePipeline
     from .pipelines.pipeline_classifier_guidance import ClassifierGuidancePipeline
@@ -119,6 +120,7 @@ _PUBLIC = {
     "pipelines.pipeline_difffuse": ["DifFusePipeline"],
     "pipelines.pipeline_unmasked": ["UnmaskedPipeline"],
     "pipelines.pipeline_anoddpm": ["AnoDDPMPipeline"],
+    "pipelines.pipeline_anofpdm": ["AnoFPDMPipeline"],
     "pipelines.pipeline_autoddpm": ["AutoDDPMPipeline"],
     "pipelines.pipeline_classifier_guidance": ["ClassifierGuidancePipeline"],
     "pipelines.pipeline_classifier_free_guidance": ["ClassifierFreeGuidancePipeline"],
@@ -187,6 +189,7 @@ __all__ = [
     "DifFusePipeline",
     "UnmaskedPipeline",
     "AnoDDPMPipeline",
+    "AnoFPDMPipeline",
     "AutoDDPMPipeline",
     "ClassifierGuidancePipeline",
     "ClassifierFreeGuidancePipeline",

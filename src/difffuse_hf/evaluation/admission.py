@@ -28,9 +28,9 @@ class AdmissionTest:
     passed: bool
 
     def in_words(self) -> str:
-        """Such as "change of healthy slices 0.013, 0.02 at most"."""
+        """Such as "change of healthy slices: 0.013, 0.02 at most"."""
         side = "at least" if self.what == BALANCED_ACCURACY else "at most"
-        return f"{self.what} {self.value:.3f}, {self.limit:g} {side}"
+        return f"{self.what}: {self.value:.3f}, {self.limit:g} {side}"
 
 
 def admission_tests(

@@ -251,7 +251,7 @@ def score_slices(
     if len(healthy.images):
         kept_maps, kept = make(healthy.images, "healthy")
         measures |= score_healthy(kept_maps, kept, healthy, threshold)
-        if inception or judge is not None:
+        if (inception or judge is not None) and min(len(healthy.images), len(made)) > 1:  # of one slice there is none
             extractor = inception_features() if inception else classifier_features(judge)
             measures["kid"] = kid(healthy.images, made, extractor)[0]
     few = torch.linspace(0, len(maps) - 1, min(SHOWN, len(maps))).long()

@@ -125,6 +125,10 @@ def residual_map(
     mask = F.avg_pool2d(foreground(image).to(image), erosion_size, stride=1, padding=erosion_size // 2) > 0.95
     difference = ((image - reconstruction) * mask).abs()
     difference = (difference if channels is None else difference[:, list(channels)]).mean(dim=1, keepdim=True)
-    padded = F.pad(difference, (median_size // 2,) * 4, mode="reflect")
-    windows = padded.unfold(2, median_size, 1).unfold(3, median_size, 1)  # (B, 1, H, W, k, k)
-    return windows.flatten(-2).median(dim=-1).values
+    return median_filter(difference, median_size)
+
+
+def median_filter(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """Median over a `size` × `size` square of maps (B, 1, H, W), reflected at their border."""
+    padded = F.pad(maps, (size // 2,) * 4, mode="reflect")
+    return padded.unfold(2, size, 1).unfold(3, size, 1).flatten(-2).median(dim=-1).values  # (B, 1, H, W, k · k)

@@ -8,6 +8,7 @@ import torch
 from ..errors import require_choice
 from ..io.model_folder import check_model_folder, read_json
 from .pipeline_anoddpm import AnoDDPMPipeline
+from .pipeline_anofpdm import AnoFPDMPipeline
 from .pipeline_autoddpm import AutoDDPMPipeline
 from .pipeline_base import CounterfactualPipeline
 from .pipeline_classifier_free_guidance import ClassifierFreeGuidancePipeline
@@ -24,6 +25,7 @@ PIPELINES: tuple[type[CounterfactualPipeline], ...] = (
     AutoDDPMPipeline,
     ClassifierGuidancePipeline,
     ClassifierFreeGuidancePipeline,
+    AnoFPDMPipeline,
     RePaintPipeline,
     ReconstructionPipeline,
 )
