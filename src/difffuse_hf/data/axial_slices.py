@@ -235,11 +235,10 @@ class SliceRecipe:
         turned = orientations.apply_orientation(brain, to_lps)
         if np.concatenate([turned[[0, -1]].ravel(), turned[:, [0, -1]].ravel()]).mean() > MAX_BORDER_SHARE:
             raise InputError(f"The scan is not skull-stripped: its slices are not surrounded by zeros; {STRIP_IT}.")
-        geometry = self._geometry(brain, turned, to_lps, spacing_mm, scale, np.zeros(len(scale)))
         for modality, volume in zip(names, volumes):
             if (why := skull_in(np.maximum(volume, 0), affine)) is not None:
                 raise InputError(f"The scan is not skull-stripped: on {modality}, {why}; {STRIP_IT}.")
-        return geometry
+        return self._geometry(brain, turned, to_lps, spacing_mm, scale, np.zeros(len(scale)))
 
     def _place_ct(self, hounsfield: np.ndarray, affine: np.ndarray) -> SliceGeometry:
         """Where the slices of CT (X, Y, Z) lie: around the box of a head's bone and skin, or of the lungs."""
