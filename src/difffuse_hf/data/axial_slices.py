@@ -95,7 +95,7 @@ class SliceRecipe:
             this value, then clipped to [0, 1]. A choice of ours: scaling alone keeps the background at exactly 0.
             Of no use for CT.
         slice_margin (`int`): slices dropped at each end of a 155-slice volume (thesis: 25), in proportion for others.
-        min_foreground (`float`): a slice is used if at least this fraction of it is brain, or on CT head.
+        min_foreground (`float`): a slice is used if at least this fraction of it is brain, on CT head or body.
         window_hu (`tuple[float, float]`, *optional*): Hounsfield units that become 0 and 1.
         optional_modalities (`tuple[str, ...]`): those that a scan may lack; their channels are 0 then.
         body_part (`str`): of CT, "head" or "chest".
