@@ -21,6 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 from dicom_files import write_enhanced, write_series
 from scipy import ndimage
+from synthetic_chest import AFFINE, chest
 from synthetic_head import SPACING, turn, turned_head
 
 from difffuse_hf import DifFuseProcessor
@@ -46,6 +47,14 @@ MR = DifFuseProcessor(image_size=(96, 96), pixel_spacing_mm=2.0, slice_margin=0)
 ONE_MR = DifFuseProcessor(modalities=("flair",), image_size=(96, 96), pixel_spacing_mm=2.0, slice_margin=0)
 CT = DifFuseProcessor(
     modalities=("ct",), image_size=(64, 64), pixel_spacing_mm=4.0, slice_margin=0, window_hu=(0, 100)
+)
+LUNG = DifFuseProcessor(
+    modalities=("ct",),
+    image_size=(64, 64),
+    pixel_spacing_mm=6.0,
+    slice_margin=0,
+    window_hu=(-1000, 400),
+    body_part="chest",
 )
 
 Volumes = Mapping[str, tuple[np.ndarray, np.ndarray]]  # modality -> voxels (X, Y, Z), affine
@@ -210,6 +219,10 @@ def _ct_nifti(volumes: Volumes, folder: Path) -> Path:
     )
 
 
+def _chest_nifti(volumes: Volumes, folder: Path) -> Path:
+    return _nifti({"ct": "chest.nii.gz"})({"ct": (chest()[0], AFFINE)}, folder) / "chest.nii.gz"
+
+
 def _mr_dicom(volumes: Volumes, folder: Path) -> Path:
     words = dict(zip(MODALITIES, ("AX T2 FLAIR", "T1 MPRAGE", "T1 MPRAGE post GAD", "AX T2 TSE")))
     for number, (modality, (voxels, affine)) in enumerate(volumes.items()):
@@ -243,10 +256,13 @@ FORMS = (
     Form("one NIfTI file, model of four modalities", _one_file),
     Form("one NIfTI file, model of one modality", _one_file, ONE_MR),
     Form("MR in DICOM", _mr_dicom),
+    Form("MR: zip of a DICOM folder", _zip(_mr_dicom)),
     Form("CT: DICOM folder", _dicom, CT),
     Form("CT: zip of a DICOM folder", _zip(_dicom), CT),
     Form("CT: one Enhanced CT file", _enhanced, CT),
     Form("CT: NIfTI in Hounsfield units", _ct_nifti, CT),
+    Form("lung CT: NIfTI in Hounsfield units", _chest_nifti, LUNG),
+    Form("lung CT: DICOM folder", _dicom, LUNG),
 )
 MARK = "<!-- written by tests/input_forms.py -->"
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
@@ -256,7 +272,9 @@ ONE_FILE = ("one slice", "one NIfTI file, model of four modalities", "one NIfTI 
 
 def applies(form: Form, condition: str) -> bool:
     """Whether a cell of the table has anything in it."""
-    if form.processor is CT:
+    if form.name == "lung CT: DICOM folder":
+        return condition == CONDITIONS[0]  # no model of another kind would be better off
+    if form.processor.window_hu is not None:
         return condition in (CONDITIONS[0], CONDITIONS[-1])
     return form.name not in ONE_FILE or condition not in SINGLE
 
@@ -265,7 +283,7 @@ def outcome(form: Form, condition: str, volumes: Volumes, folder: Path) -> tuple
     """("read" or "refused", what was noted or why), with paths from `folder` on."""
     processor = form.processor
     if condition == CONDITIONS[-1]:
-        processor = MR if processor is CT else CT
+        processor = MR if processor is CT else CT  # a chest goes to a model of heads
     given = volumes if form.name not in ONE_FILE[1:] else {"flair": volumes["flair"]}
     try:
         with opened(form.write(given, folder / "P")) as source:  # pyright: ignore[reportArgumentType]
@@ -274,7 +292,7 @@ def outcome(form: Form, condition: str, volumes: Volumes, folder: Path) -> tuple
     except InputError as error:
         said = one_sentence(error)
         return "refused", said.replace(f"{folder}/", "").replace(str(folder), "")
-    if processor is not CT and condition == CONDITIONS[0] and "slice" not in form.name:
+    if processor.window_hu is None and condition == CONDITIONS[0] and "slice" not in form.name:
         np.testing.assert_array_equal(case.volumes, np.stack([voxels for voxels, _ in given.values()]))
     return "read", " ".join([f"Read as {case.read_as}.", *case.notes])
 

@@ -70,6 +70,14 @@ def test_numbered_channels_need_a_word_on_which_is_which(tmp_path):
         find_case(tmp_path / "CASE", MODALITIES)
 
 
+def test_what_is_missing_is_named_as_the_others_are(tmp_path):
+    touch(tmp_path / "P", "FLAIR.mgz", "T1.mgz", "T1_Gd.mgz")
+    touch(tmp_path / "Q", "Q_flair.hdr", "Q_t1.hdr", "Q_t1ce.hdr")
+    for name, file in (("P", "T2.mgz"), ("Q", "Q_t2.hdr")):
+        with pytest.raises(InputError, match=f"{name} lacks t2: there is no file {file} "):
+            find_case(tmp_path / name, MODALITIES)
+
+
 def test_the_file_of_each_modality_may_be_named(tmp_path):
     touch(tmp_path, "P7_a.nii", "P7_b.mgz", "P7_c.nii")
     source = {"t1": tmp_path / "P7_b.mgz", "flair": tmp_path / "P7_a.nii", "seg": tmp_path / "P7_c.nii"}

@@ -63,3 +63,10 @@ def test_one_modality_with_its_skull_is_refused_at_the_thesis_geometry_by_name()
     with pytest.raises(InputError, match="not skull-stripped: on t2, below a bright rim lies a dark shell"):
         processor.preprocess_volume(volumes, AFFINE)
     assert processor.preprocess_volume(volumes[[0, 0]], AFFINE)[0].shape == (40, 2, 256, 256)
+
+
+def test_a_head_that_is_too_large_for_the_model_is_told_of_its_skull_first():
+    small = DifFuseProcessor(modalities=("t1",), image_size=(64, 64), pixel_spacing_mm=2.0, slice_margin=0)
+    for stripped, why in ((False, "The scan is not skull-stripped"), (True, "does not fit into the model's field")):
+        with pytest.raises(InputError, match=why):
+            small.preprocess_volume(head("T1", stripped)[None], AFFINE)

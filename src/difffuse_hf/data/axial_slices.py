@@ -95,7 +95,7 @@ class SliceRecipe:
             this value, then clipped to [0, 1]. A choice of ours: scaling alone keeps the background at exactly 0.
             Of no use for CT.
         slice_margin (`int`): slices dropped at each end of a 155-slice volume (thesis: 25), in proportion for others.
-        min_foreground (`float`): a slice is used if at least this fraction of it is brain, or on CT head.
+        min_foreground (`float`): a slice is used if at least this fraction of it is brain, on CT head or body.
         window_hu (`tuple[float, float]`, *optional*): Hounsfield units that become 0 and 1.
         optional_modalities (`tuple[str, ...]`): those that a scan may lack; their channels are 0 then.
         body_part (`str`): of CT, "head" or "chest".
@@ -235,11 +235,10 @@ class SliceRecipe:
         turned = orientations.apply_orientation(brain, to_lps)
         if np.concatenate([turned[[0, -1]].ravel(), turned[:, [0, -1]].ravel()]).mean() > MAX_BORDER_SHARE:
             raise InputError(f"The scan is not skull-stripped: its slices are not surrounded by zeros; {STRIP_IT}.")
-        geometry = self._geometry(brain, turned, to_lps, spacing_mm, scale, np.zeros(len(scale)))
         for modality, volume in zip(names, volumes):
             if (why := skull_in(np.maximum(volume, 0), affine)) is not None:
                 raise InputError(f"The scan is not skull-stripped: on {modality}, {why}; {STRIP_IT}.")
-        return geometry
+        return self._geometry(brain, turned, to_lps, spacing_mm, scale, np.zeros(len(scale)))
 
     def _place_ct(self, hounsfield: np.ndarray, affine: np.ndarray) -> SliceGeometry:
         """Where the slices of CT (X, Y, Z) lie: around the box of a head's bone and skin, or of the lungs."""

@@ -187,7 +187,7 @@ def _read_mr_dicom(
     found, modalities, optional = reader.mr_series(path), processor.modalities, processor.optional_modalities
     takes = f"the model takes MR volumes ({', '.join(modalities)})"
     if not found:
-        raise InputError(f"{path} holds DICOM but no MR, and {takes}; choose a model of head CT for CT.")
+        raise InputError(f"{path} holds DICOM but no MR, and {takes}; if it is CT, choose a model of CT.")
     named = dict(one.split("=", 1) for one in series if "=" in one)
     if len(named) < len(series):
         raise InputError(f"--series takes MODALITY=UID here, once for each modality, for {takes}.")

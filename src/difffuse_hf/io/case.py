@@ -129,8 +129,8 @@ def check_intensities(volume: np.ndarray, name: str) -> None:
         )
     if negative:
         raise InputError(
-            f"{name} has negative intensities, as after z-scoring; "
-            "the model takes skull-stripped, non-negative intensities with a background of 0."
+            f"{name} has negative intensities, as after z-scoring; the model takes skull-stripped, non-negative "
+            "intensities with a background of 0 (where only the noise of the air is negative, set it to 0)."
         )
 
 

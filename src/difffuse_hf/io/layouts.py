@@ -266,8 +266,10 @@ def _what_is_missing(
     layout = min(lacks, key=lambda one: len(lacks[one]))
     layout = "BraTS 2018-2021" if layout == "plain names" and len(lacks[layout]) == len(needed) else layout
     missing = lacks[layout]
+    wanted = missing[0].upper() if layout == "plain names" else name + _ending(layout, missing[0])
+    like_others = found[0].name[len(stem(found[0])) :]  # the ending of their format
     return (
-        f"{path} lacks {', '.join(missing)}: there is no file {name}{_ending(layout, missing[0])}.nii.gz "
+        f"{path} lacks {', '.join(missing)}: there is no file {wanted}{like_others} "
         f"({takes}; {there}); name the file by --image {missing[0]}=PATH if it has another name."
     )
 
