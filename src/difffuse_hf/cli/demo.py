@@ -9,8 +9,6 @@ from rich.console import Console
 from .options import Device, check_device
 from .results import print_results
 
-SEED = 2038  # any will do: the demo model never saw the ICBM152 anatomy that the subject is drawn on
-
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the synthetic subject and the results.")] = Path(
@@ -35,7 +33,7 @@ def run_demo(
     """
     from ..detection.load import load_model
     from ..detection.run import detect_case
-    from ..phantoms.brain_phantom import BrainPhantom
+    from ..phantoms.brain_phantom import draw_example
     from ..reporting.report import write_report
 
     output, console = Path(output), Console(highlight=False, soft_wrap=True)
@@ -44,7 +42,7 @@ def run_demo(
     console.print(
         "Drawing a synthetic subject: a computed brain (ICBM152 anatomy) with a computed, exactly known tumour."
     )
-    sources = [Path(one) for one in BrainPhantom(layout="brats2021", seed=SEED).write(output / "phantom", 1)]
+    sources = [draw_example(output / "phantom")]
     if scan is not None:
         sources.append(Path(scan))
     summaries: list[dict] = []

@@ -18,6 +18,14 @@ from ..preprocessing.parallel import WorkerDied, Workers
 from .anatomy import anatomy_name, list_anatomies
 from .common import PhantomSubject
 
+EXAMPLE_SEED = 2038  # any will do: the demo model never saw the ICBM152 anatomy that the subject is drawn on
+
+
+def draw_example(folder: str | Path) -> Path:
+    """Write the synthetic subject of `difffuse demo` and of the page, in the BraTS 2021 layout; returns its folder."""
+    (subject,) = BrainPhantom(layout="brats2021", seed=EXAMPLE_SEED).write(folder, 1)
+    return subject
+
 
 class BrainPhantom:
     """A cohort of synthetic subjects, endless and reproducible: subject `i` of a seed is always the same.
