@@ -121,7 +121,7 @@ class Page:
 
     def _run(self, session, progress, preset, seed, samples, all_slices, deidentify, masks=None) -> dict[str, Any]:
         def tell(stage: str, done: int, total: int) -> None:
-            progress((done, total) if total else None, desc=f"{stage} ({done} of {total} slices)" if total else stage)
+            progress(done / max(total, 1), desc=f"{stage}: slice {done} of {total}" if total else stage)
 
         try:
             if session.source is None:

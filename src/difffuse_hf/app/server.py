@@ -5,10 +5,11 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..detection.workers import keep_memory
 from ..errors import InputError
 from .session import MAX_UPLOAD_MB, MEGABYTE, Sessions, make_root
 
@@ -49,18 +50,34 @@ def folders_of_server() -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def launch(
-    detector: "Detector", root: Path, max_upload_mb: int = MAX_UPLOAD_MB, wait: bool = True, **options: Any
-) -> tuple[Any, Sessions]:
-    """Start the page; returns gradio's blocks and the sessions, at the server's end or, without `wait`, at once.
+def serve(model: str = "demo", device: str = "cpu", max_upload_mb: int = MAX_UPLOAD_MB, **options: Any) -> None:
+    """Serve the page until an interrupt; everything that visitors brought is deleted at the end.
 
     Args:
-        detector: the model.
-        root: of `folders_of_server`.
+        model, device: see `Detector`.
         max_upload_mb: the most that one visitor may upload at a time.
         options: of gradio's `launch`, such as `server_name`, `server_port` and `auth`.
+
+    Raises:
+        InputError: the model cannot be used.
+        OSError: no port is free.
     """
-    import gradio as gr  # its settings are read when it is imported
+    with folders_of_server() as root:
+        from .job import Detector  # with the settings of the server, as is gradio
+
+        keep_memory()
+        with serving(Detector(model, device), root, max_upload_mb, **options) as (blocks, _):
+            print(f"The page is at {blocks.local_url}; Ctrl-C ends it.", flush=True)
+            with suppress(KeyboardInterrupt):  # how it is meant to end
+                threading.Event().wait()
+
+
+@contextmanager
+def serving(
+    detector: "Detector", root: Path, max_upload_mb: int = MAX_UPLOAD_MB, **options: Any
+) -> Iterator[tuple[Any, Sessions]]:
+    """A server of the page, while in here: gradio's blocks, and the sessions of its visitors."""
+    import gradio as gr
 
     from .layout import make_blocks, text_of, theme
     from .page import Page
@@ -74,25 +91,20 @@ def launch(
         gr.set_static_paths([script])
     blocks = make_blocks(Page(detector, sessions, max_upload_mb * MEGABYTE, script))
     blocks.queue(default_concurrency_limit=1, max_size=MOST_WAITING)
+    settings = {
+        "share": False, "quiet": True, "prevent_thread_lock": True, "max_file_size": max_upload_mb * MEGABYTE,
+        "ssr_mode": False, "pwa": False, "run_history": False, "footer_links": [], "theme": theme(),
+        "css": text_of("page.css"), "mcp_server": False, "enable_monitoring": False, "show_error": True,
+    }  # fmt: skip
     stop = threading.Event()
     threading.Thread(target=_sweep, args=(sessions, stop), daemon=True).start()
     try:
-        blocks.launch(
-            **{
-                "share": False, "quiet": True, "prevent_thread_lock": True, "max_file_size": max_upload_mb * MEGABYTE,
-                "ssr_mode": False, "pwa": False, "run_history": False, "footer_links": [], "theme": theme(),
-                "css": text_of("page.css"), "mcp_server": False, "enable_monitoring": False, "show_error": True,
-                **options,
-            }
-        )  # fmt: skip
-        if wait:
-            print(f"The page is at {blocks.local_url}; Ctrl-C ends it.", flush=True)
-            blocks.block_thread()
+        blocks.launch(**{**settings, **options})
+        yield blocks, sessions
     finally:
-        if wait:
-            stop.set()
-            blocks.close(verbose=False)
-    return blocks, sessions
+        stop.set()
+        sessions.close_all()
+        blocks.close(verbose=False)
 
 
 def _sweep(sessions: Sessions, stop: threading.Event) -> None:

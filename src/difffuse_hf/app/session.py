@@ -173,6 +173,11 @@ class Sessions:
             if not session.busy.locked():  # else who holds it finds it closed
                 session.delete()
 
+    def close_all(self) -> None:
+        """End all sessions."""
+        for name in list(self.known):
+            self.close(name)
+
     def sweep(self, now: float | None = None) -> None:
         """End the sessions that nobody has used for long, and delete uploads that no session took."""
         now = time.monotonic() if now is None else now

@@ -3,6 +3,13 @@ let viewer = null;
 
 const address = (path) => new URL(`gradio_api/file=${path}`, document.baseURI).href;
 
+const inWords = ({ mm, values }) => {
+  const sides = ["RL", "AP", "SI"].map(([plus, minus], axis) => `${mm[axis] < 0 ? minus : plus} ${Math.abs(mm[axis]).toFixed(0)}`);
+  const names = ["original", "counterfactual", "anomaly"];
+  const seen = values.map((one, i) => `${names[i]} ${Number(one.value).toPrecision(3)}`);
+  return `${sides.join(", ")} mm: ${seen.join(", ")}`;
+};
+
 const load = async () => {
   const value = props.value;
   if (!value || !value.script) return;
@@ -16,12 +23,12 @@ const load = async () => {
       isColorbar: true,
       multiplanarShowRender: 0,
       fontMinPx: 14,
-      crosshairWidth: 0.5,
+      crosshairWidth: 1,
       crosshairColor: [0.34, 0.71, 0.91, 1],
       fontColor: [1, 1, 1, 1],
       multiplanarPadPixels: 8,
       backColor: [0, 0, 0, 1],
-      onLocationChange: (place) => { words.textContent = place.string; },
+      onLocationChange: (place) => { words.textContent = inWords(place); },
     });
     await viewer.attachToCanvas(element.querySelector("canvas"));
     await viewer.loadVolumes(value.layers.map(({ where, colorbar_visible: bar, ...layer }) => (

@@ -25,8 +25,8 @@ def app(
 ):
     """Open the web page: drop a scan, see what was found, change the mask, download the results."""
     device = check_device(device)
-    with needs_extra("app"):
-        from ..app.server import LOCAL, folders_of_server, launch, read_auth
+    from ..app.server import LOCAL, read_auth, serve
+
     text = auth_file.read_text(encoding="utf-8") if auth_file else os.environ.get(AUTH)
     auth = None if text is None else read_auth(text)
     if host not in LOCAL and auth is None:
@@ -35,15 +35,11 @@ def app(
             "put it behind HTTPS for real scans.",
             file=sys.stderr,
         )
-    with folders_of_server() as root, needs_extra("app"):
-        import gradio  # noqa: F401  with the settings of the server
-
-        from ..app.job import Detector
-        from ..detection.workers import keep_memory
-
-        keep_memory()
-        options: dict[str, Any] = {} if port is None else {"server_port": port}
-        try:
-            launch(Detector(model, device), root, max_upload_mb, server_name=host, auth=auth, **options)
-        except OSError as error:  # gradio's, with the ports it tried
-            raise InputError(f"The page cannot listen on {host}, port {port or '7860 and up'} ({error}).") from error
+    options: dict[str, Any] = {} if port is None else {"server_port": port}
+    try:
+        with needs_extra("app"):
+            serve(model, device, max_upload_mb, server_name=host, auth=auth, **options)
+    except OSError as error:  # gradio's, with the ports that it tried
+        if error.filename is not None:
+            raise
+        raise InputError(f"The page cannot listen on {host}, port {port or '7860 and up'} ({error}).") from error
