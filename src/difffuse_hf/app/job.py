@@ -24,7 +24,7 @@ from ..io.nifti import write_volume
 from ..pipelines.auto import model_folder
 from ..reporting.report import write_report
 from .picture import Shown
-from .session import Session
+from .session import Finished, Session
 from .viewer import white_of
 
 READING, WRITING = "Reading and preparing the scan", "Writing the results"
@@ -51,17 +51,6 @@ class Choices:
         options |= {"batch_size": 8, "dicom_out": None, "deidentify": self.deidentify}
         options |= {} if self.samples is None else {"num_samples": self.samples}
         return options | ({"masks": dict(self.masks)} if self.masks else {})
-
-
-@dataclass
-class Finished:
-    """A result as the page shows it."""
-
-    summary: dict[str, Any]
-    shown: Shown
-    downloads: dict[str, Path]  # "volumes", "report", "dicom" if there is one
-    volumes: dict[str, Path]  # for the viewer: "image", "counterfactual", "anomaly"
-    white: float  # intensity of "image" that is shown as white
 
 
 class Detector:

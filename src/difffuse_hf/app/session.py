@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from ..errors import InputError, first_line
 from ..io.layouts import case_name
 
 if TYPE_CHECKING:
-    from .job import Finished
+    from .picture import Shown
 
 MEGABYTE = 1_000_000
 MAX_UPLOAD_MB = 500
@@ -36,6 +36,17 @@ MAX_FILES = 20_000  # in an archive; a head CT has a few hundred
 MAX_SESSIONS = 64
 IDLE_SECONDS = 2 * 3600.0
 PREFIX = "difffuse-app-"  # of the root, then the process's number
+
+
+@dataclass
+class Finished:
+    """A result as the page shows it."""
+
+    summary: dict[str, Any]
+    shown: "Shown"
+    downloads: dict[str, Path]  # "volumes", "report", "dicom" if there is one
+    volumes: dict[str, Path]  # for the viewer: "image", "counterfactual", "anomaly"
+    white: float  # intensity of "image" that is shown as white
 
 
 @dataclass
@@ -50,7 +61,7 @@ class Session:
     waiting: bool = False  # for a run that was asked for, or its end
     closed: bool = False
     source: Path | None = None
-    finished: "Finished | None" = None
+    finished: Finished | None = None
     masks: dict[int, np.ndarray] = field(default_factory=dict)  # those that were changed, (H, W) by axial slice
 
     def take(self, files: Sequence[Path], most_bytes: int) -> Path:
