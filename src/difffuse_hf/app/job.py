@@ -136,7 +136,8 @@ def _finish(session: Session, result: DetectionResult, summary: dict[str, Any]) 
     for what, ending in {"counterfactual": f"counterfactual_{first}", "anomaly": "anomaly"}.items():
         in_viewer[what] = session.served / f"{what}.nii.gz"
         in_viewer[what].hardlink_to(folder / f"{name}_{ending}.nii.gz")
-    return Finished(summary, Shown.of(result), downloads, in_viewer, white_of(result))
+    peak = np.unravel_index(int(result.anomaly.argmax()), result.anomaly.shape)
+    return Finished(summary, Shown.of(result), downloads, in_viewer, white_of(result), tuple(map(int, peak)))
 
 
 def _zip(file: Path, inside: Mapping[str, Path]) -> Path:

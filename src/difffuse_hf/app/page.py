@@ -200,7 +200,13 @@ class Page:
         stack = layers(where, finished.white, one.threshold, one.limit)
         named = [{**layer, "name": Path(layer["where"]).name} for layer in stack]
         return gr.HTML(
-            visible=True, value={"script": str(self.viewer_script), "layers": named, "unit": escape(one.shows)}
+            visible=True,
+            value={
+                "script": str(self.viewer_script),
+                "layers": named,
+                "unit": escape(one.shows),
+                "peak": finished.peak,
+            },
         )
 
     # 4. A mask of one's own

@@ -96,7 +96,7 @@ def compare(
     return {
         "before": data_uri(tile_png(image, WIDTH, white=white, **over)),
         "after": data_uri(tile_png(healthy, WIDTH, white=white)),
-        "left": f"{name}, original with anomaly",
+        "left": f"{name}, original" if one.unseen else f"{name}, original with anomaly",
         "right": "not repainted" if one.unseen else f"healthy counterfactual ({made})",
         "words": escape(one.unseen or f"Lesion probability {one.probability:.2f}; {one.detected_cm2:.2f} cm² found."),
     }

@@ -23,7 +23,8 @@ const load = async () => {
       isColorbar: true,
       multiplanarShowRender: 0,
       fontMinPx: 14,
-      crosshairWidth: 1,
+      crosshairWidthUnit: "percent",
+      crosshairWidth: 0.4,
       crosshairColor: [0.34, 0.71, 0.91, 1],
       fontColor: [1, 1, 1, 1],
       multiplanarPadPixels: 8,
@@ -35,6 +36,8 @@ const load = async () => {
       { url: address(where), colorbarVisible: bar, ...layer }
     )));
     viewer.setSliceType(viewer.sliceTypeMultiplanar);
+    viewer.scene.crosshairPos = viewer.vox2frac(value.peak);
+    viewer.updateGLVolume();
     viewer.createOnLocationChange();
     element.dataset.loaded = "yes";
   } catch (error) {
