@@ -1,5 +1,7 @@
 """The page without a browser: sessions and their limits, a job and the command line, pictures and masks."""
 
+import base64
+import gzip
 import io
 import os
 import tempfile
@@ -13,12 +15,13 @@ import pytest
 from PIL import Image
 from tiny_scans import everything_in, tiny_volumes, write_case
 
+from difffuse_hf import detect_volume, read_case
 from difffuse_hf.app import session as sessions_module
 from difffuse_hf.app.job import Cancelled, Choices, Detector
 from difffuse_hf.app.picture import above, compare, easel, legend, mask_of
 from difffuse_hf.app.server import folders_of_server, read_auth
 from difffuse_hf.app.session import IDLE_SECONDS, Sessions, make_root
-from difffuse_hf.app.viewer import layers, write_script
+from difffuse_hf.app.viewer import layers, view, write_script
 from difffuse_hf.cli import main as cli
 from difffuse_hf.errors import InputError
 from difffuse_hf.reporting.figures import tile_png
@@ -222,8 +225,6 @@ def test_the_picture_is_that_of_the_report_and_fades_with_its_opacity(done):
 
 
 def pixels(picture):
-    import base64
-
     png = base64.b64decode(picture.partition(",")[2]) if isinstance(picture, str) else picture
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
@@ -307,3 +308,15 @@ def test_the_viewer_shows_the_scan_below_and_the_anomaly_from_its_threshold_on()
     image, healthy, anomaly = layers({"image": "a", "counterfactual": "b", "anomaly": "c"}, 9.0, 0.5, 2.0)
     assert (image["where"], image["cal_max"], image["opacity"], healthy["opacity"]) == ("a", 9.0, 1.0, 0.0)
     assert (anomaly["cal_min"], anomaly["cal_max"], anomaly["colorbar_visible"]) == (0.5, 2.0, True)
+
+
+def test_a_notebook_shows_the_same_volumes(done, detector):
+    pytest.importorskip("ipyniivue", reason="needs the extra `app`")
+    case = read_case(done[0].source, detector.pipeline.processor.modalities)
+    call = {"num_samples": 1, "num_inference_steps": 1, "display_steps": 0, "progress": False}
+    result = detect_volume(detector.pipeline, case, **call)
+    widget = view(result)
+    assert [volume.name for volume in widget.volumes] == ["image.nii.gz", "counterfactual.nii.gz", "anomaly.nii.gz"]
+    assert widget.opts.is_radiological_convention and [one.opacity for one in widget.volumes] == [1.0, 0.0, 0.7]
+    shown = nibabel.Nifti1Image.from_bytes(gzip.decompress(bytes(widget.volumes[2].data)))
+    np.testing.assert_array_equal(shown.dataobj, result.anomaly)

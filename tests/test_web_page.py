@@ -87,6 +87,24 @@ def test_what_lies_outside_the_visitors_own_downloads_cannot_be_fetched(server, 
         assert httpx.get(f"{blocks.local_url}gradio_api/file={path}").status_code == 403
 
 
+def test_nothing_is_fetched_from_elsewhere_and_no_file_of_the_server_is_taken(server, visit):
+    blocks, sessions, root = server
+    client, script = visit(), root / "static" / "niivue.js"
+    script.touch()  # without ipyniivue there is none
+    for address in ("file=https://example.org/x.nii.gz", "file=http%3A//example.org/x", "proxy=https://example.org/"):
+        answer = httpx.get(f"{blocks.local_url}gradio_api/{address}")
+        assert (answer.status_code, answer.text) == (403, "This server has its own files only.")
+    theirs = sessions.of("somebody").served / "scan.nii.gz"
+    theirs.touch()
+    for path in ("https://example.org/x.nii.gz", str(script), str(theirs), __file__):
+        body = {"data": [[{"path": path, "meta": {"_type": "gradio.FileData"}}]], "session_hash": client.session_hash}
+        event = httpx.post(f"{blocks.local_url}gradio_api/call/take_files", json=body).json()["event_id"]
+        answer = httpx.get(f"{blocks.local_url}gradio_api/call/take_files/{event}", timeout=20).text
+        assert "Ready" not in answer and ("Choose a scan" in answer or "error" in answer), answer
+    assert script.exists() and theirs.exists() and Path(__file__).exists()
+    sessions.close("somebody")
+
+
 @pytest.mark.parametrize(
     "name, content, sentence",
     [

@@ -43,6 +43,20 @@ def text_of(name: str) -> str:
     return files(__package__ or "").joinpath(name).read_text(encoding="utf-8")
 
 
+def files_only(drop: gr.File) -> gr.File:
+    """The drop zone, which takes uploads alone: an address that a client names in place of a file is not fetched."""
+    stored = drop.async_move_resource_to_block_cache
+
+    async def checked(place: str | Path | None) -> str | None:
+        if "://" in str(place):
+            raise gr.Error("Upload a file; addresses are not fetched.")
+        return await stored(place)
+
+    # A subclass would do, but gradio writes a stub file beside the source of each.
+    drop.async_move_resource_to_block_cache = checked  # pyright: ignore[reportAttributeAccessIssue]
+    return drop
+
+
 def theme() -> themes.Base:
     """gradio's own with the fonts of the visitor's machine: nothing is fetched from a server of fonts."""
     return themes.Default(
@@ -75,7 +89,7 @@ def _scan_and_choices(page: Page) -> dict[str, Any]:
             f"the files of one case ({', '.join(processor.modalities)}) together, or a zip of its folder, or of DICOM"
         )
     gr.Markdown(f"**Model:** {escape(Path(page.detector.model).name)}. {escape(page.detector.line)}")
-    files_in = gr.File(file_count="multiple", label="Scan", height=140)
+    files_in = files_only(gr.File(file_count="multiple", label="Scan", height=140))
     gr.Markdown(
         f"Drop {takes}; at most {page.most_bytes // MEGABYTE} MB. Nobody else sees the files, they are not logged, "
         "and they are deleted when you close or reload this page."

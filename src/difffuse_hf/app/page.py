@@ -62,7 +62,7 @@ class Page:
         paths = [Path(one) for one in uploaded or []]
 
         def take() -> str:
-            if not paths:
+            if not paths or not all(map(self.sessions.is_upload, paths)):
                 raise InputError(NO_SCAN)
             with session.held():
                 source = session.take(paths, self.most_bytes)

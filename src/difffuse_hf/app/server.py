@@ -1,6 +1,7 @@
 """The server of the page: one process, one device, no word to any other machine, nothing left behind."""
 
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -78,6 +79,7 @@ def serving(
 ) -> Iterator[tuple[Any, Sessions]]:
     """A server of the page, while in here: gradio's blocks, and the sessions of its visitors."""
     import gradio as gr
+    from starlette.middleware import Middleware
 
     from .layout import make_blocks, text_of, theme
     from .page import Page
@@ -95,6 +97,7 @@ def serving(
         "share": False, "quiet": True, "prevent_thread_lock": True, "max_file_size": max_upload_mb * MEGABYTE,
         "ssr_mode": False, "pwa": False, "run_history": False, "footer_links": [], "theme": theme(),
         "css": text_of("page.css"), "mcp_server": False, "enable_monitoring": False, "show_error": True,
+        "app_kwargs": {"middleware": [Middleware(OwnFilesOnly)]},
     }  # fmt: skip
     stop = threading.Event()
     threading.Thread(target=_sweep, args=(sessions, stop), daemon=True).start()
@@ -105,6 +108,20 @@ def serving(
         stop.set()
         sessions.close_all()
         blocks.close(verbose=False)
+
+
+class OwnFilesOnly:
+    """Refuses what gradio would fetch from elsewhere for a visitor: `/file=https://...` and `/proxy=...`."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and re.search(r"/(file=\w+:|proxy=)", scope["path"]):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"This server has its own files only."})
+        else:
+            await self.app(scope, receive, send)
 
 
 def _sweep(sessions: Sessions, stop: threading.Event) -> None:

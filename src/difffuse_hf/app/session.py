@@ -175,6 +175,13 @@ class Sessions:
             session.used = time.monotonic()
             return session
 
+    def is_upload(self, file: Path) -> bool:
+        """Is this a file as gradio stores uploads, and no file of a session or of the server?"""
+        with self.lock:
+            ours = {one.served.name for one in self.known.values()}
+        file = Path(os.path.abspath(file))
+        return file.parent.parent == self.served and file.parent.name not in ours and not file.is_symlink()
+
     def close(self, name: str | None) -> None:
         """End a session: its job stops, and its files are deleted, by the job itself if one is at work."""
         with self.lock:
