@@ -42,4 +42,5 @@ def app(
     except OSError as error:  # gradio's, with the ports that it tried
         if error.filename is not None:
             raise
-        raise InputError(f"The page cannot listen on {host}, port {port or '7860 and up'} ({error}).") from error
+        ports = port or "7860 and the next ones"
+        raise InputError(f"The page cannot listen on {host}, port {ports}; choose another one by --port.") from error
