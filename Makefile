@@ -33,7 +33,7 @@ $(VENV)/installed: setup.py constraints.txt
 	touch "$@"
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) -e ".[train,preprocess,dev]"
+	$(INSTALL) -e ".[train,preprocess,app,dev]"
 	touch "$@"
 
 clean:

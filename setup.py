@@ -23,7 +23,10 @@ EXTRAS = {
         "pyarrow>=14",
         "pillow>=10.1",
     ],
-    "app": ["gradio>=5.0"],
+    "app": [
+        "gradio>=6.0",
+        "ipyniivue>=2.4",  # NiiVue, which the page and notebooks show volumes with
+    ],
     "dicom": ["pydicom>=3.0", "highdicom>=0.23"],
     "dev": [
         "highdicom>=0.23",
@@ -46,7 +49,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"difffuse_hf": ["assets/**/*", "reporting/*.jinja", "py.typed"]},
+    package_data={"difffuse_hf": ["assets/**/*", "reporting/*.jinja", "app/*.js", "app/*.css", "py.typed"]},
     install_requires=[
         "torch>=2.6",
         "torchvision",  # named for pip, so that it picks a pair that fits; used by timm only

@@ -20,10 +20,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from difffuse_hf.cli import demo, detect
 from difffuse_hf.cli import main as cli
+from difffuse_hf.phantoms.brain_phantom import EXAMPLE_SEED
 from difffuse_hf.phantoms.common import SYNTHETIC
 
 FAST = ["--samples", "1", "--noise-level", "20", "--device", "cpu"]
-COMMANDS = ("demo", "phantom", "preprocess", "prepare", "detect")
+COMMANDS = ("demo", "phantom", "preprocess", "prepare", "detect", "app")
 
 
 def test_help_imports_no_torch_and_names_every_command():
@@ -249,7 +250,7 @@ def test_torch_and_torchvision_that_do_not_match_are_one_sentence(monkeypatch, c
 def cohort(tmp_path_factory):
     """One synthetic subject, where the demo looks for its own."""
     folder = tmp_path_factory.mktemp("demo") / "phantom"
-    assert cli.main(["phantom", str(folder), "--subjects", "1", "--seed", str(demo.SEED)]) == 0
+    assert cli.main(["phantom", str(folder), "--subjects", "1", "--seed", str(EXAMPLE_SEED)]) == 0
     return folder
 
 

@@ -16,6 +16,8 @@ from synthetic_head import SPACING, turn, turned_head  # noqa: E402
 from tiny_scans import tiny_pipeline  # noqa: E402
 
 from difffuse_hf import Case, DetectionResult, DifFuseProcessor, detect_volume  # noqa: E402
+from difffuse_hf.app.job import Choices, Detector  # noqa: E402
+from difffuse_hf.app.session import Sessions  # noqa: E402
 from difffuse_hf.cli.main import main  # noqa: E402
 from difffuse_hf.data.axial_slices import SliceRecipe  # noqa: E402
 from difffuse_hf.detection.dicom_case import affine_of, read_dicom_case  # noqa: E402
@@ -288,6 +290,27 @@ def test_dicom_goes_in_and_the_lesion_comes_back_as_nifti_and_as_dicom(disk, tmp
     corner = image.affine @ [0, 0, 0, 1]
     np.testing.assert_allclose(corner[:3] * (-1, -1, 1), sources[uids[0]].ImagePositionPatient, atol=1e-3)
     assert len(list((folder / "dicom" / "counterfactual").iterdir())) == len(uids)
+
+
+def test_the_page_gives_dicom_back_for_a_zip_of_dicom_without_the_patient(disk, tmp_path):
+    pytest.importorskip("highdicom", reason="needs the extra `dicom`")
+    pipeline = tiny_pipeline(("ct",))
+    thresholds = {"anomaly_threshold": 0.001, "lesion_probability_threshold": 1.0}  # nothing suspicious: quick
+    pipeline.register_modules(processor=DifFuseProcessor(**asdict(replace(RECIPE, image_size=(64, 64))), **thresholds))
+    pipeline.save_pretrained(tmp_path / "model")
+    archive = tmp_path / "head.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(disk[0].iterdir()):
+            file.write(path, path.name)
+    session = Sessions(tmp_path).of("visitor")
+    session.take([archive], 10**9)
+    finished = Detector(str(tmp_path / "model")).detect(session, Choices(deidentify=True))
+    assert not isinstance(finished, str), finished
+    with zipfile.ZipFile(finished.downloads["dicom"]) as file:
+        names = file.namelist()
+        lesion = file.read("dicom/lesion.dcm")
+    assert len(names) == 1 + 2 * len(list(disk[0].iterdir()))
+    assert lesion[128:132] == b"DICM" and b"P-1" not in lesion
 
 
 # Sources

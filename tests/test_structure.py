@@ -26,6 +26,7 @@ ROOMS = [
     "evaluation",
     "detection",
     "reporting",
+    "app",
     "cli",
 ]
 MOST_ROOT_MODULES = 3

@@ -10,9 +10,6 @@ from rich.console import Console
 from .options import Device, check_device
 from .results import print_results
 
-SEED = 2038  # any will do: the embedded models never saw the ICBM152 anatomy that the subjects are drawn on
-STROKE_SEED = 11  # likewise, among the patients who have an infarct at all
-
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the synthetic subjects and the results.")] = Path(
@@ -49,19 +46,18 @@ def run_demo(
         scan: a real case in the BraTS layout.
         model, ct_model: the embedded checkpoints, or others (see `load_model`); no CT without the second.
     """
-    from ..phantoms.brain_phantom import BrainPhantom
+    from ..phantoms.brain_phantom import draw_example, draw_stroke_example
 
     output, console = Path(output), Console(highlight=False, soft_wrap=True)
     console.print(
         "Drawing a synthetic subject: a computed brain (ICBM152 anatomy) with a computed, exactly known tumour."
     )
-    sources = [Path(one) for one in BrainPhantom(layout="brats2021", seed=SEED).write(output / "phantom", 1)]
-    summaries = detect_all(sources + ([Path(scan)] if scan is not None else []), model, output, device, console, [])
+    sources = [draw_example(output / "phantom"), *([Path(scan)] if scan is not None else [])]
+    summaries = detect_all(sources, model, output, device, console, [])
     if ct_model is not None:
         console.print("Drawing a synthetic patient in DICOM: head CT a few days after a computed stroke.")
-        (patient,) = BrainPhantom(layout="ist3", seed=STROKE_SEED).write(output / "phantom_ct", 1)
-        last = max(Path(patient).iterdir())  # folders are named by the day
-        summaries += detect_all([last], ct_model, output, device, console, [one["case"] for one in summaries])
+        study, taken = draw_stroke_example(output / "phantom_ct"), [one["case"] for one in summaries]
+        summaries += detect_all([study], ct_model, output, device, console, taken)
     print_results(summaries, console)
     for one in summaries:
         kind = "a synthetic scan, no patient" if one["synthetic"] else "a real scan"

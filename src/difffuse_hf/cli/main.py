@@ -13,6 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import INTERRUPTED, InputError, explain_unmatched_torchvision, one_sentence, signal_handled_by
+from .app import app as page
 from .demo import demo
 from .detect import detect
 from .options import complain
@@ -34,6 +35,7 @@ EXAMPLES = {
     preprocess: "difffuse preprocess /data/dicom data/ct --workers 8",
     prepare: "difffuse prepare wmh dataverse_files data/wmh --brain-mask pre/brain_mask.nii.gz",
     detect: "difffuse detect data/BraTS2021_00001 --model demo --output results",
+    page: "difffuse app --model demo",
 }
 for command, example in EXAMPLES.items():
     app.command(epilog=f"Example: {example}")(command)

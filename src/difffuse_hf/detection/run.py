@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -27,6 +29,7 @@ from ..pipelines.pipeline_difffuse import DifFusePipeline
 from ..preprocessing.pictures import save_picture
 from .load import load_model
 from .result import DetectionResult, result_files
+from .slices import Tell
 from .sources import files_of, opened, read_source, zip_file_of
 from .volume import detect_volume
 
@@ -57,7 +60,7 @@ def detect_case(
     register: bool = True,
     brain_extraction: bool = True,
     series: Sequence[str] = (),
-    dicom_out: bool = False,
+    dicom_out: bool | None = False,
     deidentify: bool = False,
     unpacked_from: Path | None = None,
     **options: Any,
@@ -71,8 +74,8 @@ def detect_case(
         taken: names of cases written before, which must not be replaced by a namesake.
         fingerprint: of all that the result depends on, kept with its parameters (see `Run`).
         register, brain_extraction, series: as in `read_source`.
-        dicom_out: write the result as DICOM, too (see `dicom_out.py`); with `deidentify`, without the patient's
-            identity.
+        dicom_out: write the result as DICOM, too (see `dicom_out.py`), or None to do so where the input and what is
+            installed allow it; with `deidentify`, without the patient's identity.
         unpacked_from: the zip file that `source` was unpacked from, for the report.
         options: passed on to `detect_volume`.
 
@@ -85,6 +88,8 @@ def detect_case(
     case, pictures = read_source(source, pipeline.processor, register, brain_extraction, series)
     if unpacked_from is not None:
         case.files = dict.fromkeys(case.files, unpacked_from)
+    if dicom_out is None:
+        dicom_out = bool(case.dicom) and find_spec("highdicom") is not None
     if dicom_out and not case.dicom:
         raise InputError(f"--dicom-out needs CT in DICOM to refer to, and {name_in_words(source)} holds none.")
     if case.name in taken:
@@ -139,13 +144,18 @@ class Run:
             InputError: the model cannot be used.
         """
         folder = model_folder(self.model)
-        pipeline, line = load_model(folder, device, self.dtype)
+        return self.with_model(folder, *load_model(folder, device, self.dtype), progress)
+
+    def with_model(
+        self, folder: Path, pipeline: DifFusePipeline, line: str, progress: bool | Tell = False
+    ) -> Callable[[Source], Outcome]:
+        """The same with a model that was loaded before from its folder, and a line of its card."""
         options = {**self.options, "progress": progress}
         if self.false_positives is not None:
             plan = pipeline.calibration(options.get("preset"))
             options["anomaly_threshold"] = plan.threshold_for(self.false_positives)
         deciding = {name: value for name, value in options.items() if name not in WITHOUT_EFFECT}
-        settings = json.dumps([__version__, str(pipeline.unet.dtype), deciding], sort_keys=True)
+        settings = json.dumps([__version__, str(pipeline.unet.dtype), deciding], sort_keys=True, default=_as_text)
         files = sorted(file for file in folder.rglob("*") if file.suffix in MODEL_FILES)
         made_with = fingerprint_of(files, settings)
         return partial(_detect_or_say_why, self, pipeline, line, made_with, options)
@@ -157,6 +167,11 @@ def fingerprint_of(files: Sequence[Path], settings: str = "") -> str:
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _as_text(array: np.ndarray) -> str:
+    """What stands for an option that is an array, such as a mask."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _detect_or_say_why(run: Run, pipeline, model_line, made_with, options, source) -> Outcome:

@@ -1,9 +1,9 @@
 """The slices of one scan through the networks, a batch at a time: classified, looked at, repainted."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from ..pipelines.calibration import Calibration
 from ..pipelines.pipeline_difffuse import DifFusePipeline, without_found
 
 TRAJECTORY_BYTES = 400_000_000  # most that the kept inversions of a batch of slices may take
+
+Tell: TypeAlias = Callable[[str, int, int], object]  # (what is being done, slices that are done, slices to do)
 
 
 @dataclass
@@ -36,7 +38,8 @@ class ScanSlices:
         plan (`Calibration`): of the preset that is used.
         batch_size (`int`): slices at a time.
         seed (`int`): with the slice's index, the seed of its generator.
-        progress (`bool`): show progress bars.
+        progress (`bool` or `Tell`): show progress bars, or say before each batch how far the work is; what is raised
+            there ends it.
         saliency (`torch.Tensor` of shape `(S, 1, H, W)`, *optional*): in place of the pipeline's own; all slices then
             share their noise.
     """
@@ -46,7 +49,7 @@ class ScanSlices:
     plan: Calibration
     batch_size: int
     seed: int
-    progress: bool
+    progress: bool | Tell
     saliency: torch.Tensor | None = None
 
     def classify(self, usable: torch.Tensor) -> torch.Tensor:
@@ -63,15 +66,25 @@ class ScanSlices:
             saliency[index] = self.pipeline.make_saliency(self.slices[index].to(self.pipeline.device)).cpu()
         return saliency
 
-    def repaint(self, suspicious: torch.Tensor, call: dict[str, Any]) -> Made:
-        """Dif-fuse on the suspicious slices; the counterfactual is the mean of the samples."""
+    def repaint(
+        self, suspicious: torch.Tensor, call: dict[str, Any], masks: Mapping[int, np.ndarray] | None = None
+    ) -> Made:
+        """Dif-fuse on the suspicious slices; the counterfactual is the mean of the samples.
+
+        Those of them that `masks` has a mask (H, W) for are repainted in it, and have no saliency.
+        """
         made = Made(self.slices.clone(), *(torch.zeros_like(self.slices[:, :1]) for _ in range(3)))
-        for index, output in self._through(suspicious, "Finding lesions", {"display_steps": 0, **call}):
-            made.counterfactual[index] = output.expected.float().cpu()
-            made.anomaly[index] = output.anomaly_maps.float().cpu()
-            made.mask[index] = output.masks.float().cpu()
-            if output.saliency is not None:
-                made.saliency[index] = output.saliency.float().cpu()
+        given = torch.zeros_like(self.slices[:, :1])
+        for index, mask in (masks or {}).items():
+            given[index, 0] = torch.as_tensor(mask, dtype=given.dtype)
+        drawn = torch.isin(suspicious, torch.tensor(list(masks or {}), dtype=torch.long))
+        for some, where in ((suspicious[~drawn], None), (suspicious[drawn], given)):
+            for index, output in self._through(some, "Finding lesions", {"display_steps": 0, **call}, where):
+                made.counterfactual[index] = output.expected.float().cpu()
+                made.anomaly[index] = output.anomaly_maps.float().cpu()
+                made.mask[index] = output.masks.float().cpu()
+                if output.saliency is not None:
+                    made.saliency[index] = output.saliency.float().cpu()
         return made
 
     def picture(self, chosen: torch.Tensor, made: Made, call: dict[str, Any], threshold: float) -> torch.Tensor:
@@ -122,7 +135,10 @@ class ScanSlices:
 
     def _batches(self, indices: torch.Tensor, doing: str, most: int | None = None) -> Iterable[torch.Tensor]:
         size = min(self.batch_size, most or self.batch_size)
-        return track(indices.split(size) if len(indices) else (), doing, disable=not self.progress)
+        batches = indices.split(size) if len(indices) else ()
+        if callable(self.progress):
+            return _told(batches, doing, self.progress)
+        return track(batches, doing, disable=not self.progress)
 
     @contextmanager
     def _without_progress_bar(self) -> Iterator[None]:
@@ -133,6 +149,15 @@ class ScanSlices:
             yield
         finally:
             self.pipeline.set_progress_bar_config(**before)
+
+
+def _told(batches: Sequence[torch.Tensor], doing: str, tell: Tell) -> Iterator[torch.Tensor]:
+    """The batches, and a word before each of them."""
+    done, total = 0, sum(map(len, batches))
+    for batch in batches:
+        tell(doing, done, total)
+        yield batch
+        done += len(batch)
 
 
 def generator_of(seed: int, index: int) -> torch.Generator:

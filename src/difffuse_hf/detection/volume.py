@@ -3,7 +3,7 @@
 slices ─ classifier ─ suspicious slices ─ Dif-fuse ─ counterfactual, anomaly, mask ─ back on the scan's grid
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..pipelines.pipeline_difffuse import DifFusePipeline
 from ..saliency.mask import smooth_through_slices
 from .result import DetectionResult, ModelSlices
 from .shown import choose_slices
-from .slices import Made, ScanSlices
+from .slices import Made, ScanSlices, Tell
 from .workers import give_back_memory
 
 COUNTERFACTUALS = ("shown", "all")
@@ -33,12 +33,13 @@ def detect_volume(
     batch_size: int = 8,
     seed: int = 0,
     all_slices: bool = False,
-    progress: bool = True,
+    progress: bool | Tell = True,
     slice_smoothing_sigma: float | None = None,
     anomaly_threshold: float | None = None,
     false_positives: float | None = None,
     counterfactuals: str = "shown",
     num_shown: int = NUM_SHOWN,
+    masks: Mapping[int, np.ndarray] | None = None,
     **call_arguments: Any,
 ) -> DetectionResult:
     """Find the lesions of a scan: classifier on every usable slice, Dif-fuse on the suspicious ones.
@@ -51,7 +52,7 @@ def detect_volume(
             Memory and speed only: every slice draws from its own generator.
         seed (`int`): with the slice's index, the seed of that generator.
         all_slices (`bool`): repaint every usable slice, whatever the classifier says.
-        progress (`bool`): show progress bars.
+        progress (`bool` or `Tell`): show progress bars, or be told of each batch; see `ScanSlices`.
         slice_smoothing_sigma (`float`, *optional*): volume-consistent mode, beyond the thesis: saliency is smoothed by
             a Gaussian of so many slices, and all slices share their noise, so that the counterfactual flickers less
             from slice to slice (see `flicker`).
@@ -62,6 +63,8 @@ def detect_volume(
             it: `"shown"`, the `num_shown` slices worth showing, or `"all"` that are repainted. The others have the
             mean of the samples that the map is taken against, which is smoother; so has the volume, unless `"all"`.
         num_shown (`int`): how many slices are worth showing at most.
+        masks (`dict[int, np.ndarray]`, *optional*): by the index of an axial slice, where it is repainted: (H, W) on
+            the model's pixels, 0 to 1; whatever the classifier says of it. The other slices go as without.
         call_arguments: further arguments of the pipeline's call (`percentile`, `noise_level`, ...).
 
     Raises:
@@ -79,9 +82,11 @@ def detect_volume(
     scan = ScanSlices(pipeline, slices, plan, batch_size, seed, progress)
     probability = scan.classify(usable)  # (S,)
     suspicious = usable if all_slices else usable[probability[usable] >= processor.lesion_probability_threshold]
+    if masks:
+        suspicious = torch.cat([suspicious, _checked(masks, usable, slices)]).unique()
     if slice_smoothing_sigma is not None:
         scan.saliency = smooth_through_slices(scan.look(suspicious), slice_smoothing_sigma)
-    made = scan.repaint(suspicious, {"preset": preset, **call_arguments})
+    made = scan.repaint(suspicious, {"preset": preset, **call_arguments}, masks)
 
     reference = _reference_slices(processor, case, geometry)
     found = made.anomaly * processor.preprocess_labels(geometry.tissue, geometry)[:, None]  # as it will be restored
@@ -120,8 +125,24 @@ def detect_volume(
             "slice_smoothing_sigma": slice_smoothing_sigma,
             "anomaly_threshold": threshold,
             "repainted_slices": suspicious.tolist(),
+            **({"drawn_masks": sorted(masks)} if masks else {}),
         },
     )
+
+
+def _checked(masks: Mapping[int, np.ndarray], usable: torch.Tensor, slices: torch.Tensor) -> torch.Tensor:
+    """The indices of the slices that masks were drawn on.
+
+    Raises:
+        InputError: one is of a slice that the model does not use, or does not lie on the model's pixels.
+    """
+    drawn = torch.tensor(sorted(masks), dtype=torch.long)
+    if not torch.isin(drawn, usable).all():
+        raise InputError(f"`masks` has slices that the model does not use; it uses {usable.tolist()}.")
+    for index, mask in masks.items():
+        if mask.shape != slices.shape[2:]:
+            raise InputError(f"The mask of slice {index} has the shape {mask.shape}; slices are {slices.shape[2:]}.")
+    return drawn
 
 
 def _check_model(pipeline: DifFusePipeline, threshold: float | None) -> tuple[DifFuseProcessor, float]:

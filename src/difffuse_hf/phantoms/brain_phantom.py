@@ -18,6 +18,21 @@ from ..preprocessing.parallel import WorkerDied, Workers
 from .anatomy import anatomy_name, list_anatomies
 from .common import PhantomSubject
 
+EXAMPLE_SEED = 2038  # any will do: the embedded models never saw the ICBM152 anatomy that the subjects are drawn on
+STROKE_SEED = 11  # likewise, among the patients who have an infarct at all
+
+
+def draw_example(folder: str | Path) -> Path:
+    """Write the synthetic subject of `difffuse demo` and of the page, in the BraTS 2021 layout; returns its folder."""
+    (subject,) = BrainPhantom(layout="brats2021", seed=EXAMPLE_SEED).write(folder, 1)
+    return subject
+
+
+def draw_stroke_example(folder: str | Path) -> Path:
+    """Write the synthetic patient of `difffuse demo` in DICOM; returns the folder of the last study, days after."""
+    (patient,) = BrainPhantom(layout="ist3", seed=STROKE_SEED).write(folder, 1)
+    return max(patient.iterdir())  # studies are named by their day
+
 
 class BrainPhantom:
     """A cohort of synthetic subjects, endless and reproducible: subject `i` of a seed is always the same.

@@ -83,7 +83,7 @@ def write_report(
         model_line=model_line,
         today=date.today().isoformat(),
         rows=[_html_row(one) for one in slices],
-        bars=[_html_bar(*bar) for bar in colour_bars(slices)],
+        bars=[html_bar(*bar) for bar in colour_bars(slices)],
         profile=_profile(result, slices, coverage.flagged),
         left_out=[(one, _in_words(one.slices)) for one in coverage.left_out],
         grey=grey_scale(result),
@@ -98,7 +98,7 @@ def write_report(
 
 def _html_row(one: ShownSlice) -> dict:
     def small(picture, white):
-        return _data_uri(tile_png(picture, width=170, white=white))
+        return data_uri(tile_png(picture, width=170, white=white))
 
     others = []
     for name, image, counterfactual, white in one.modalities[1:]:
@@ -108,14 +108,15 @@ def _html_row(one: ShownSlice) -> dict:
     return {
         "slice": one,
         "tiles": [
-            (heading, tile if isinstance(tile, Words) else _data_uri(tile_png(**tile)))
+            (heading, tile if isinstance(tile, Words) else data_uri(tile_png(**tile)))
             for heading, tile in tiles_of(one)
         ],
         "others": others,
     }
 
 
-def _html_bar(colours: str, limit: float, label: str, mark: float | None = None) -> dict:
+def html_bar(colours: str, limit: float, label: str, mark: float | None = None) -> dict:
+    """A colour bar for a template: colours of a CSS gradient, its end and label, and where on it (%) the mark is."""
     stops = ", ".join(to_hex(colour) for colour in matplotlib.colormaps[colours](np.linspace(0, 1, 16)))
     position = None if mark is None or mark > limit else 100 * mark / limit
     return {"stops": stops, "limit": f"{limit:g}", "label": label, "mark": mark, "position": position}
@@ -149,7 +150,8 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(float(value), digits)
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """A picture as an address that holds it: there is no file to ask for."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 

@@ -1,0 +1,234 @@
+"""The page's server, asked over the loopback as a browser asks it, by gradio's own client."""
+
+import shutil
+import threading
+import zipfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from tiny_scans import everything_in, write_case
+
+gradio = pytest.importorskip("gradio", reason="the page needs gradio: pip install 'difffuse_hf[app]'")
+
+import httpx  # noqa: E402
+from gradio_client import Client, handle_file  # noqa: E402
+
+from difffuse_hf.app.job import Detector  # noqa: E402
+from difffuse_hf.app.server import folders_of_server, serving  # noqa: E402
+
+MOST_MB = 1
+RUN = ("fast", 0, 1, False, True)  # preset, seed, samples, all slices, without the patient
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    """Address of the page of a tiny model, its sessions and its folder."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        folders_of_server() as root,
+        serving(Detector(str(model)), root, MOST_MB) as (blocks, sessions),
+    ):
+        patch.setenv("GRADIO_IS_E2E_TEST", "1")  # a visitor who left is missed after 0.25 s instead of 15
+        yield blocks, sessions, root
+
+
+@pytest.fixture
+def visit(server):
+    """Makes clients, each a visitor; they leave at the end."""
+    clients = []
+
+    def come():
+        clients.append(Client(server[0].local_url, verbose=False))
+        return clients[-1]
+
+    yield come
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    case = write_case(tmp_path_factory.mktemp("cases") / "Case_1", reference=False)
+    return [handle_file(str(file)) for file in sorted(case.iterdir())]
+
+
+def wait_until(fact, seconds=20.0):
+    """Until it holds; a second is enough for the heartbeat of a client that has left to be missed."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.1)):
+        if fact():
+            return True
+        pause.wait(0.1)
+    return False
+
+
+def test_nobody_sees_the_scan_of_another_visitor_and_it_goes_with_its_own(server, visit, files):
+    _, sessions, root = server
+    one, other = visit(), visit()
+    assert "Ready: Case_1" in one.predict(files, api_name="/take_files")[1]
+    source = sessions.known[one.session_hash].source
+    assert source.is_dir() and len(everything_in(source)) == len(files)
+    assert "Choose a scan first" in str(other.predict(*RUN, api_name="/detect"))
+    assert sessions.known[other.session_hash].source is None
+    uploads = [file for file in (root / "served").rglob("*") if file.is_file() and file.stat().st_size]
+    assert uploads == []  # what may be fetched holds no upload
+    one.close()
+    assert wait_until(lambda: not source.exists())
+    assert one.session_hash not in sessions.known and other.session_hash in sessions.known
+
+
+def test_what_lies_outside_the_visitors_own_downloads_cannot_be_fetched(server, visit, files):
+    blocks, sessions, _ = server
+    one = visit()
+    one.predict(files, api_name="/take_files")
+    source = sessions.known[one.session_hash].source
+    for path in (next(source.iterdir()), Path(__file__)):
+        assert httpx.get(f"{blocks.local_url}gradio_api/file={path}").status_code == 403
+
+
+def test_nothing_is_fetched_from_elsewhere_and_no_file_of_the_server_is_taken(server, visit):
+    blocks, sessions, root = server
+    client, script = visit(), root / "static" / "niivue.js"
+    script.touch()  # without ipyniivue there is none
+    for address in ("file=https://example.org/x.nii.gz", "file=http%3A//example.org/x", "proxy=https://example.org/"):
+        answer = httpx.get(f"{blocks.local_url}gradio_api/{address}")
+        assert (answer.status_code, answer.text) == (403, "This server has its own files only.")
+    theirs = sessions.of("somebody").served / "scan.nii.gz"
+    theirs.touch()
+    for path in ("https://example.org/x.nii.gz", str(script), str(theirs), __file__):
+        body = {"data": [[{"path": path, "meta": {"_type": "gradio.FileData"}}]], "session_hash": client.session_hash}
+        event = httpx.post(f"{blocks.local_url}gradio_api/call/take_files", json=body).json()["event_id"]
+        answer = httpx.get(f"{blocks.local_url}gradio_api/call/take_files/{event}", timeout=20).text
+        assert "Ready" not in answer and ("Choose a scan" in answer or "error" in answer), answer
+    assert script.exists() and theirs.exists() and Path(__file__).exists()
+    sessions.close("somebody")
+
+
+@pytest.mark.parametrize(
+    "name, content, sentence",
+    [
+        (
+            "scan.nii.gz",
+            b"some text",
+            "is one file but the model takes flair, t1, t1ce, t2; drop all files of the case",
+        ),
+        ("scan.nii.gz", b"", "0 bytes"),
+        ("scan.zip", b"PK\x05\x06", "scan.zip"),
+    ],
+)
+def test_a_bad_upload_is_a_sentence(server, visit, tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    client = visit()
+    said = client.predict([handle_file(str(tmp_path / name))], api_name="/take_files")[1]
+    assert sentence in said and "problem" in said and str(server[2]) not in said
+    assert server[1].known[client.session_hash].source is None
+
+
+def test_an_upload_over_the_limit_is_refused(server):
+    too_large = {"files": ("scan.nii.gz", bytes(MOST_MB * 1_000_000 + 1))}
+    answer = httpx.post(f"{server[0].local_url}gradio_api/upload", files=too_large)
+    assert answer.status_code == 413 and "maximum allowed size" in answer.text
+    left = [file for file in server[2].rglob("*") if file.is_file() and file.stat().st_size > 100_000]
+    assert [file.name for file in left if file.name != "niivue.js"] == []
+
+
+def test_one_job_at_a_time_and_the_next_one_waits_until_it_is_cancelled(server, visit, files, monkeypatch):
+    _, sessions, _ = server
+    at_work, go_on = threading.Event(), threading.Event()
+    detect, running = Detector.detect, []
+
+    def slow(detector, session, *arguments):
+        running.append(session)
+        at_work.set()
+        go_on.wait(20)
+        return detect(detector, session, *arguments)
+
+    monkeypatch.setattr(Detector, "detect", slow)
+    visitors = [visit(), visit()]
+    for visitor in visitors:
+        visitor.predict(files, api_name="/take_files")
+    jobs = [visitor.submit(*RUN, api_name="/detect") for visitor in visitors]
+    assert at_work.wait(20)
+    for visitor in visitors:
+        visitor.predict(api_name="/cancel")
+    threading.Event().wait(0.3)
+    assert len(running) == 1
+    go_on.set()
+    assert all("Cancelled" in str(job.result(timeout=30)) for job in jobs)
+    assert len(running) == 2 and running[0] is not running[1]
+    assert all(everything_in(session.work)[0] == "upload" for session in running)
+
+
+def test_the_page_says_what_it_is_and_tells_nobody_else(server):
+    blocks, _, _ = server
+    config = httpx.get(f"{blocks.local_url}config").text
+    assert "Research tool, not a medical device." in config
+    assert not blocks.analytics_enabled and not blocks.run_history and not blocks.share
+    page = httpx.get(blocks.local_url).text
+    assert "fonts.googleapis.com" not in page
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser_with_the_keyboard_alone(server, tmp_path, width):
+    """A scan, its slices, before and after, the mask, again, a download; no word to another machine."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright and a Chromium")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("the browser test needs a Chromium on the PATH")
+    case = write_case(tmp_path / "Case_1", reference=False)
+    blocks, sessions, _ = server
+    before = set(sessions.known)
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--enable-unsafe-swiftshader"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        asked, errors = set(), []
+        page.on("request", lambda request: asked.add(urlsplit(request.url).hostname))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(blocks.local_url)
+        words = page.locator(".status")
+        press(page, "Find lesions")
+        words.get_by_text("Choose a scan first").wait_for()
+        page.locator("input[type=file]").first.set_input_files([str(file) for file in sorted(case.iterdir())])
+        words.get_by_text("Ready: Case_1").wait_for()
+        press(page, "Find lesions")
+        words.get_by_text("ml found").wait_for(timeout=120_000)
+
+        picture = page.locator(".pair img").first
+        first = picture.get_attribute("src")
+        page.get_by_label("Slice").locator("visible=true").last.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("old => document.querySelector('.pair img').src !== old", arg=first)
+        page.locator(".divider").focus()
+        page.keyboard.press("Home")
+        assert page.locator(".pair .stack").evaluate("one => one.style.getPropertyValue('--at')") == "0%"
+
+        press(page, "Change the mask, and run again")
+        page.locator(".easel canvas").focus()
+        for key in ("ArrowUp", " ", "Shift+ArrowLeft", " "):
+            page.keyboard.press(key)
+        page.get_by_text("Masks changed on slices").wait_for()
+        press(page, "Run again with these masks")
+        words.get_by_text("ml found").wait_for(state="hidden")
+        words.get_by_text("ml found").wait_for(timeout=120_000)
+
+        press(page, "Three planes")
+        press(page, "Open the viewer")
+        page.locator(".volumes [data-loaded]").or_(page.locator(".volumes[data-loaded]")).first.wait_for(
+            timeout=60_000
+        )
+        with page.expect_download() as download:
+            press(page, "Volumes (NIfTI)")
+        assert len(zipfile.ZipFile(download.value.path()).namelist()) == 8
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert asked - {None} == {"127.0.0.1"} and errors == []
+        browser.close()
+    assert wait_until(lambda: set(sessions.known) <= before)
+
+
+def press(page, name):
+    """Press a button as the keyboard does."""
+    page.get_by_role("button", name=name).first.focus()
+    page.keyboard.press("Enter")
