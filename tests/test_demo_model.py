@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers.utils import logging as diffusers_logging
+from synthetic_head import SPACING, turn, turned_head
 from transformers.utils import logging as transformers_logging
 
 import difffuse_hf
 from difffuse_hf import BrainPhantom, DifFusePipeline, dice, load_pipeline
 from difffuse_hf.detection.load import load_model
 from difffuse_hf.detection.run import detect_case
+from difffuse_hf.pipelines.auto import EMBEDDED
 from difffuse_hf.reporting.report import write_report
 
-ASSETS = Path(difffuse_hf.__file__).parent / "assets" / "demo"
+ASSETS = Path(difffuse_hf.__file__).parent / "assets"
 SCANS = Path(__file__).resolve().parents[2] / "shared" / "data" / "brats_sample"
 
 
@@ -27,15 +29,29 @@ def pipeline():
     torch.set_num_threads(1)
 
 
-def test_the_folder_is_small_and_holds_no_pickles():
-    files = [path for path in ASSETS.rglob("*") if path.is_file()]
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_folder_is_small_and_holds_no_pickles(name):
+    files = [path for path in (ASSETS / name).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 15e6
     assert {path.suffix for path in files} == {".json", ".safetensors", ".md"}
 
 
-def test_its_card_says_that_it_was_trained_on_synthetic_subjects_only():
-    card = (ASSETS / "README.md").read_text()
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_its_card_says_that_it_was_trained_on_synthetic_subjects_only(name):
+    card = (ASSETS / name / "README.md").read_text()
     assert "synthetic subjects only" in card and "not a medical device" in card
+
+
+def test_the_model_of_head_ct_takes_the_brain_window_and_repaints_inside_the_skull():
+    pipeline = load_model("ct")[0]
+    assert pipeline.processor.recipe.kind == "head CT" and pipeline.processor.window_hu == (0, 80)
+    assert pipeline.calibration("fast").threshold > 0 and pipeline.config.percentile_over == "foreground"
+    head = turned_head(turn("x", 0))[0]  # of ellipsoids: brain in a skull
+    volumes = head.hounsfield.transpose(2, 1, 0)[None].astype(np.float32)
+    slices, geometry = pipeline.processor.preprocess_volume(volumes, np.diag([*SPACING[::-1], 1.0]))
+    output = pipeline(slices[len(slices) // 2][None], generator=torch.Generator().manual_seed(0), display_steps=0)
+    inside = pipeline.foreground(slices[len(slices) // 2][None])
+    assert output.masks.any() and not output.masks[~inside].any()
 
 
 def test_preprocessing_and_thresholds_travel_with_it(pipeline):
