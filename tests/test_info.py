@@ -161,7 +161,7 @@ def test_a_name_on_the_hub_that_is_not_in_the_cache_is_one_sentence_offline(tmp_
     command = [sys.executable, "-m", "difffuse_hf.cli", "info", "user/name"]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert re.fullmatch(r"difffuse: .* user/name.* HF_HUB_OFFLINE .*; unset it or .*\.\n", ended.stderr)
+    assert re.fullmatch(r"difffuse: .* user/name.* HF_HUB_OFFLINE .*; unset it, or .*\.\n", ended.stderr)
 
 
 def test_info_and_card_of_a_name_on_the_hub(connected_hub, model):
