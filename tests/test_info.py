@@ -59,6 +59,7 @@ def test_info_counts_the_parameters_of_each_network(about):
 
 def test_info_says_what_goes_in_and_how_the_model_is_set(about, model):
     takes, processor = about["takes"], tiny_pipeline().processor
+    assert processor is not None
     assert takes.pop("kind") == processor.recipe.kind == "skull-stripped MR"
     assert takes.pop("window_hu") is None  # left out of the file
     assert takes == {name: json.loads(json.dumps(getattr(processor, name))) for name in takes}
