@@ -23,7 +23,7 @@ from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly import HEALTHY_SHARE, Slices, as_slices
 from difffuse_hf.evaluation.calibration import LESION_SIGNS, Choice, as_other_scanners, decide, schedules, search
 from difffuse_hf.io.files import complete_folder
-from difffuse_hf.pipelines.auto import model_folder
+from difffuse_hf.io.hub import model_folder
 from difffuse_hf.pipelines.calibration import Calibration
 from difffuse_hf.pipelines.presets import PRESETS
 

@@ -24,7 +24,7 @@ from difffuse_hf.phantoms.brain_phantom import EXAMPLE_SEED
 from difffuse_hf.phantoms.common import SYNTHETIC
 
 FAST = ["--samples", "1", "--noise-level", "20", "--device", "cpu"]
-COMMANDS = ("demo", "phantom", "preprocess", "prepare", "detect", "app")
+COMMANDS = ("demo", "phantom", "preprocess", "prepare", "detect", "info", "models", "card", "app")
 
 
 def test_help_imports_no_torch_and_names_every_command():

@@ -13,7 +13,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 import difffuse_hf
 from difffuse_hf import DifFusePipeline, DifFuseScheduler, gradient
 from difffuse_hf.errors import InputError
-from difffuse_hf.pipelines.auto import PIPELINES, load_pipeline, model_folder
+from difffuse_hf.io.hub import model_folder
+from difffuse_hf.pipelines.auto import PIPELINES, load_pipeline
 from difffuse_hf.pipelines.presets import PRESETS, Preset
 from difffuse_hf.pipelines.sampling import images_a_call
 

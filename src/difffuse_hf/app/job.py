@@ -20,8 +20,8 @@ from ..detection.result import DetectionResult
 from ..detection.run import Run
 from ..detection.slices import Tell
 from ..io.files import write_whole
+from ..io.hub import model_folder
 from ..io.nifti import write_volume
-from ..pipelines.auto import model_folder
 from ..reporting.report import write_report
 from .picture import Shown
 from .session import Finished, Session

@@ -1,12 +1,23 @@
 """`difffuse detect`: lesions of scans, with a report for each."""
 
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from .options import CounterfactualsOf, Device, DtypeName, PresetName, check_device, check_finite, complain
+from .options import (
+    CounterfactualsOf,
+    Device,
+    DtypeName,
+    PresetName,
+    check_device,
+    check_finite,
+    complain,
+    print_json,
+)
 from .results import print_results
 
 if TYPE_CHECKING:
@@ -88,6 +99,9 @@ Series = Annotated[
 DicomOut = Annotated[
     bool, typer.Option("--dicom-out", help="CT in DICOM: write the result as DICOM too, with the patient's identity.")
 ]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the summaries as a JSON array on stdout; all else goes to stderr.")
+]
 Deidentify = Annotated[bool, typer.Option("--deidentify", help="With --dicom-out: without the patient's identity.")]
 
 
@@ -117,6 +131,7 @@ def detect(
     series: Series = None,
     dicom_out: DicomOut = False,
     deidentify: Deidentify = False,
+    as_json: AsJson = False,
 ):
     """Find lesions: healthy counterfactual, anomaly map, lesion mask and a report for each scan."""
     if threshold is not None and false_positives is not None:
@@ -133,7 +148,7 @@ def detect(
     device = check_device(device)
     import torch
 
-    from ..detection.cohort import detect_cases
+    from ..detection.cohort import detect_cases, process_rank
     from ..detection.run import Run
     from ..detection.workers import keep_memory
     from ..reporting.report import write_report
@@ -164,9 +179,17 @@ def detect(
             **{name: value for name, value in chosen.items() if value is not None},
         },
     )
-    summaries, failures = detect_cases(run, sources, device, workers)
-    if summaries:
-        print_results(summaries, Console())
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        summaries, failures = detect_cases(run, sources, device, workers)
+        if summaries:
+            print_results(summaries, Console())
+    if as_json and process_rank() == 0:
+        print_json(summaries)
+    end_with(failures)
+
+
+def end_with(failures: list[str]) -> None:
+    """Say why cases failed; exit code 1 if any did."""
     for failure in failures:
         complain(failure)
     if failures:

@@ -14,8 +14,11 @@ import typer
 from .. import __version__
 from ..errors import INTERRUPTED, InputError, explain_unmatched_torchvision, one_sentence, signal_handled_by
 from .app import app as page
+from .card import card
 from .demo import demo
 from .detect import detect
+from .info import info
+from .models import models
 from .options import complain
 from .phantom import phantom
 from .prepare import prepare
@@ -23,7 +26,6 @@ from .preprocess import preprocess
 
 app = typer.Typer(
     help="Weakly supervised lesion detection in brain scans. A research tool, not a medical device.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -35,6 +37,9 @@ EXAMPLES = {
     preprocess: "difffuse preprocess /data/dicom data/ct --workers 8",
     prepare: "difffuse prepare wmh dataverse_files data/wmh --brain-mask pre/brain_mask.nii.gz",
     detect: "difffuse detect data/BraTS2021_00001 --model demo --output results",
+    info: "difffuse info demo",
+    models: "difffuse models",
+    card: "difffuse card demo",
     page: "difffuse app --model demo",
 }
 for command, example in EXAMPLES.items():

@@ -1,11 +1,13 @@
 """What several commands share: their choices, the device, and extras that may not be installed."""
 
+import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +38,7 @@ class RegistrationQuality(str, Enum):
     scan, mixture = "scan", "mixture"
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")]
 
 
@@ -73,3 +76,13 @@ def needs_extra(name: str) -> Iterator[None]:
 def complain(sentence: str) -> None:
     """Print an error as every command does: one sentence on stderr."""
     print(f"difffuse: {sentence}", file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """Print words of strangers, such as a card, without what would steer the terminal."""
+    print(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text))
+
+
+def print_json(value: Any) -> None:
+    """Print a value for scripts on stdout; paths as text."""
+    print(json.dumps(value, indent=2, default=str))

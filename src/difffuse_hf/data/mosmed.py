@@ -24,8 +24,9 @@ from ..io.case import CT
 from ..io.nifti import along_axes_of, check_same_grid, without_text
 from ..io.volume_file import read_volume_file
 from ..preprocessing.volume import sample_slices, window_hounsfield
-from .axial_slices import CHEST, SliceRecipe, cut_labels
+from .axial_slices import SliceRecipe, cut_labels
 from .builder import FolderBuilder, FolderConfig, classifier_config
+from .slice_settings import CHEST
 
 SEVERITIES = ("CT-0", "CT-1", "CT-2", "CT-3", "CT-4")  # share of the lungs involved: none, < 25, 25-50, 50-75, > 75 %
 CT1 = ("left out", "healthy", "lesion")  # what CT-1 counts as

@@ -60,9 +60,9 @@ def detect_cases(
         made = ((number, work(case)) for number, case in enumerate(cases.values()))
     places, several = list(cases), max(ranks, workers) > 1
     with closing(made):  # an interrupt ends the processes now, not when the garbage is collected
-        for number, outcome in track(made, "Detecting", total=len(cases), disable=not several or _rank() > 0):
+        for number, outcome in track(made, "Detecting", total=len(cases), disable=not several or process_rank() > 0):
             outcomes[places[number]] = outcome
-    if _rank():
+    if process_rank():
         return [], []
     in_order = [outcomes[place] for place in range(len(sources))]
     return [one for one in in_order if isinstance(one, dict)], [one for one in in_order if isinstance(one, str)]
@@ -78,7 +78,8 @@ def _without_namesakes(sources: Sequence[Source]) -> tuple[dict[int, Source], di
     return dict(cases.values()), refused
 
 
-def _rank() -> int:
+def process_rank() -> int:
+    """The number of this process among those of a launcher; 0 for the first one, and for one alone."""
     return int(os.environ.get("RANK", 0))
 
 

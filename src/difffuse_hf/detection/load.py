@@ -10,9 +10,9 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError, first_line
+from ..io.hub import model_folder
 from ..io.model_card import card_line
 from ..models.precision import fastest_dtype, to_fastest
-from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
 
 

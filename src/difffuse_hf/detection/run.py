@@ -22,9 +22,9 @@ from PIL import Image
 from .. import __version__
 from ..errors import InputError, one_sentence
 from ..io.files import complete_folder
+from ..io.hub import model_folder
 from ..io.layouts import Source, case_name
 from ..io.nifti import SYNTHETIC
-from ..pipelines.auto import model_folder
 from ..pipelines.pipeline_difffuse import DifFusePipeline
 from ..preprocessing.pictures import save_picture
 from .load import load_model

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from ..data.axial_slices import LESION_PROBABILITY
+from ..data.slice_settings import LESION_PROBABILITY
 from ..pipelines.calibration import Calibration
 from ..pipelines.pipeline_difffuse import DifFusePipeline, without_found
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.axial_slices import CHEST
+from ..data.slice_settings import CHEST
 from ..errors import InputError, first_line
 from ..io.case import Case, looks_like, read_case
 from ..io.layouts import REFERENCE, Source, case_name, find_case, volumes_of

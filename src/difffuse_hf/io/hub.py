@@ -2,19 +2,22 @@
 
 import inspect
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.errors import HTTPError as HubHTTPError  # pyright: ignore[reportPrivateImportUsage]
 
 from ..errors import InputError, first_line
+from .model_folder import check_model_folder
 
 HUB_ERRORS = (OSError, HubHTTPError)  # of its client, where the Hub cannot be reached or refuses
+EMBEDDED = ("demo", "ct")  # names of the checkpoints in the package: MR of four modalities, head CT
 MODEL_FILES = ["*.json", "*.safetensors", "*.md"]  # no pickles
 
 Saved = TypeVar("Saved")
@@ -154,15 +157,38 @@ def explain_download_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (*HUB_ERRORS, HFValidationError) as error:
+        reason = first_line(error)
+        if constants.HF_HUB_OFFLINE and isinstance(error, LocalEntryNotFoundError):
+            reason = "HF_HUB_OFFLINE is set, and its cache does not hold one; unset it, or download the model first."
         raise InputError(
-            f"There is no folder {name}, and the Hub did not give a model of that name: {first_line(error)}"
+            f"There is no folder {name}, and the Hub did not give a model of that name: {reason}"
         ) from error
 
 
-def local_folder(name: str | Path, **options: Any) -> Path:
+def embedded_folder(name: str | Path) -> Path | None:
+    """The folder of a checkpoint in the package (`EMBEDDED`); None for another name."""
+    return Path(str(files(__name__.partition(".")[0]))) / "assets" / name if name in EMBEDDED else None
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder of a saved pipeline: itself, downloaded for a name on the Hub (`user/name`), or of `EMBEDDED`.
+
+    Raises:
+        InputError: there is no such model, or its folder is incomplete.
+    """
+    folder = embedded_folder(name) or Path(name)
+    check_model_folder(folder)
+    if not folder.is_dir():
+        folder = local_folder(name)
+        check_model_folder(folder)
+    return folder
+
+
+def local_folder(name: str | Path, patterns: Sequence[str] = MODEL_FILES, **options: Any) -> Path:
     """A model's folder: itself, or downloaded for a name on the Hub (`user/name`), without anything that can run.
 
     Args:
+        patterns: of the files that are downloaded.
         options: of `snapshot_download` (`revision`, `cache_dir`, `token`, ...); those that are `None` are left out.
 
     Raises:
@@ -172,4 +198,4 @@ def local_folder(name: str | Path, **options: Any) -> Path:
         return Path(name)
     given = {option: value for option, value in options.items() if value is not None}
     with explain_download_errors(str(name)):
-        return Path(snapshot_download(str(name), allow_patterns=MODEL_FILES, **given))
+        return Path(snapshot_download(str(name), allow_patterns=list(patterns), **given))

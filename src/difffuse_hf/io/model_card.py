@@ -8,8 +8,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..errors import InputError
 from .files import write_whole
-from .model_folder import check_model_folder
+from .model_folder import check_inside, check_model_folder
 
 MOST_CHARACTERS = 1_000_000  # of a card that are looked at
 
@@ -181,13 +182,34 @@ def write_model_card(folder: str | Path, card: str) -> Path:
     return path
 
 
-def card_line(folder: str | Path) -> str:
-    """The first sentence of running text in a model's README.md, or an empty string."""
+def read_card(folder: str | Path) -> str:
+    """The text of the README.md in the folder of a model or a data set, with its metadata.
+
+    Raises:
+        InputError: there is none, or it is a link to elsewhere.
+    """
     card = Path(folder) / "README.md"
     if not card.is_file():
-        return ""
+        raise InputError(f"{folder} has no card: there is no README.md in it.")
+    check_inside(card, Path(folder))
     with card.open(encoding="utf-8", errors="replace") as file:
-        text = re.sub(r"\A---\n.*?\n---\n", "", file.read(MOST_CHARACTERS), flags=re.DOTALL)
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+        return file.read(MOST_CHARACTERS)
+
+
+def _text_of_card(folder: str | Path) -> str:
+    """A card without its metadata; empty where there is no card."""
+    text = read_card(folder) if (Path(folder) / "README.md").is_file() else ""
+    return re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
+
+
+def card_line(folder: str | Path) -> str:
+    """The first sentence of running text in a model's README.md, or an empty string."""
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", _text_of_card(folder))]
     prose = [part for part in paragraphs if part and not part.startswith(("#", "|", "<", "!", "```", "-", ">"))]
     return re.split(r"(?<=[.!?])\s", prose[0])[0].replace("**", "") if prose else ""
+
+
+def card_section(folder: str | Path, heading: str) -> str:
+    """What stands below `## heading` in a model's README.md, up to the next such heading, or an empty string."""
+    parts = re.split(r"^## +(.*?) *$", _text_of_card(folder), flags=re.MULTILINE)  # text, heading, text, ...
+    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]))).get(heading, "")

@@ -124,8 +124,10 @@ def check_inside(file: Path, folder: Path) -> None:
         raise InputError(f"{file} is a link to {real}, outside of {folder}; put the file itself there.")
 
 
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the tensors that the weights of a network's folder hold, from the heads of their files.
+def stored_tensors(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """{name: (shape, dtype)} of the tensors in the weights of a network's folder, from the heads of their files.
+
+    The dtype is spelled as in safetensors: "F16", "BF16", "F32".
 
     Raises:
         InputError: there are no weights in safetensors, they are damaged or lie elsewhere.
@@ -133,19 +135,25 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     for pattern in OTHER_LOADERS:
         if found := sorted(folder.glob(pattern)):
             raise InputError(f"{found[0]} does not belong into a model folder of this package; remove it.")
-    shapes = {}
+    stored = {}
     for file in _weight_files(folder):
         check_inside(file, folder)
         if not file.is_file():
             raise InputError(f"{folder} is incomplete: {file.name} is missing or no plain file.")
         try:
             with safe_open(file, "np") as tensors:
-                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+                slices = {name: tensors.get_slice(name) for name in tensors.keys()}
+                stored |= {name: (tuple(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"{file} is damaged or cut off ({first_line(error).rstrip('.')}); copy or download it again."
             ) from None
-    return shapes
+    return stored
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the tensors in the weights of a network's folder, see `stored_tensors`."""
+    return {name: shape for name, (shape, _) in stored_tensors(folder).items()}
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -16,7 +16,8 @@ from transformers import (
     ImageProcessingMixin,  # noqa: F401  diffusers looks for this name in the module of a component
 )
 
-from ..data.axial_slices import LESION_PROBABILITY, SliceGeometry, SliceRecipe, cut_labels
+from ..data.axial_slices import SliceGeometry, SliceRecipe, cut_labels
+from ..data.slice_settings import LESION_PROBABILITY
 from ..errors import InputError, require_choice
 from ..io.hub import private_by_default
 
@@ -29,7 +30,7 @@ class DifFuseProcessor(BaseImageProcessor):
 
     Args:
         modalities, image_size, pixel_spacing_mm, reference_intensity, slice_margin, min_foreground, window_hu,
-            optional_modalities, body_part: as in `SliceRecipe`, which says how they are used.
+            optional_modalities, body_part: as in `SliceSettings`, which says how they are used.
         anomaly_threshold (`float`, *optional*): calibrated on validation data; a voxel above it is lesion.
         false_positive_thresholds (`dict[str, float]`, *optional*): share of healthy brain to the anomaly threshold
             that no larger share reaches, on healthy validation slices, `{"0.01": 0.08}`.

@@ -1,12 +1,12 @@
 """A saved pipeline of this package, whichever it is."""
 
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 
 from ..errors import require_choice
-from ..io.model_folder import check_model_folder, read_json
+from ..io.hub import model_folder
+from ..io.model_folder import read_json
 from .pipeline_anoddpm import AnoDDPMPipeline
 from .pipeline_anofpdm import AnoFPDMPipeline
 from .pipeline_autoddpm import AutoDDPMPipeline
@@ -29,19 +29,6 @@ PIPELINES: tuple[type[CounterfactualPipeline], ...] = (
     RePaintPipeline,
     ReconstructionPipeline,
 )
-EMBEDDED = ("demo", "ct")  # names of the checkpoints in the package: MR of four modalities, head CT
-
-
-def model_folder(name: str | Path) -> Path:
-    """The folder of a model: itself, downloaded for a name on the Hub (`user/name`), or embedded (`EMBEDDED`).
-
-    Raises:
-        InputError: there is no such model, or its folder is incomplete.
-    """
-    if name in EMBEDDED:
-        return Path(str(files(__name__.partition(".")[0]))) / "assets" / name
-    check_model_folder(name)
-    return Path(name) if Path(name).is_dir() else Path(CounterfactualPipeline.download(str(name)))
 
 
 def load_pipeline(name: str | Path, device: str | torch.device = "cpu") -> CounterfactualPipeline:

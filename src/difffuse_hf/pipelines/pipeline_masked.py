@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..data.axial_slices import CHEST, LESION_PROBABILITY
+from ..data.slice_settings import CHEST, LESION_PROBABILITY
 from ..errors import InputError, require_choice
 from ..models.modeling_autoencoder import ResNetAutoencoder
 from ..models.modeling_slice_classifier import SliceClassifier

@@ -12,7 +12,8 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-from ..data.axial_slices import HEAD, slices_in_margin
+from ..data.axial_slices import slices_in_margin
+from ..data.slice_settings import HEAD
 from ..detection.result import DetectionResult
 
 NOTHING_FLAGGED = (
