@@ -76,11 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     sick = validation.labels == 1
     for some in (validation.with_lesion, validation.without_lesion):
         some()  # or a sentence says that there is none
-    with torch.no_grad():
-        logits = torch.cat(
-            [pipeline.classifier(part.to(pipeline.device)).logits.cpu() for part in validation.images.split(64)]
-        )
-    probability = logits.softmax(1)[:, 1]
+    probability = torch.cat(
+        [pipeline.lesion_probability(part.to(pipeline.device)).cpu() for part in validation.images.split(64)]
+    )
     pipeline.processor.lesion_probability_threshold = float(probability[sick].quantile(1 - args.sensitivity))
     specificity = float((probability[~sick] < pipeline.processor.lesion_probability_threshold).float().mean())
 

@@ -15,7 +15,7 @@ import difffuse_hf
 from difffuse_hf import BrainPhantom, DifFusePipeline, dice, load_pipeline
 from difffuse_hf.detection.load import load_model
 from difffuse_hf.detection.run import detect_case
-from difffuse_hf.pipelines.auto import EMBEDDED
+from difffuse_hf.io.hub import EMBEDDED
 from difffuse_hf.reporting.report import write_report
 
 ASSETS = Path(difffuse_hf.__file__).parent / "assets"
