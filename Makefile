@@ -11,7 +11,7 @@ INSTALL = "$(BIN)/python" -m pip install $(PIP_FLAGS) $(if $(CONSTRAINTS),-c "$(
 SCAN ?= $(wildcard ../shared/data/brats_sample/BraTS2021_96692)
 OUTPUT ?= out/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/installed
 	"$(BIN)/difffuse" demo --output "$(OUTPUT)" $(if $(SCAN),--scan "$(SCAN)")
@@ -26,6 +26,10 @@ lint: $(VENV)/installed-dev
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
+# The site in out/docs, without network; a warning ends the build. The variable silences an advertisement.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build
+
 $(VENV)/installed: setup.py constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"
 	$(INSTALL) -e ".[preprocess]"
@@ -34,6 +38,10 @@ $(VENV)/installed: setup.py constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(INSTALL) -e ".[train,preprocess,app,dev]"
+	touch "$@"
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(INSTALL) -e ".[docs]"
 	touch "$@"
 
 clean:

@@ -28,6 +28,11 @@ EXTRAS = {
         "ipyniivue>=2.4",  # NiiVue, which the page and notebooks show volumes with
     ],
     "dicom": ["pydicom>=3.0", "highdicom>=0.23"],
+    "docs": [
+        "mkdocs-material>=9.7",
+        "mkdocstrings[python]>=1.0",
+        "ruff>=0.6",  # lays out the signatures
+    ],
     "dev": [
         "highdicom>=0.23",
         "pytest>=8.0",

@@ -29,8 +29,8 @@ class DifFuseProcessor(BaseImageProcessor):
     """Turns skull-stripped MR, head CT or lung CT into the slices a Dif-fuse model was trained on, and maps back.
 
     Args:
-        modalities, image_size, pixel_spacing_mm, reference_intensity, slice_margin, min_foreground, window_hu,
-            optional_modalities, body_part: as in `SliceSettings`, which says how they are used.
+        modalities, image_size, pixel_spacing_mm: as in `SliceSettings`, which says how they are used.
+        reference_intensity, slice_margin, min_foreground, window_hu, optional_modalities, body_part: likewise.
         anomaly_threshold (`float`, *optional*): calibrated on validation data; a voxel above it is lesion.
         false_positive_thresholds (`dict[str, float]`, *optional*): share of healthy brain to the anomaly threshold
             that no larger share reaches, on healthy validation slices, `{"0.01": 0.08}`.
