@@ -84,7 +84,7 @@ def unknown_words(words: list[str]) -> list[str]:
         elif word in ("difffuse", "difffuse_hf.cli"):
             name = rest[0] if rest else ""
             if name.startswith("-"):
-                known = {"--help", "--version"}
+                known = {"--help", *(option for one in GROUP.params for option in one.opts)}
             elif name not in GROUP.commands:
                 return [name]
             else:

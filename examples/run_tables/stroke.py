@@ -39,7 +39,7 @@ STROKE = {
         common="--mixed_precision no --batch_size 4 --warmup_steps 0 --validation_steps 3 --validation_samples 8",
     ),
     "evening": StrokeSize(
-        560, [0, 1, 2], (2600, 700, 1500, 1000), tuned=10, scored=40, calibrated=60, inference=12, repaint=(12, 4, 3),
+        560, [0, 1, 2], (2600, 700, 1500, 1000), tuned=10, scored=20, calibrated=60, inference=12, repaint=(12, 4, 3),
     ),
 }  # fmt: skip
 
