@@ -6,8 +6,9 @@ python examples/calibrate_pipeline.py out/difffuse --dataset data/brats_slices -
 Every schedule of the grid is run once, every map of it is scored, and the cheapest that is as good as the best is kept
 for `--preset`, with its thresholds: `difffuse detect` uses exactly what was chosen. Without `--output_dir` the model's
 own processor is replaced. Data with image labels only is calibrated by its healthy slices: `--labels_only
---false_positives 0.01`. A model that will see other scanners than its training data had (one trained on synthetic
-subjects, say) is better chosen with `--scanner_spread 0.35`.
+--false_positives 0.01`. The threshold with the best Dice over slices with a lesion flags much of a scan that has few
+of them; `--healthy_threshold` takes the one that 1 % of healthy brain reaches. A model that will see other scanners
+than its training data had (one trained on synthetic subjects, say) is better chosen with `--scanner_spread 0.35`.
 """
 
 import argparse
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--false_positives", type=float, nargs="*", default=[HEALTHY_SHARE], metavar="SHARE",
                         help="calibrate thresholds that so much healthy brain reaches")  # fmt: skip
     parser.add_argument("--labels_only", action="store_true", help="use no drawn lesion")
+    parser.add_argument("--healthy_threshold", action="store_true",
+                        help="take the first of --false_positives for the threshold")  # fmt: skip
     parser.add_argument("--scanner_spread", type=float, default=0.0,
                         help="vary the contrast of the validation slices, see `as_other_scanners`")  # fmt: skip
     parser.add_argument("--channels", type=int, nargs="*",
@@ -90,6 +93,10 @@ def calibrate(pipeline: DifFusePipeline, validation: Slices, args: argparse.Name
         f"{len(diseased.images)} slices with a lesion and {len(healthy.images)} without of the validation split"
         f"{varied}: {what} {best.score:.3f}, {best.calls:.1f} network calls an image"
     )
+    if args.healthy_threshold:
+        share = args.false_positives[0]
+        by += f"; threshold: {share:.0%} of healthy brain reaches it"
+        return replace(best.calibration, chosen_by=by, threshold=best.calibration.threshold_for(share))
     return replace(best.calibration, chosen_by=by)
 
 

@@ -71,8 +71,8 @@ def stroke(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
               "--limit", size.calibrated, "--training_data",
               "Synthetic stroke patients only: BrainPhantom over the label maps of SynthSeg.", to=model)  # fmt: skip
     steps.add("ct", "python", "examples/calibrate_pipeline.py", model, "--dataset", f"{first}/data",
-              "--limit", size.calibrated, "--grid", json.dumps(grid), "--output_dir", calibrated,
-              to=calibrated)  # fmt: skip
+              "--limit", size.calibrated, "--grid", json.dumps(grid), "--healthy_threshold",
+              "--output_dir", calibrated, to=calibrated)  # fmt: skip
     return steps
 
 
