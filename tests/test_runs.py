@@ -1,5 +1,6 @@
 """Facts about runs of many command lines: order, what is done again, several at a time, interrupts; and the table."""
 
+import importlib
 import importlib.util
 import json
 import signal
@@ -42,9 +43,9 @@ def wait_for(path):
 def table():
     specification = importlib.util.spec_from_file_location("runs", ROOT / "examples" / "runs.py")
     module = importlib.util.module_from_spec(specification)
-    if (folder := str(ROOT / "examples")) not in sys.path:  # where its modules lie when it is run as a script
-        sys.path.append(folder)
-    specification.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "examples")  # as for a script that lies there
+        specification.loader.exec_module(module)
     return module
 
 
