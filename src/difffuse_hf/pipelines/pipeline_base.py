@@ -104,7 +104,8 @@ class CounterfactualPipeline(DiffusionPipeline):
     def download(cls, pretrained_model_name, **kwargs):
         """Fetch a whole repository: diffusers' own `download` looks for our classes as code files in it."""
         names = ("cache_dir", "force_download", "token", "revision", "local_files_only")
-        folder = local_folder(pretrained_model_name, **{name: kwargs.get(name) for name in names})
+        given: dict[str, Any] = {name: kwargs.get(name) for name in names}
+        folder = local_folder(pretrained_model_name, **given)
         check_model_folder(folder, passed=kwargs)
         check_components(folder, passed=kwargs)
         return str(folder)
