@@ -61,8 +61,9 @@ def stroke(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
                   "--methods", METHODS, "--seed", seed, "--limit", size.tuned, "--num_inference_steps", size.inference,
                   "--repaint_steps", size.repaint, shared(), "--dtype", "auto", to=f"{here}/methods")  # fmt: skip
         scored += ["--all", f"{here}/methods", data]
-    steps.add("tables", "python", "examples/evaluate_anomaly.py", scored, "--limit", size.scored, "--dtype", "auto",
-              "--output_dir", f"{out}/tables", to=f"{out}/tables")  # fmt: skip
+    judges = ["--classifier", *(f"{out}/{seed}/classifier" for seed in size.seeds)]
+    steps.add("tables", "python", "examples/evaluate_anomaly.py", scored, judges, "--limit", size.scored,
+              "--dtype", "auto", "--output_dir", f"{out}/tables", to=f"{out}/tables")  # fmt: skip
     first = f"{out}/{size.seeds[0]}"
     chosen = "--preset fast --percentile 90 --dtype float16 --sensitivity 0.8".split()
     model, calibrated, grid = f"{out}/model", f"{out}/ct", {"noise_level": [350], "percentile": [80, 90]}
