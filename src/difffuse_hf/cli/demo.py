@@ -18,12 +18,15 @@ def demo(
     scan: Annotated[Path | None, typer.Option(help="A real case folder in the BraTS layout to run as well.")] = None,
     ct: Annotated[
         bool,
-        typer.Option("--ct/--no-ct", help="Head CT as well; needs the extra preprocess, and is left out without."),
+        typer.Option("--ct/--no-ct", help="Head CT as well; needs the extra preprocess."),
     ] = True,
     device: Device = None,
 ):
     """Run the embedded models on synthetic subjects, MR and head CT, and on a real scan if you give one."""
-    run_demo(output, scan, check_device(device), ct_model="ct" if ct and has_dicom() else None)
+    if ct and not has_dicom():
+        ct = False
+        print("Head CT is left out, for it needs more packages: pip install 'difffuse_hf[preprocess]'.")
+    run_demo(output, scan, check_device(device), ct_model="ct" if ct else None)
 
 
 def has_dicom() -> bool:

@@ -1,7 +1,7 @@
 """The synthetic stroke patients of `difffuse phantom --layout ist3 --arrays` as a `datasets` builder of slices.
 
-What `difffuse prepare ist3` and `load_dataset` make of a folder with `scans.csv` in it: no DICOM stands between the
-anatomy and the slice, and every slice carries the exact mask of the infarct.
+What `difffuse prepare ist3` makes of a folder with `scans.csv` in it: no DICOM stands between the anatomy and the
+slice, and every slice carries the exact mask of the infarct.
 """
 
 from dataclasses import dataclass
