@@ -168,7 +168,8 @@ def written(case, tmp_path_factory):
     lesion[20:30, 22:28, 4:7] = 1
     result = DetectionResult(
         case=case, counterfactual=case.volumes + 10 * lesion, anomaly=0.25 * lesion.astype(np.float32), lesion=lesion,
-        saliency=np.zeros(shape, np.float32), mask=lesion, lesion_probability=np.ones(shape[2]), slices=None,
+        saliency=np.zeros(shape, np.float32), mask=lesion, tissue=np.ones(shape, bool),
+        lesion_probability=np.ones(shape[2]), slices=None,
         parameters={"anomaly_threshold": 0.2, "window_hu": [0, 100]},
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("out") / "dicom"

@@ -41,6 +41,7 @@ def result():
         lesion=(anomaly.numpy() >= 0.1).astype(np.uint8),
         saliency=anomaly.numpy(),
         mask=(anomaly.numpy() > 0).astype(np.uint8),
+        tissue=geometry.tissue,
         lesion_probability=probability,
         slices=ModelSlices(
             indices=torch.arange(len(slices)),

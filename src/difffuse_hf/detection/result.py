@@ -41,6 +41,7 @@ class DetectionResult:
     lesion: np.ndarray  # (X, Y, Z) uint8, anomaly at or above the calibrated threshold
     saliency: np.ndarray  # (X, Y, Z) float32 in [0, 1]
     mask: np.ndarray  # (X, Y, Z) uint8, where tissue was repainted
+    tissue: np.ndarray  # (X, Y, Z) bool, where a lesion can be: the brain, all inside the skull, or the body
     lesion_probability: np.ndarray  # (S,) of each axial slice, inferior to superior; 0 for slices not looked at
     slices: ModelSlices
     parameters: dict[str, Any]  # everything that decides the result

@@ -111,6 +111,7 @@ def detect_volume(
         lesion=(anomaly >= threshold).astype(np.uint8) * brain,
         saliency=saliency,
         mask=(blend > 0).astype(np.uint8),
+        tissue=brain,
         lesion_probability=probability.numpy(),
         slices=_usable_only(slices, made, found, pictures, reference, usable, channels),
         parameters={

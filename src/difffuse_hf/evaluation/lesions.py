@@ -1,0 +1,71 @@
+"""A detected mask of a whole scan against the drawn one: volumes, lesions one by one, and what is flagged wrongly.
+
+Lesions are the connected pieces of the drawn mask (voxels that share a face). A lesion is found where any voxel of it is
+flagged; a flagged piece that touches no lesion is a false positive.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from ..preprocessing.shapes import label_pieces
+from .segmentation import dice
+
+
+def score_scan(found: np.ndarray, brain: np.ndarray, drawn: np.ndarray | None, voxel_ml: float) -> dict[str, float]:
+    """The measures of one scan; NaN where one is not defined, and those of a drawn mask are left out without one.
+
+    Args:
+        found (`np.ndarray` of shape `(X, Y, Z)`): > 0 where a lesion was detected.
+        brain (`np.ndarray` of shape `(X, Y, Z)`): > 0 in the tissue in which a lesion can be.
+        drawn (`np.ndarray` of shape `(X, Y, Z)`, *optional*): > 0 in the lesions; all 0 for a scan without one.
+        voxel_ml (`float`): volume of a voxel in millilitres.
+
+    Returns:
+        `found_ml`; `flagged`, the share of the brain outside the drawn lesions that is flagged. With a drawn mask also
+        `drawn_ml`, `volume_error_ml` (found minus drawn), `false_positives` (pieces a scan), `false_slices` (share of
+        the axial slices, those along the last axis, with brain and no lesion in which anything is flagged), and where
+        it is not empty `dice`, `sensitivity` (share of the lesions that are found) and `voxel_sensitivity`.
+
+    Raises:
+        ValueError: the masks have different shapes.
+    """
+    found, brain = found > 0, brain > 0
+    lesion = np.zeros_like(found) if drawn is None else drawn > 0
+    if not found.shape == brain.shape == lesion.shape:
+        raise ValueError(f"The masks have different shapes: {found.shape}, {brain.shape}, {lesion.shape}.")
+    measures = {
+        "found_ml": np.count_nonzero(found) * voxel_ml,
+        "flagged": _share(found, brain & ~lesion),
+    }
+    if drawn is None:
+        return measures
+    drawn_ml = np.count_nonzero(lesion) * voxel_ml
+    pieces, count = label_pieces(found)
+    healthy = (brain & ~lesion).any((0, 1)) & ~lesion.any((0, 1))  # of the slices
+    measures |= {
+        "drawn_ml": drawn_ml,
+        "volume_error_ml": measures["found_ml"] - drawn_ml,
+        "false_positives": float(count - _touched(pieces, lesion)),
+        "false_slices": _share(found.any((0, 1)), healthy),
+    }
+    if lesion.any():
+        lesions, number = label_pieces(lesion)
+        measures |= {
+            "dice": dice(torch.from_numpy(found)[None], torch.from_numpy(lesion)[None]).item(),
+            "sensitivity": _touched(lesions, found) / number,
+            "voxel_sensitivity": _share(found, lesion),
+        }
+    return measures
+
+
+def _touched(pieces: np.ndarray, mask: np.ndarray) -> int:
+    """How many of the numbered pieces share a voxel with a mask."""
+    return int(np.count_nonzero(np.unique(pieces[mask])))
+
+
+def _share(flagged: np.ndarray, where: np.ndarray) -> float:
+    """Share of the places `where` that are flagged; NaN where there is none."""
+    count = np.count_nonzero(where)
+    return np.count_nonzero(flagged & where) / count if count else math.nan
