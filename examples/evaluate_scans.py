@@ -1,4 +1,4 @@
-"""Detect in whole scans and score what is found against the drawn lesions: volumes, lesions one by one, false positives.
+"""Detect in whole scans and score what is found against drawn lesions: volumes, lesions one by one, what is wrong.
 
 python examples/evaluate_scans.py demo --cases data/phantom/test --group_by kind --seeds 0 1 2 --output_dir out/scans
 python examples/evaluate_scans.py demo --cases data/MS_26 data/BraTS2021_96692 --modalities flair --pictures \

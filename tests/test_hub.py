@@ -1,5 +1,7 @@
 """Model cards, and the way to the Hub and back, against a stub on this machine."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -9,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import constants
 from tiny_models import tiny_unet
 
+import difffuse_hf
 from difffuse_hf import (
     ACATClassifier,
     ACATProcessor,
@@ -177,6 +180,22 @@ def test_all_that_can_be_saved_goes_to_the_hub_in_private(kind, connected_hub, f
     saved.push_to_hub("tester/open", public=True)
     saved.push_to_hub("tester/world", private=False)
     assert len(connected_hub.files("tester/open")) > 0 and "tester/world" not in connected_hub.private
+
+
+def test_what_is_saved_does_not_tell_where_its_networks_were_loaded_from(tmp_path):
+    Pipeline(tiny_unet(), DifFuseScheduler()).save_pretrained(tmp_path / "secret")
+    loaded = Pipeline.from_pretrained(tmp_path / "secret")
+    assert str(tmp_path) in loaded.unet.config["_name_or_path"]  # as diffusers keeps it
+    loaded.save_pretrained(tmp_path / "passed on")
+    texts = [file.read_text() for file in (tmp_path / "passed on").rglob("*.json")]
+    assert texts and not any("secret" in text for text in texts)
+    again = Pipeline.from_pretrained(tmp_path / "passed on")
+    assert {**again.unet.config, "_name_or_path": ""} == {**loaded.unet.config, "_name_or_path": ""}
+
+
+def test_no_embedded_model_names_a_folder_of_its_maker():
+    for file in Path(difffuse_hf.__file__).parent.joinpath("assets").rglob("*.json"):
+        assert "_name_or_path" not in file.read_text(), file
 
 
 def test_saving_by_position_and_saving_on_other_processes(connected_hub, tmp_path):

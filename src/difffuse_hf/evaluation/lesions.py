@@ -1,7 +1,7 @@
 """A detected mask of a whole scan against the drawn one: volumes, lesions one by one, and what is flagged wrongly.
 
-Lesions are the connected pieces of the drawn mask (voxels that share a face). A lesion is found where any voxel of it is
-flagged; a flagged piece that touches no lesion is a false positive.
+Lesions are the connected pieces of the drawn mask (voxels that share a face). A lesion is found where any voxel of it
+is flagged; a flagged piece that touches no lesion is a false positive.
 """
 
 import math

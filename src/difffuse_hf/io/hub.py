@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, R
 from huggingface_hub.errors import HTTPError as HubHTTPError  # pyright: ignore[reportPrivateImportUsage]
 
 from ..errors import InputError, first_line
-from .model_folder import check_model_folder
+from .model_folder import check_model_folder, forget_origin
 
 HUB_ERRORS = (OSError, HubHTTPError)  # of its client, where the Hub cannot be reached or refuses
 EMBEDDED = ("demo", "ct")  # names of the checkpoints in the package: MR of four modalities, head CT
@@ -116,6 +116,8 @@ def private_by_default(cls: type[Saved]) -> type[Saved]:
         pushed = given.arguments.pop("push_to_hub", push_to_hub)  # it may come by position
         _refuse_arguments(self, _NOT_DONE & set(kwargs) if pushed else ())
         result = save(*given.args, **given.kwargs)
+        if given.arguments.get("is_main_process", True):
+            forget_origin(save_directory)
         if pushed and given.arguments.get("is_main_process", True):
             name = options.pop("repo_id", None) or Path(save_directory).absolute().name
             _push(self, save_directory, name, allow_patterns=MODEL_FILES, **options)

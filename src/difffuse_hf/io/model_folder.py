@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError, first_line
+from .files import write_whole
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # transformers' name, diffusers' name
 MOST_JSON_BYTES = 20_000_000
@@ -173,3 +174,16 @@ def _weight_files(folder: Path) -> list[Path]:
     raise InputError(
         f"{folder} has no weights: no file {' or '.join(WEIGHTS)}; other formats can run code and are not read."
     )
+
+
+def forget_origin(folder: str | Path) -> None:
+    """Take out of a saved model where its parts were loaded from, which diffusers writes into their JSON files.
+
+    A model is passed on, and the names of its maker's folders are nobody's business.
+    """
+    names = ("config.json", "model_index.json", "scheduler_config.json")
+    for file in (file for name in names for file in (Path(folder, name), *Path(folder).glob(f"*/{name}"))):
+        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if "_class_name" in values and values.pop("_name_or_path", None) is not None:
+            text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+            write_whole(file, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
