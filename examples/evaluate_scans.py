@@ -26,6 +26,7 @@ from difffuse_hf.detection.run import fingerprint_of
 from difffuse_hf.detection.sources import read_source
 from difffuse_hf.detection.volume import detect_volume
 from difffuse_hf.errors import InputError, run_script
+from difffuse_hf.evaluation.image_quality import grain
 from difffuse_hf.evaluation.lesions import score_scan
 from difffuse_hf.io.files import own_folder, write_whole
 from difffuse_hf.io.hub import model_folder
@@ -136,11 +137,12 @@ def score_case(pipeline: DifFusePipeline, folder: Path, seed: int, args: argpars
     result = detect_volume(
         pipeline, case, args.preset, args.batch_size, seed, args.all_slices, progress=False, **for_the_eye
     )
-    if shown:
-        show(result, Path(args.output_dir) / f"{folder.name}.png")
     scores = score_scan(result.lesion, result.tissue, case.reference, case.voxel_ml)
     usable = len(result.slices.indices)
     scores |= {"repainted": len(result.parameters["repainted_slices"]) / usable if usable else math.nan}
+    if shown:
+        show(result, Path(args.output_dir) / f"{folder.name}.png")
+        scores |= {"grain": grain_of_pictures(result)}
     return {**scores, "synthetic": case.header["descrip"].item() == SYNTHETIC}
 
 
@@ -149,6 +151,13 @@ def show(result: DetectionResult, path: Path) -> None:
     slices = select_slices(result, 5)
     if slices:
         write_overview(result, slices, coverage_of(result).in_words(), path)
+
+
+def grain_of_pictures(result: DetectionResult) -> float:
+    """`grain` of the counterfactuals that were made to be looked at."""
+    slices = result.slices
+    made = (slices.pictures != slices.counterfactual).flatten(1).any(1)
+    return grain(slices.image[made], slices.pictures[made], slices.mask[made])
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def test_modalities_that_are_not_named_are_as_if_never_acquired(cohort, tmp_path
     results = [json.loads((tmp_path / name / "scans.json").read_text())["results"] for name in ("all", "one")]
     assert results[0]["Case_0"][0]["found_ml"] != results[1]["Case_0"][0]["found_ml"]
     assert (tmp_path / "one" / "Case_0.png").exists() and not (tmp_path / "all" / "Case_0.png").exists()
-    assert "only flair" in (tmp_path / "one" / "scans.md").read_text()
+    tables = [(tmp_path / name / "scans.md").read_text() for name in ("all", "one")]
+    assert "only flair" in tables[1] and ["grain" in table for table in tables] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Facts about the kernel inception distance."""
 
+import math
+
 import pytest
 import torch
 
 pytest.importorskip("torchmetrics", reason="needs the extra `train`")
 
 from difffuse_hf import SliceClassifier, SliceClassifierConfig  # noqa: E402
-from difffuse_hf.evaluation.image_quality import classifier_features, flicker, kid  # noqa: E402
+from difffuse_hf.evaluation.image_quality import classifier_features, flicker, grain, kid  # noqa: E402
 
 
 def flat(images):
@@ -63,3 +65,21 @@ def test_a_change_that_goes_on_through_the_slices_does_not_flicker_and_noise_doe
     changed = images.clone()
     changed[::2, :, 0] = 1
     assert flicker(images, changed) == 0
+
+
+def test_the_grain_of_a_fill_is_measured_against_the_tissue_opposite_and_within_the_mask():
+    tissue = torch.full((1, 1, 8, 8), 0.5)
+    tissue[..., ::2] += 0.1  # columns: steps of 0.1 along a row, none along a column
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 1:4] = 1
+    assert grain(tissue, tissue, mask) == pytest.approx(1)
+    rough = torch.where(mask > 0, 0.5 + 2 * (tissue - 0.5), tissue)
+    assert grain(tissue, rough, mask) == pytest.approx(4)  # twice the steps, and none to the outside counts
+    flat = torch.where(mask > 0, 0.5, tissue)
+    assert grain(tissue, flat, mask) == 0
+
+
+def test_a_fill_with_nothing_opposite_to_compare_with_has_no_grain():
+    tissue, nothing = torch.full((1, 1, 8, 8), 0.5), torch.zeros(1, 1, 8, 8)
+    assert math.isnan(grain(tissue, tissue, nothing))
+    assert math.isnan(grain(tissue, tissue, nothing + 1))  # all of it was repainted

@@ -1,6 +1,7 @@
 """The models that come with the package, from label maps to a calibrated folder; synthetic subjects only."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from difffuse_hf.errors import require_choice
@@ -15,7 +16,7 @@ DEMO_SPLITS = {  # SynthSeg's label maps, subjects and seed of each split; no an
 
 
 def add_brain_slices(
-    steps: Steps, out: str, anatomies: str, splits: dict, layout: list[str], size: int, mm: float
+    steps: Steps, out: str, anatomies: str, splits: dict, layout: list[str], size: Sequence[int], mm: float
 ) -> str:
     """Synthetic MR subjects of each split on anatomies of its own, and their slices; the folder of these."""
     slices = f"{out}/slices"
@@ -27,7 +28,7 @@ def add_brain_slices(
         steps.add(f"phantom/{split}", "difffuse", "phantom", phantom, layout, "--subjects", subjects, "--seed", seed,
                   "--anatomies", heads, to=phantom)  # fmt: skip
         steps.add(f"slices/{split}", "python", "datasets_scripts/prepare_brats2021.py", phantom, slices,
-                  "--split", split, "--image_size", size, "--pixel_spacing_mm", mm, "--slice_margin", 0,
+                  "--split", split, "--image_size", list(size), "--pixel_spacing_mm", mm, "--slice_margin", 0,
                   "--min_foreground", 0.08, to=slices)  # fmt: skip
     return slices
 
@@ -36,7 +37,7 @@ def demo_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
     """The embedded checkpoint, from label maps to model folder, and its scores; synthetic subjects only."""
     require_choice("SIZE", name, ["full"])
     steps = Steps()
-    slices = add_brain_slices(steps, out, anatomies, DEMO_SPLITS, [], 96, 2)
+    slices = add_brain_slices(steps, out, anatomies, DEMO_SPLITS, [], [96], 2)
     parts = []
     for part in ("classifier", "autoencoder", "diffusion"):
         to = f"{out}/{part}"
@@ -68,7 +69,7 @@ class BrainModelSize:
     """A model of brain MR that does without some modalities: what differs between a smoke test and a model of use."""
 
     subjects: tuple[int, int, int]  # to train, validate and test
-    image: int  # pixels of a side
+    image: tuple[int, int]  # height and width in pixels
     pixel_mm: float
     steps: tuple[int, int, int]  # of classifier, autoencoder and U-Net
     unet: str
@@ -79,7 +80,7 @@ class BrainModelSize:
 BRAIN_MODEL = {
     "smoke": BrainModelSize(
         subjects=(2, 2, 2),
-        image=32,
+        image=(32, 32),
         pixel_mm=6,
         steps=(3, 3, 3),
         unet="--block_out_channels 16 16",

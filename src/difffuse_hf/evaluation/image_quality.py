@@ -1,4 +1,4 @@
-"""Do counterfactuals look like healthy slices (kernel inception distance, thesis Sec. 6.6), and like one volume?"""
+"""Do counterfactuals look like healthy slices (kernel inception distance, thesis Sec. 6.6; grain), like one volume?"""
 
 import warnings
 from collections.abc import Callable
@@ -64,6 +64,34 @@ def flicker(images: torch.Tensor, counterfactuals: torch.Tensor) -> float:
     both = (brain[1:] & brain[:-1]).expand_as(images[1:])
     step = (counterfactuals - images).diff(dim=0).abs()[both]
     return float(step.mean()) if step.numel() else 0.0
+
+
+def grain(images: torch.Tensor, counterfactuals: torch.Tensor, masks: torch.Tensor) -> float:
+    """Gradient energy of what was repainted, over that of the tissue on the other side of the image.
+
+    About 1 for a fill as rough as healthy tissue, above it a grainy one, below it a smooth one. Differences to the
+    next pixel count where both pixels are inside: of the counterfactual in the mask, of the image in the mask mirrored
+    left to right where nothing was repainted. The first channel counts.
+
+    Args:
+        images, counterfactuals (`torch.Tensor` of shape `(B, C, H, W)`): slices, in [0, 1].
+        masks (`torch.Tensor` of shape `(B, 1, H, W)`): > 0 where tissue was repainted.
+
+    Returns:
+        the ratio over all slices together; NaN where nothing was repainted, or nothing lies opposite.
+    """
+    repainted, tissue = masks > 0, images[:, :1] > 0
+    here = _gradient_energy(counterfactuals[:, :1], repainted & tissue)
+    opposite = _gradient_energy(images[:, :1], repainted.flip(-1) & ~repainted & tissue)
+    return here / opposite if opposite else float("nan")
+
+
+def _gradient_energy(images: torch.Tensor, inside: torch.Tensor) -> float:
+    """Mean square of the differences to the next row's and the next column's pixel, both of them inside."""
+    squares = [images.diff(dim=axis)[inside.narrow(axis, 1, inside.shape[axis] - 1)
+                                     & inside.narrow(axis, 0, inside.shape[axis] - 1)].square()
+               for axis in (2, 3)]  # fmt: skip
+    return float(torch.cat(squares).mean())
 
 
 def classifier_features(classifier) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -17,6 +17,7 @@ COLUMNS = [
     Column("drawn_ml", "drawn, ml", digits=1, best=None, spread=False),
     Column("volume_error_ml", "found minus drawn, ml", digits=1, best=None),
 ]
+GRAIN = Column("grain", "grain of the picture (healthy tissue = 1)", best=None)
 ALL = "all"
 
 
@@ -41,7 +42,8 @@ def write_scan_tables(
     if modalities:
         caption += f" Of each scan only {', '.join(modalities)}."
     rows = by_group(results, groups) if groups else results
-    tables = [measures_table(rows, COLUMNS, caption, row_heading="lesions" if groups else "scan")]
+    columns = [*COLUMNS, GRAIN] if any("grain" in one for seeds in rows.values() for one in seeds) else COLUMNS
+    tables = [measures_table(rows, columns, caption, row_heading="lesions" if groups else "scan")]
     write_tables(tables, {"results": results, "groups": groups, "tables": rows}, folder, "scans")
     return tables
 
