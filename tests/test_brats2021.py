@@ -5,6 +5,7 @@ import pytest
 datasets = pytest.importorskip("datasets", reason="needs the extra `train`")
 
 from difffuse_hf.data.brats2021 import BraTS2021  # noqa: E402
+from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.models.processing_difffuse import DifFuseProcessor  # noqa: E402
 
 SHAPE = (40, 40, 12)
@@ -136,3 +137,12 @@ def test_the_folder_may_be_given_relative_and_streams(root, tmp_path, monkeypatc
     builder = BraTS2021("slices", data_dir="data", cache_dir=str(tmp_path / "cache"), **SETTINGS)
     assert builder.config.data_dir == str(root)
     assert next(iter(builder.as_streaming_dataset(split="train")))["image"].shape == (2, 48, 48)
+
+
+def test_a_scan_that_cannot_be_used_is_named(build, root):
+    for modality in ("flair", "t1"):
+        file = root / "BraTS2021_00003" / f"BraTS2021_00003_{modality}.nii.gz"
+        values = np.random.default_rng(0).integers(100, 300, SHAPE).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(values, LPS), file)
+    with pytest.raises(InputError, match="BraTS2021_00003 cannot be used: .*not surrounded by zeros"):
+        build("slices")

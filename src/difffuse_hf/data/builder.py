@@ -145,7 +145,12 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, cases):  # pyright: ignore[reportIncompatibleMethodOverride]  as `gen_kwargs` has it
         for case in cases:
-            yield from self.examples(case)
+            try:
+                yield from self.examples(case)
+            except InputError as error:  # of thousands of cases this is the one
+                if not isinstance(case, str) or case in str(error):
+                    raise
+                raise InputError(f"{case} cannot be used: {error}") from error
 
 
 def split_generators(parts: Mapping[str, list]) -> list[datasets.SplitGenerator]:
