@@ -51,6 +51,7 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "AnoFPDM, calibrated map": ("AnoFPDMPipeline", ("conditional",), {}),
     "AnoDDPM": ("AnoDDPMPipeline", ("simplex",), {}),
     "AutoDDPM": ("AutoDDPMPipeline", HEALTHY, {}),
+    "THOR": ("THORPipeline", HEALTHY, {}),
     "DDPM": ("UnmaskedPipeline", HEALTHY, {"forward": "noise", "reverse": "ddpm"}),
     "DDIM-DDPM": ("UnmaskedPipeline", HEALTHY, {"forward": "inversion", "reverse": "ddpm"}),
     "DDPM-DDIM": ("UnmaskedPipeline", HEALTHY, {"forward": "noise", "reverse": "ddim"}),
@@ -79,6 +80,7 @@ GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90
     "AnoFPDMPipeline": {"guidance_scale": [2.0, 3.0, 6.0]},  # the noise level is chosen for each image
     "AnoDDPMPipeline": {"noise_level": [50, 100, 200, 300]},
     "AutoDDPMPipeline": LEVELS,
+    "THORPipeline": {"noise_level": [200, 350, 500], "region_size": [5, 13]},
     "UnmaskedPipeline": LEVELS,
     "ACAT": {"percentile": PERCENTILES},
     "RePaint, calibrated": {"num_samples": [4], "percentile": PERCENTILES},
@@ -86,11 +88,13 @@ GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90
     "DifFusePipeline": {"noise_level": [200, 350, 500], "percentile": PERCENTILES},
 }
 CHOSEN_WITHOUT_MASKS = ("mask_threshold", "largest_divergence", "similarity_threshold")  # by `calibrate`
+OWN_FILTER = ("AnoFPDMPipeline", "THORPipeline")  # a median, and a harmonic mean of blurred maps
 STRIDED = (
     "UnmaskedPipeline",
     "AnoFPDMPipeline",
     "AnoDDPMPipeline",
     "AutoDDPMPipeline",
+    "THORPipeline",
     "ClassifierGuidancePipeline",
     "ClassifierFreeGuidancePipeline",
     "DifFusePipeline",
@@ -198,8 +202,8 @@ def build(kind: str, networks: dict, settings: dict, args):
     if kind == "RePaintPipeline":
         names = ("num_inference_steps", "jump_length", "num_resamples")
         common |= dict(zip(names, args.repaint_steps)) | masked
-    if kind == "AnoFPDMPipeline":
-        common.pop("morphology_size", None)  # it takes the median
+    if kind in OWN_FILTER:
+        common.pop("morphology_size", None)
     if kind == "DifFusePipeline":
         common |= masked | {"preset": args.preset}
     return getattr(package, kind)(

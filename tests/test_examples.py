@@ -160,7 +160,7 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
         grids=short)  # fmt: skip
     assert (folder / "DDPM" / "tuning.json").stat().st_mtime_ns == first  # what is there is kept
     methods = {one["name"]: one for one in json.loads((folder / "methods.json").read_text())}
-    assert len(methods) == 22
+    assert len(methods) == 23
     for name in ("Dif-fuse, calibrated", "RePaint, calibrated"):
         method = methods.pop(name)
         (chosen,) = (one["setting"] for one in method["tuning"] if one["chosen"])

@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the sa
     from .pipelines.pipeline_output import CounterfactualOutput
     from .pipelines.pipeline_reconstruction import ReconstructionPipeline
     from .pipelines.pipeline_repaint import RePaintPipeline
+    from .pipelines.pipeline_thor import THORPipeline
     from .pipelines.pipeline_unmasked import UnmaskedPipeline
     from .preprocessing.ct import preprocess_ct
     from .saliency.counterfactual import class_agnostic_saliency, latent_counterfactual, negative_counterfactual
@@ -122,6 +123,7 @@ _PUBLIC = {
     "pipelines.pipeline_anoddpm": ["AnoDDPMPipeline"],
     "pipelines.pipeline_anofpdm": ["AnoFPDMPipeline"],
     "pipelines.pipeline_autoddpm": ["AutoDDPMPipeline"],
+    "pipelines.pipeline_thor": ["THORPipeline"],
     "pipelines.pipeline_classifier_guidance": ["ClassifierGuidancePipeline"],
     "pipelines.pipeline_classifier_free_guidance": ["ClassifierFreeGuidancePipeline"],
     "pipelines.pipeline_repaint": ["RePaintPipeline"],
@@ -191,6 +193,7 @@ __all__ = [
     "AnoDDPMPipeline",
     "AnoFPDMPipeline",
     "AutoDDPMPipeline",
+    "THORPipeline",
     "ClassifierGuidancePipeline",
     "ClassifierFreeGuidancePipeline",
     "RePaintPipeline",

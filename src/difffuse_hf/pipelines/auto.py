@@ -16,6 +16,7 @@ from .pipeline_classifier_guidance import ClassifierGuidancePipeline
 from .pipeline_difffuse import DifFusePipeline
 from .pipeline_reconstruction import ReconstructionPipeline
 from .pipeline_repaint import RePaintPipeline
+from .pipeline_thor import THORPipeline
 from .pipeline_unmasked import UnmaskedPipeline
 
 PIPELINES: tuple[type[CounterfactualPipeline], ...] = (
@@ -23,6 +24,7 @@ PIPELINES: tuple[type[CounterfactualPipeline], ...] = (
     UnmaskedPipeline,
     AnoDDPMPipeline,
     AutoDDPMPipeline,
+    THORPipeline,
     ClassifierGuidancePipeline,
     ClassifierFreeGuidancePipeline,
     AnoFPDMPipeline,
