@@ -14,6 +14,7 @@ from .pipeline_base import CounterfactualPipeline
 from .pipeline_classifier_free_guidance import ClassifierFreeGuidancePipeline
 from .pipeline_classifier_guidance import ClassifierGuidancePipeline
 from .pipeline_difffuse import DifFusePipeline
+from .pipeline_itermask2 import IterMask2Pipeline
 from .pipeline_reconstruction import ReconstructionPipeline
 from .pipeline_repaint import RePaintPipeline
 from .pipeline_thor import THORPipeline
@@ -30,6 +31,7 @@ PIPELINES: tuple[type[CounterfactualPipeline], ...] = (
     AnoFPDMPipeline,
     RePaintPipeline,
     ReconstructionPipeline,
+    IterMask2Pipeline,
 )
 
 
