@@ -97,6 +97,25 @@ def test_change_is_counted_in_the_brain_outside_the_lesion_only():
     assert anomaly.score_counterfactuals(made, sick)["change_outside"] == pytest.approx(0.25)
 
 
+def test_the_error_against_the_twin_is_the_mean_inside_the_lesion_slice_by_slice_and_beside_doing_nothing():
+    known = slices()
+    twins = known.images.clone()
+    twins[known.labels == 0] = torch.nan
+    known = replace(known, images=known.images + 0.4 * known.masks, healthy=twins)
+    made = twins.nan_to_num() + 1.0  # far off wherever nothing is counted
+    inside = known.masks[1, 0] > 0
+    made[1, :, inside] = 0.5 + torch.tensor([0.1, -0.3])[:, None]  # two channels
+    made[3, :, known.masks[3, 0] > 0] = 0.5
+    error = anomaly.twin_errors(made, known)
+    assert error[[0, 2]].isnan().all() and error[[1, 3]].tolist() == pytest.approx([0.2, 0])
+    assert anomaly.twin_errors(known.images, known)[[1, 3]].tolist() == pytest.approx([0.4, 0.4])
+    scores = anomaly.score_counterfactuals(made, known)
+    assert (scores["twin_error"], scores["twin_error_left"]) == pytest.approx((0.1, 0.25))
+    part = known.select(torch.tensor([3]))
+    assert anomaly.score_counterfactuals(made[3:], part)["twin_error"] == pytest.approx(0, abs=1e-7)
+    assert "twin_error" not in anomaly.score_counterfactuals(made, replace(known, healthy=None))
+
+
 def test_the_flip_rate_is_of_slices_that_were_taken_for_diseased():
     class Bright(torch.nn.Linear):
         """Takes a slice for diseased whose mean is above 0.2."""

@@ -113,8 +113,12 @@ def anomaly(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
                   ["--num_inference_steps", size.inference] if size.inference else [],
                   to=f"{here}/methods")  # fmt: skip
 
+        twins = f"{here}/twins"  # the same slices, with each as it was before its lesion was painted in
+        steps.add(f"{seed}/twins", "python", "datasets_scripts/add_healthy_twins.py", f"{here}/data", glioma, twins,
+                  "--layout", "brats2021", heads, to=twins)  # fmt: skip
+
     # Table 6.1, Figs. 6.6 and 6.7
-    every = [word for seed in size.seeds for word in ("--all", f"{out}/{seed}/methods", f"{out}/{seed}/data")]
+    every = [word for seed in size.seeds for word in ("--all", f"{out}/{seed}/methods", f"{out}/{seed}/twins")]
     judges = ["--classifier", *(f"{out}/{seed}/classifier" for seed in size.seeds)]  # none has seen its test anatomies
     steps.add("tables", "python", "examples/evaluate_anomaly.py", every, "--out_of_domain", foreign,
               judges, "--cohort", "brats", "--out_of_domain_cohort", "wmh",

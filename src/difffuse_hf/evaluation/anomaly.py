@@ -25,7 +25,8 @@ INFARCT_SIZES = (1, 2, 3, 4)  # of IST-3's readers, from lacune to more than hal
 class Slices:
     """Slices of a split: `images` (N, C, H, W) in [0, 1], drawn `masks` (N, 1, H, W), NaN where there is a lesion that
     nobody drew, `labels` (N,) 1 with a lesion, `subjects` (N,), the name of the `split`, and of IST-3 the scan's
-    `infarct_sizes` (N,), 0 (none) to 4."""
+    `infarct_sizes` (N,), 0 (none) to 4; of synthetic slices `healthy` (N, C, H, W), each as it was before its lesion
+    was painted in, NaN where there is none."""
 
     images: torch.Tensor
     masks: torch.Tensor
@@ -33,13 +34,14 @@ class Slices:
     subjects: list[str]
     split: str
     infarct_sizes: torch.Tensor | None = None
+    healthy: torch.Tensor | None = None
 
     def select(self, chosen: torch.Tensor) -> "Slices":
         """The slices at indices, or where a mask (N,) is true."""
         index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
         subjects = [self.subjects[i] for i in index.tolist()]
-        sizes = None if self.infarct_sizes is None else self.infarct_sizes[index]
-        return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split, sizes)
+        sizes, twins = (None if one is None else one[index] for one in (self.infarct_sizes, self.healthy))
+        return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split, sizes, twins)
 
     def with_lesion(self) -> "Slices":
         """The slices with a lesion.
@@ -123,7 +125,7 @@ def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
     rows = dataset.select(index.tolist())
     whose = next((name for name in ("subject", "patient") if name in rows.column_names), None)
     subjects = [str(i) for i in range(len(rows))] if whose is None else list(rows[whose])
-    columns = [name for name in ("image", "mask", "label") if name in rows.column_names]
+    columns = [name for name in ("image", "mask", "label", "healthy") if name in rows.column_names]
     chosen = rows.with_format("torch", columns=columns)[:]
     images, labels = chosen["image"], chosen["label"]
     if "mask" in columns:
@@ -132,7 +134,7 @@ def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
         masks = torch.zeros_like(images[:, :1])
         masks[labels == 1] = torch.nan
     sizes = torch.as_tensor(rows["infarct_size"]) if "infarct_size" in rows.column_names else None
-    return Slices(images, masks, labels, subjects, split, sizes)
+    return Slices(images, masks, labels, subjects, split, sizes, chosen.get("healthy"))
 
 
 def run_method(
@@ -233,10 +235,16 @@ def score_counterfactuals(
     """What counterfactuals of slices with a lesion leave alone, and whether they pass as healthy.
 
     `change_outside`: mean absolute change of intensity in the brain outside the drawn lesion. `flip_rate`: the share
-    of the slices that the classifier takes for diseased whose counterfactual it takes for healthy.
+    of the slices that the classifier takes for diseased whose counterfactual it takes for healthy. Where there are
+    healthy twins, `twin_error`, see `twin_errors`, and `twin_error_left`, as a share of what doing nothing leaves.
     """
     outside = (slices.brain & (slices.masks == 0)).expand_as(slices.images)
     scores = {"change_outside": _mean((counterfactuals - slices.images).abs()[outside])}
+    error, untouched = twin_errors(counterfactuals, slices), twin_errors(slices.images, slices)
+    known = error.isfinite()
+    if known.any():
+        scores["twin_error"] = _mean(error[known])
+        scores["twin_error_left"] = scores["twin_error"] / _mean(untouched[known])
     if classifier is not None:
         before = _lesion_probability(classifier, slices.images, batch_size) > 0.5
         after = _lesion_probability(classifier, counterfactuals, batch_size) > 0.5
@@ -254,6 +262,19 @@ def score_healthy(
     if threshold is not None:
         scores["false_positives"] = _mean((maps >= threshold.value)[brain].float())
     return scores
+
+
+def twin_errors(images: torch.Tensor, slices: Slices) -> torch.Tensor:
+    """How far images (N, C, H, W) in [0, 1] are from the slices' exact healthy twins inside the drawn lesion, (N,).
+
+        mean over the lesion's pixels and the channels of |x̂_0 − x_healthy|
+
+    Of the slices themselves, it is what doing nothing leaves. NaN where there is no twin, or no lesion is drawn.
+    """
+    twins = torch.full_like(images, torch.nan) if slices.healthy is None else slices.healthy
+    inside = slices.masks > 0
+    error = (images - twins).abs().mean(1, keepdim=True).masked_fill(~inside, 0)
+    return error.sum((1, 2, 3)) / inside.sum((1, 2, 3))
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ from .anomaly import (
     score_healthy,
     score_maps,
     size_edges,
+    twin_errors,
 )
 from .image_quality import classifier_features, inception_features, kid
 from .segmentation import dice
@@ -98,8 +99,8 @@ class AnomalySettings:
 
 class ScoredMethods(NamedTuple):
     """Of each method the measures of its seeds, the same for every other data set, the slices of its first seed for
-    the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`), and of each seed the `subject` and `dice` of
-    every test slice and the admission tests."""
+    the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`), of each seed the `subject`, `dice` and, where
+    there are healthy twins, `twin_error` of every test slice, and the admission tests."""
 
     results: dict[str, list[dict]]
     out_of_domain: dict[str, dict[str, list[dict]]]
@@ -224,7 +225,7 @@ def score_slices(
     judge=None,
     inception: bool = False,
 ) -> tuple[dict[str, float], dict[str, list], dict[str, np.ndarray]]:
-    """All measures on one set of slices, Dice and subject of each slice, and a few slices with what was made of them.
+    """All measures on one set of slices, some of each slice (see `ScoredMethods`), and a few with what became of them.
 
     `dice_no_masks` is the Dice at the threshold of healthy validation slices; all else is at the best threshold.
 
@@ -245,6 +246,8 @@ def score_slices(
         measures["threshold"] = threshold.value
         measures |= score_maps(found, known, threshold, thresholds.edges)
         of_slices = {"subject": known.subjects, "dice": dice(found >= threshold.value, known.masks).tolist()}
+        if known.healthy is not None:
+            of_slices["twin_error"] = twin_errors(made[drawn], known).tolist()
     if thresholds.healthy is not None and drawn.any():
         measures["dice_no_masks"] = float(dice(found >= thresholds.healthy.value, known.masks).mean())
     measures |= score_counterfactuals(made, sick, judge)
