@@ -194,6 +194,42 @@ def healthy_threshold(maps: torch.Tensor, healthy: Slices, share: float = HEALTH
     return replace(threshold, value=1.0) if ((maps == 0) | (maps == 1)).all() else threshold
 
 
+def label_threshold(maps: torch.Tensor, sick: Slices, healthy_maps: torch.Tensor, healthy: Slices) -> Threshold:
+    """The threshold with the best Dice that image labels let one estimate, of any split but `test`.
+
+    With F_s(τ) and F_h(τ) the shares of the brain that reach τ in slices with a lesion and in healthy ones, and π the
+    share of the first that is lesion, F_s = π · sensitivity + (1 − π) F_h, if what surrounds a lesion is flagged as
+    often as healthy brain. So, of all pixels together,
+
+        Dice(τ) = 2 (F_s − (1 − π) F_h) / (F_s + π),   1 − π = min over τ of (1 − F_s) / (1 − F_h)
+
+    The last is the largest share of healthy pixels that the first slices can hold (Blanchard et al. 2010): π is exact
+    where some threshold has full sensitivity, and too small otherwise. Thresholds that more than half of healthy brain
+    reaches do not count in it, for what is left is few pixels.
+
+    Args:
+        maps, healthy_maps (`torch.Tensor` of shape `(N, 1, H, W)`): of the slices with a lesion, and without.
+        sick, healthy (`Slices`): both; no drawn lesion is looked at.
+
+    Returns:
+        `Threshold`: with the estimated Dice; 1 for maps of 0 and 1, which have decided already, and infinite where
+        slices with a lesion are flagged no more than healthy ones.
+    """
+    if "test" in (sick.split, healthy.split):
+        raise ValueError("A threshold is never chosen on the split 'test'; choose it on 'validation'.")
+    values, others = (some[of.brain].double().sort().values for some, of in ((maps, sick), (healthy_maps, healthy)))
+    candidates = values[values > 0].unique()
+    flagged, falsely = (1 - torch.searchsorted(one, candidates) / len(one) for one in (values, others))
+    counted = falsely <= 0.5
+    lesion = 1 - float(((1 - flagged) / (1 - falsely))[counted].min()) if counted.any() else 0.0
+    if lesion <= 0:
+        return Threshold(float("inf"), 0.0, sick.split)
+    estimate = 2 * (flagged - (1 - lesion) * falsely) / (flagged + lesion)
+    best = int(estimate.argmax())
+    decided = all(((some == 0) | (some == 1)).all() for some in (maps, healthy_maps))
+    return Threshold(1.0 if decided else float(candidates[best]), float(estimate[best]), sick.split)
+
+
 def size_edges(slices: Slices) -> list[float]:
     """Areas in pixels that part the drawn lesions of these slices into thirds."""
     areas = slices.masks[(slices.labels == 1) & slices.drawn].flatten(1).sum(1)

@@ -29,6 +29,7 @@ from .anomaly import (
     as_slices,
     choose_threshold,
     healthy_threshold,
+    label_threshold,
     run_method,
     score_counterfactuals,
     score_healthy,
@@ -111,11 +112,13 @@ class ScoredMethods(NamedTuple):
 
 class Thresholds(NamedTuple):
     """What is chosen on validation slices: the threshold with the best Dice and the areas that part the lesions, None
-    and none where no lesion is drawn; and the threshold of the healthy slices alone, where there are some."""
+    and none where no lesion is drawn; the threshold of the healthy slices alone, where there are some; and that of the
+    labels of both, where there are."""
 
     best: Threshold | None
     edges: Sequence[float]
     healthy: Threshold | None
+    labels: Threshold | None = None
 
 
 def assembled_methods(folder: str, dataset: str) -> list[tuple[str, AnomalyRun]]:
@@ -207,15 +210,19 @@ def judge_of(pipeline, run: AnomalyRun, device: str):
 
 def choose_thresholds(make: Make, validation: Slices) -> Thresholds:
     """What the slices of a validation split decide; `make` as in `score_slices`."""
-    best, edges, healthy = None, [], None
-    if validation.drawn.any():
-        sick = validation.with_drawn_lesion()
-        maps, _ = make(sick.images, "validation")
-        best, edges = choose_threshold(maps, sick), size_edges(sick)
-    if (validation.labels == 0).any():
-        well = validation.without_lesion()
-        healthy = healthy_threshold(make(well.images, "validation, healthy")[0], well)
-    return Thresholds(best, edges, healthy)
+    best, edges, healthy, labels = None, [], None, None
+    sick, well = (validation.select(validation.labels == label) for label in (1, 0))
+    maps, healthy_maps = (
+        make(some.images, what)[0] if len(some.images) else some.masks
+        for some, what in ((sick, "validation"), (well, "validation, healthy"))
+    )
+    if sick.drawn.any():
+        best, edges = choose_threshold(maps[sick.drawn], sick.select(sick.drawn)), size_edges(sick)
+    if len(healthy_maps):
+        healthy = healthy_threshold(healthy_maps, well)
+    if len(maps) and len(healthy_maps):
+        labels = label_threshold(maps, sick, healthy_maps, well)
+    return Thresholds(best, edges, healthy, labels)
 
 
 def score_slices(
@@ -227,7 +234,8 @@ def score_slices(
 ) -> tuple[dict[str, float], dict[str, list], dict[str, np.ndarray]]:
     """All measures on one set of slices, some of each slice (see `ScoredMethods`), and a few with what became of them.
 
-    `dice_no_masks` is the Dice at the threshold of healthy validation slices; all else is at the best threshold.
+    `dice_no_masks` is the Dice at the threshold of healthy validation slices, `dice_by_labels` at that of their labels
+    and all others'; all else is at the best threshold.
 
     Args:
         make: `make(images, text of a progress bar)` gives anomaly maps and counterfactuals, see `run_method`.
@@ -248,8 +256,9 @@ def score_slices(
         of_slices = {"subject": known.subjects, "dice": dice(found >= threshold.value, known.masks).tolist()}
         if known.healthy is not None:
             of_slices["twin_error"] = twin_errors(made[drawn], known).tolist()
-    if thresholds.healthy is not None and drawn.any():
-        measures["dice_no_masks"] = float(dice(found >= thresholds.healthy.value, known.masks).mean())
+    for name, without_masks in (("dice_no_masks", thresholds.healthy), ("dice_by_labels", thresholds.labels)):
+        if without_masks is not None and drawn.any():
+            measures[name] = float(dice(found >= without_masks.value, known.masks).mean())
     measures |= score_counterfactuals(made, sick, judge)
     if len(healthy.images):
         kept_maps, kept = make(healthy.images, "healthy")
