@@ -3,7 +3,8 @@
 python examples/assemble_competitors.py --dataset data/slices --output_dir out/methods --num_inference_steps 50 \\
     --classifier out/classifier --autoencoder out/autoencoder --diffusion out/diffusion \\
     --simplex out/diffusion_simplex --conditional out/diffusion_conditional \\
-    --noisy_classifier out/noisy_classifier --denoising_autoencoder out/denoising_ae --fanogan out/fanogan
+    --noisy_classifier out/noisy_classifier --denoising_autoencoder out/denoising_ae --fanogan out/fanogan \\
+    --itermask out/itermask
 
 A method whose networks are not given is left out. What is tuned is the method's own main setting (`GRIDS`) together
 with the channels of its anomaly map (all, or FLAIR alone), by the mean Dice of `--limit` validation slices with a
@@ -26,6 +27,7 @@ from difffuse_hf import (
     DifFuseProcessor,
     DifFuseScheduler,
     FAnoGAN,
+    IterMaskNetwork,
     NoisyClassifier,
     ResNetAutoencoder,
     load_classifier,
@@ -44,6 +46,8 @@ MASK = HEALTHY + SALIENCY
 METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "f-AnoGAN": ("ReconstructionPipeline", ("fanogan",), {}),
     "DenoisingAE": ("ReconstructionPipeline", ("denoising_autoencoder",), {}),
+    "IterMask2": ("IterMask2Pipeline", ("itermask",), {"own_mask": True}),
+    "IterMask2, calibrated map": ("IterMask2Pipeline", ("itermask",), {}),
     "CG": ("ClassifierGuidancePipeline", ("conditional", "noisy_classifier"), {}),
     "CG, Otsu per image": ("ClassifierGuidancePipeline", ("conditional", "noisy_classifier"), {"otsu": True}),
     "CFG": ("ClassifierFreeGuidancePipeline", ("conditional",), {}),
@@ -51,6 +55,7 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "AnoFPDM, calibrated map": ("AnoFPDMPipeline", ("conditional",), {}),
     "AnoDDPM": ("AnoDDPMPipeline", ("simplex",), {}),
     "AutoDDPM": ("AutoDDPMPipeline", HEALTHY, {}),
+    "THOR": ("THORPipeline", HEALTHY, {}),
     "DDPM": ("UnmaskedPipeline", HEALTHY, {"forward": "noise", "reverse": "ddpm"}),
     "DDIM-DDPM": ("UnmaskedPipeline", HEALTHY, {"forward": "inversion", "reverse": "ddpm"}),
     "DDPM-DDIM": ("UnmaskedPipeline", HEALTHY, {"forward": "noise", "reverse": "ddim"}),
@@ -74,23 +79,28 @@ SQUARES = {"erosion_size": [1, 3, 5], "median_size": [1, 3, 5]}
 GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90 is a percentile of the image
     "f-AnoGAN": SQUARES,
     "DenoisingAE": SQUARES,
+    "IterMask2Pipeline": {"healthy_share": [0.02, 0.05, 0.1, 0.2]},
     "ClassifierGuidancePipeline": {"noise_level": [200, 500], "guidance_scale": [3.0, 10.0, 30.0, 100.0]},
     "ClassifierFreeGuidancePipeline": {"noise_level": [200, 500], "guidance_scale": [1.5, 3.0, 6.0]},
     "AnoFPDMPipeline": {"guidance_scale": [2.0, 3.0, 6.0]},  # the noise level is chosen for each image
     "AnoDDPMPipeline": {"noise_level": [50, 100, 200, 300]},
     "AutoDDPMPipeline": LEVELS,
+    "THORPipeline": {"noise_level": [200, 350, 500], "region_size": [5, 13]},
     "UnmaskedPipeline": LEVELS,
     "ACAT": {"percentile": PERCENTILES},
     "RePaint, calibrated": {"num_samples": [4], "percentile": PERCENTILES},
     "RePaintPipeline": {"percentile": PERCENTILES},
     "DifFusePipeline": {"noise_level": [200, 350, 500], "percentile": PERCENTILES},
 }
+OF_CALIBRATION = ("healthy_share",)  # settings of `calibrate` that a call does not take
 CHOSEN_WITHOUT_MASKS = ("mask_threshold", "largest_divergence", "similarity_threshold")  # by `calibrate`
+UNFILTERED = ("AnoFPDMPipeline", "THORPipeline", "IterMask2Pipeline")  # their maps are neither opened nor closed
 STRIDED = (
     "UnmaskedPipeline",
     "AnoFPDMPipeline",
     "AnoDDPMPipeline",
     "AutoDDPMPipeline",
+    "THORPipeline",
     "ClassifierGuidancePipeline",
     "ClassifierFreeGuidancePipeline",
     "DifFusePipeline",
@@ -102,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("dataset", "output_dir"):
         parser.add_argument(f"--{name}", required=True)
     networks = ("classifier", "autoencoder", "diffusion", "simplex", "conditional", "noisy_classifier",
-                "denoising_autoencoder", "fanogan")  # fmt: skip
+                "denoising_autoencoder", "fanogan", "itermask")  # fmt: skip
     for name in networks:
         parser.add_argument(f"--{name}")
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
@@ -134,6 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         "noisy_classifier": (args.noisy_classifier, NoisyClassifier.from_pretrained),
         "denoising_autoencoder": (args.denoising_autoencoder, DenoisingAutoencoder.from_pretrained),
         "fanogan": (args.fanogan, FAnoGAN.from_pretrained),
+        "itermask": (args.itermask, IterMaskNetwork.from_pretrained),
     }
     listed, left_out = [], []
     for name in args.methods:
@@ -184,12 +195,15 @@ def build(kind: str, networks: dict, settings: dict, args):
     common = {"anomaly_channels": args.anomaly_channels}
     if args.morphology_size is not None:
         common["morphology_size"] = args.morphology_size
+    processor = DifFuseProcessor.from_pretrained(args.dataset)
     masked = {"percentile_over": args.percentile_over, "saliency_options": args.saliency_options}
     if kind == "ReconstructionPipeline":
         reconstructor = networks.pop("fanogan", None) or networks.pop("denoising_autoencoder", None)
         common = {"anomaly_channels": args.anomaly_channels} | masked
-        processor = DifFuseProcessor.from_pretrained(args.dataset)
         return package.ReconstructionPipeline(reconstructor, **networks, processor=processor, **common, **settings)
+    if kind == "IterMask2Pipeline":
+        channels = {"anomaly_channels": args.anomaly_channels}
+        return package.IterMask2Pipeline(networks["itermask"], processor, **channels, **settings)
     (unet,) = (networks.pop(part) for part in ("unet", "simplex", "conditional") if part in networks)
     of_classes = "Guidance" in kind or kind == "AnoFPDMPipeline"
     source = {"AnoDDPMPipeline": args.simplex}.get(kind, args.conditional if of_classes else args.diffusion)
@@ -198,14 +212,14 @@ def build(kind: str, networks: dict, settings: dict, args):
     if kind == "RePaintPipeline":
         names = ("num_inference_steps", "jump_length", "num_resamples")
         common |= dict(zip(names, args.repaint_steps)) | masked
-    if kind == "AnoFPDMPipeline":
-        common.pop("morphology_size", None)  # it takes the median
+    if kind in UNFILTERED:
+        common.pop("morphology_size", None)
     if kind == "DifFusePipeline":
         common |= masked | {"preset": args.preset}
     return getattr(package, kind)(
         unet=unet,
         scheduler=DifFuseScheduler.from_pretrained(source, subfolder="scheduler"),
-        processor=DifFuseProcessor.from_pretrained(args.dataset),
+        processor=processor,
         **networks,
         **(common | settings),
     )
@@ -217,18 +231,19 @@ def tune(name: str, pipeline, validation: Slices, options: dict, grid: dict, arg
     channels, tried = channel_choices(pipeline, args.anomaly_channels), []
     for values in product(*grid.values()):
         setting, made = dict(zip(grid, values)), None
+        of_the_call = {one: value for one, value in setting.items() if one not in OF_CALIBRATION}
         for some in channels:
             pipeline.register_to_config(anomaly_channels=some)
             if made is not None and pipeline.map_is_of_the_counterfactual:
                 maps = pipeline.map_of(sick.images, made)
             else:
-                steps = {"num_inference_steps": args.num_inference_steps}
+                steps = {name: options[name] for name in ("num_inference_steps",) if name in options}
                 if hasattr(pipeline, "calibrate"):
                     generator = torch.Generator().manual_seed(args.seed)
                     pipeline.calibrate(healthy.images, generator=generator, **steps, **setting)
                 if hasattr(pipeline, "calibrate_by_labels"):
                     pipeline.calibrate_by_labels(validation.images, validation.labels, **steps, **setting)
-                label, how = f"{name} {json.dumps(setting)}", {"batch_size": args.batch_size, **setting, **options}
+                label, how = f"{name} {json.dumps(setting)}", {"batch_size": args.batch_size, **of_the_call, **options}
                 maps, made = run_method(pipeline, sick.images, args.seed, label=label, **how)
             chosen = {**setting, "anomaly_channels": some}
             chosen |= {one: pipeline.config[one] for one in CHOSEN_WITHOUT_MASKS if one in pipeline.config}

@@ -7,8 +7,10 @@ Every schedule of the grid is run once, every map of it is scored, and the cheap
 for `--preset`, with its thresholds: `difffuse detect` uses exactly what was chosen. Without `--output_dir` the model's
 own processor is replaced. Data with image labels only is calibrated by its healthy slices: `--labels_only
 --false_positives 0.01`. The threshold with the best Dice over slices with a lesion flags much of a scan that has few
-of them; `--healthy_threshold` takes the one that 1 % of healthy brain reaches. A model that will see other scanners
-than its training data had (one trained on synthetic subjects, say) is better chosen with `--scanner_spread 0.35`.
+of them; `--healthy_threshold` takes the one that 1 % of healthy brain reaches, and `--label_threshold` the one whose
+Dice is the best that image labels let one estimate (see `label_threshold`), without any drawn lesion. A model that
+will see other scanners than its training data had (one trained on synthetic subjects, say) is better chosen with
+`--scanner_spread 0.35`.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from pathlib import Path
 from difffuse_hf import DifFusePipeline
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.detection.load import load_model
-from difffuse_hf.errors import run_script
+from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.evaluation.anomaly import HEALTHY_SHARE, Slices, as_slices
 from difffuse_hf.evaluation.calibration import LESION_SIGNS, Choice, as_other_scanners, decide, schedules, search
 from difffuse_hf.io.files import complete_folder
@@ -46,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--labels_only", action="store_true", help="use no drawn lesion")
     parser.add_argument("--healthy_threshold", action="store_true",
                         help="take the first of --false_positives for the threshold")  # fmt: skip
+    parser.add_argument("--label_threshold", action="store_true",
+                        help="take the threshold whose Dice, estimated from image labels, is the best")  # fmt: skip
     parser.add_argument("--scanner_spread", type=float, default=0.0,
                         help="vary the contrast of the validation slices, see `as_other_scanners`")  # fmt: skip
     parser.add_argument("--channels", type=int, nargs="*",
@@ -55,6 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
+    if args.healthy_threshold and args.label_threshold:
+        parser.error("--healthy_threshold and --label_threshold choose one threshold each; give one of them")
     source = model_folder(args.model)
     pipeline, _ = load_model(source, args.device)  # in the precision that `difffuse detect` computes in
     validation = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit)
@@ -97,6 +103,10 @@ def calibrate(pipeline: DifFusePipeline, validation: Slices, args: argparse.Name
         share = args.false_positives[0]
         by += f"; threshold: {share:.0%} of healthy brain reaches it"
         return replace(best.calibration, chosen_by=by, threshold=best.calibration.threshold_for(share))
+    if args.label_threshold:
+        if best.by_labels is None:
+            raise InputError("Slices with a lesion are flagged no more than healthy ones; labels choose no threshold.")
+        return replace(best.calibration, chosen_by=f"{by}; threshold by image labels", threshold=best.by_labels)
     return replace(best.calibration, chosen_by=by)
 
 

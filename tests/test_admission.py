@@ -91,6 +91,27 @@ def test_differences_are_slice_by_slice_and_a_subject_of_two_seeds_is_one_cluste
     assert paired_differences({"DDPM": scored["DDPM"]}) == {}
 
 
+def test_differences_of_the_error_against_the_twin_stand_in_a_table_of_their_own(tmp_path):
+    tiles = {name: np.full((1, 1, 8, 8), 0.5) for name in ("image", "lesion", "counterfactual", "map")}
+    errors = {"Dif-fuse": [0.02, 0.04], "DDPM": [0.05, 0.06]}
+    scored = ScoredMethods(
+        {name: [{"dice": 0.5, "twin_error": np.mean(some), "twin_error_left": 0.25}] for name, some in errors.items()}
+        | {"bare": [{"dice": 0.5}]},
+        {"elsewhere": {name: [{"dice": 0.5, "twin_error": 0.125}] for name in (*errors, "bare")}},
+        {name: {**tiles, "threshold": np.array(0.1)} for name in (*errors, "bare")},
+        {name: [{"subject": ["a", "b"], "dice": [0.4, 0.6], "twin_error": some}] for name, some in errors.items()}
+        | {"bare": [{"subject": ["a", "b"], "dice": [0.4, 0.6]}]},
+        dict.fromkeys((*errors, "bare"), [[]]),
+    )  # fmt: skip
+    tables = write_anomaly_tables(scored, AnomalySettings(), tmp_path, [str(tmp_path)])
+    rows = {table.caption.split(",")[0]: table.rows for table in reversed(tables)}  # this data set's, then elsewhere's
+    assert [row[1:] for row in rows["Counterfactuals inside the lesion"]][1:] == [["0.0550", "25.0"], ["–", "–"]]
+    text = (tmp_path / "anomaly.md").read_text()
+    assert "| DDPM | -0.0250 ± 0.0050 | 2 | 2 |" in text and "in elsewhere" in text and "0.1250" in text
+    data = json.loads((tmp_path / "anomaly.json").read_text())
+    assert list(data["twin_differences"]) == ["DDPM"] and set(data["differences"]) == {"DDPM", "bare"}
+
+
 def test_a_row_that_fails_is_not_judged_and_its_figures_stay_in_the_json(tmp_path):
     tiles = {name: np.full((1, 1, 8, 8), 0.5) for name in ("image", "lesion", "counterfactual", "map")}
     names, tests = ("Dif-fuse", "f-AnoGAN"), [AdmissionTest("change of healthy slices", 0.05, 0.02, False)]

@@ -14,7 +14,7 @@ pytest.importorskip("sklearn", reason="needs the extra `train`")
 from difffuse_hf import DenoisingAutoencoder, ReconstructionPipeline  # noqa: E402
 from difffuse_hf.data.slices import load_slices  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
-from difffuse_hf.evaluation.anomaly import as_slices, healthy_threshold, run_method  # noqa: E402
+from difffuse_hf.evaluation.anomaly import as_slices, healthy_threshold, label_threshold, run_method  # noqa: E402
 from difffuse_hf.evaluation.anomaly_runs import (  # noqa: E402
     AnomalyRun,
     AnomalySettings,
@@ -109,6 +109,12 @@ def test_every_seed_is_judged_by_its_own_classifier_or_by_the_models_own(run, wh
     assert judge_of(load_pipeline(run.model), run, "cpu") is None
 
 
+def of_label(slices, maps, label):
+    """The maps of the slices with a label, and these slices."""
+    chosen = slices.labels == label
+    return maps[chosen], slices.select(chosen)
+
+
 def test_the_dice_without_masks_has_the_threshold_of_healthy_validation_slices(run, tmp_path):
     (measures,) = score_runs({"m": [run]}, tmp_path, AnomalySettings()).results["m"]
     pipeline = load_pipeline(run.model)
@@ -122,6 +128,8 @@ def test_the_dice_without_masks_has_the_threshold_of_healthy_validation_slices(r
     sick = slices.labels == 1
     expected = dice(made[sick] >= threshold, slices.masks[sick]).mean()
     assert measures["dice_no_masks"] == pytest.approx(float(expected), abs=0.02)
+    by_labels = label_threshold(*(part for label in (1, 0) for part in of_label(*maps["validation"], label))).value
+    assert measures["dice_by_labels"] == pytest.approx(float(dice(made[sick] >= by_labels, slices.masks[sick]).mean()))
     masks = (made > made.median()).float()
     assert healthy_threshold(masks, replace(slices, split="validation")).value == 1  # decided already
 

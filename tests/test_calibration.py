@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from difffuse_hf.errors import InputError
-from difffuse_hf.evaluation.anomaly import Slices
+from difffuse_hf.evaluation.anomaly import Slices, label_threshold
 from difffuse_hf.evaluation.calibration import (
     Calls,
     Choice,
@@ -110,6 +110,9 @@ def test_with_labels_only_the_healthy_slices_set_the_threshold(whole_pipeline):
     maps = drawn_again.maps(best.calibration.recipe, whole_pipeline.pixel_mm)
     assert (maps >= best.calibration.threshold).float().mean() <= 0.02
     assert best.calibration.threshold_for(0.02) == best.calibration.threshold
+    ill = draw(whole_pipeline, blind, look(whole_pipeline, blind), best.calibration)
+    own = label_threshold(ill.maps(best.calibration.recipe, whole_pipeline.pixel_mm), blind, maps, healthy).value
+    assert best.by_labels == (pytest.approx(own) if own < float("inf") else None)
     with pytest.raises(InputError, match="needs a share of healthy brain"):
         next(search(whole_pipeline, [plan], blind, healthy, {}, with_masks=False))
 

@@ -19,6 +19,7 @@ from difffuse_hf import (
     RePaintPipeline,
     SliceClassifier,
     SliceClassifierConfig,
+    THORPipeline,
     UnmaskedPipeline,
 )
 from difffuse_hf.errors import InputError
@@ -58,7 +59,12 @@ def anofpdm(channels, **unet):
     return AnoFPDMPipeline(tiny_unet(channels, num_class_embeds=3, **unet), DifFuseScheduler(), noise_level=5)
 
 
-RANDOM = [unmasked, anoddpm, autoddpm, repaint]
+def thor(channels, **unet):
+    options = {"noise_level": 20, "harmonization_levels": [10], "map_spacing": 10, "region_size": 3}
+    return THORPipeline(tiny_unet(channels, **unet), DifFuseScheduler(), **options)
+
+
+RANDOM = [unmasked, anoddpm, autoddpm, repaint, thor]
 WITH_A_WAY_DOWN = [*RANDOM, classifier_guidance, classifier_free_guidance]
 ALL = [*WITH_A_WAY_DOWN, anofpdm]
 

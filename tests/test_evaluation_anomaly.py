@@ -88,6 +88,56 @@ def test_overlaps_are_means_over_slices_by_size_and_over_whole_subjects():
     assert edges == pytest.approx([2 + 4 / 3, 4 + 2 / 3], abs=1e-4)
 
 
+def two_classes(sick_values, healthy_values, lesion, split="validation"):
+    """Maps and slices of one row of pixels each: values with the first `lesion` of them lesion, and healthy ones."""
+    found = []
+    for values, label in ((sick_values, 1), (healthy_values, 0)):
+        maps = torch.tensor(values, dtype=torch.float32).view(1, 1, 1, -1)
+        masks = torch.zeros_like(maps)
+        masks[..., : lesion * label] = 1
+        found += [maps, Slices(torch.ones_like(maps), masks, torch.tensor([label]), ["a"], split)]
+    return found
+
+
+def test_labels_give_the_best_dice_and_its_threshold_where_all_of_the_lesion_stands_out():
+    # 20 lesion pixels of 100, 16 of them above all else; half of healthy brain is at 0.2, a tenth of it at 0.5
+    healthy = [0.5] * 8 + [0.2] * 32 + [0.1] * 40
+    sick = [0.9] * 16 + [0.5] * 4 + healthy
+    maps, ill, others, well = two_classes(sick, healthy * 2, 20)
+    chosen = anomaly.label_threshold(maps, ill, others, well)
+    best = anomaly.choose_threshold(maps, ill)
+    assert chosen.value == pytest.approx(0.9) and chosen.dice == pytest.approx(2 * 16 / 36)
+    assert (chosen.value, chosen.dice) == pytest.approx((best.value, best.dice), abs=0.4)
+    assert best.dice == pytest.approx(chosen.dice) and chosen.split == "validation"
+    blind = replace(ill, masks=torch.zeros_like(ill.masks))
+    assert anomaly.label_threshold(maps, blind, others, well) == chosen  # no drawn lesion is looked at
+
+
+def test_the_threshold_of_labels_is_nearly_as_good_as_that_of_masks_on_noisy_maps():
+    generator = torch.Generator().manual_seed(0)
+    for contrast in (2.0, 3.0, 5.0):
+        noise = torch.randn(2, 30, 1, 32, 32, generator=generator)
+        masks = torch.zeros(30, 1, 32, 32)
+        masks[..., 8:16, 8:14] = 1
+        maps, others = (noise[0] + contrast * masks).exp(), noise[1].exp()
+        sick = Slices(torch.ones_like(maps), masks, torch.ones(30).long(), ["a"] * 30, "validation")
+        well = Slices(torch.ones_like(maps), 0 * masks, torch.zeros(30).long(), ["b"] * 30, "validation")
+        chosen, best = anomaly.label_threshold(maps, sick, others, well), anomaly.choose_threshold(maps, sick)
+        reached = anomaly.dice(maps >= chosen.value, masks).mean()
+        assert reached > 0.95 * best.dice and chosen.dice == pytest.approx(float(reached), abs=0.1)
+
+
+def test_labels_choose_nothing_where_nothing_stands_out_and_maps_that_have_decided_stay():
+    maps, ill, others, well = two_classes([0.1, 0.2, 0.3, 0.4], [0.2, 0.3, 0.4, 0.5], 1)
+    assert anomaly.label_threshold(maps, ill, others, well).value == float("inf")
+    assert anomaly.label_threshold(0 * maps, ill, 0 * others, well).value == float("inf")
+    maps, ill, others, well = two_classes([1, 1, 0, 0], [1, 0, 0, 0], 1)
+    assert anomaly.label_threshold(maps, ill, others, well).value == 1
+    maps, ill, others, well = two_classes([1, 1, 0, 0], [1, 0, 0, 0], 1, "test")
+    with pytest.raises(ValueError, match="never chosen on the split 'test'"):
+        anomaly.label_threshold(maps, ill, others, well)
+
+
 def test_change_is_counted_in_the_brain_outside_the_lesion_only():
     sick = slices().select(torch.tensor([1]))
     made = sick.images + 0.3 * sick.masks  # only the lesion changes
@@ -95,6 +145,25 @@ def test_change_is_counted_in_the_brain_outside_the_lesion_only():
     assert anomaly.score_counterfactuals(made, sick)["change_outside"] == 0
     made = sick.images + 0.25 * (sick.masks == 0)
     assert anomaly.score_counterfactuals(made, sick)["change_outside"] == pytest.approx(0.25)
+
+
+def test_the_error_against_the_twin_is_the_mean_inside_the_lesion_slice_by_slice_and_beside_doing_nothing():
+    known = slices()
+    twins = known.images.clone()
+    twins[known.labels == 0] = torch.nan
+    known = replace(known, images=known.images + 0.4 * known.masks, healthy=twins)
+    made = twins.nan_to_num() + 1.0  # far off wherever nothing is counted
+    inside = known.masks[1, 0] > 0
+    made[1, :, inside] = 0.5 + torch.tensor([0.1, -0.3])[:, None]  # two channels
+    made[3, :, known.masks[3, 0] > 0] = 0.5
+    error = anomaly.twin_errors(made, known)
+    assert error[[0, 2]].isnan().all() and error[[1, 3]].tolist() == pytest.approx([0.2, 0])
+    assert anomaly.twin_errors(known.images, known)[[1, 3]].tolist() == pytest.approx([0.4, 0.4])
+    scores = anomaly.score_counterfactuals(made, known)
+    assert (scores["twin_error"], scores["twin_error_left"]) == pytest.approx((0.1, 0.25))
+    part = known.select(torch.tensor([3]))
+    assert anomaly.score_counterfactuals(made[3:], part)["twin_error"] == pytest.approx(0, abs=1e-7)
+    assert "twin_error" not in anomaly.score_counterfactuals(made, replace(known, healthy=None))
 
 
 def test_the_flip_rate_is_of_slices_that_were_taken_for_diseased():

@@ -141,7 +141,9 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
     run("examples/train_denoising_ae.py", *common, "--channels", 4, 8, "--output_dir", root / "denoising_ae")
     run("examples/train_fanogan.py", *common, "--width", 2, "--sample_size", 16, "--latent_size", 4,
         "--output_dir", root / "fanogan")  # fmt: skip
-    parts = ("classifier", "autoencoder", "diffusion", "simplex", "conditional", "noisy_classifier", "fanogan")
+    run("examples/train_itermask.py", *common, *small, "--output_dir", root / "itermask")
+    parts = ("classifier", "autoencoder", "diffusion", "simplex", "conditional", "noisy_classifier", "fanogan",
+             "itermask")  # fmt: skip
     networks = [flag for part in parts for flag in (f"--{part}", root / part)]
     settings = ("--num_inference_steps", 2, "--repaint_steps", 4, 2, 1, "--limit", 1, "--morphology_size", 1)
     assemble = ("examples/assemble_competitors.py", "--dataset", root / "slices", "--output_dir", folder, *networks)
@@ -160,7 +162,7 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
         grids=short)  # fmt: skip
     assert (folder / "DDPM" / "tuning.json").stat().st_mtime_ns == first  # what is there is kept
     methods = {one["name"]: one for one in json.loads((folder / "methods.json").read_text())}
-    assert len(methods) == 22
+    assert len(methods) == 25
     for name in ("Dif-fuse, calibrated", "RePaint, calibrated"):
         method = methods.pop(name)
         (chosen,) = (one["setting"] for one in method["tuning"] if one["chosen"])

@@ -173,7 +173,7 @@ def test_an_interrupt_reaches_the_steps_and_the_next_call_goes_on(tmp_path, kind
     ("run", "size", "count"),
     [("classification", "smoke", 84), ("classification", "night", 282), ("classification", "full", 354),
      ("layers", "smoke", 12), ("layers", "full", 30),
-     ("anomaly", "smoke", 15), ("anomaly", "evening", 35), ("anomaly", "full", 35), ("demo_model", "full", 19),
+     ("anomaly", "smoke", 17), ("anomaly", "evening", 41), ("anomaly", "full", 41), ("demo_model", "full", 19),
      ("stroke", "smoke", 10), ("stroke", "evening", 22), ("brain_model", "smoke", 19), ("brain_model", "full", 19)],
 )  # fmt: skip
 def test_every_run_of_the_table_is_whole(run, size, count):
@@ -197,16 +197,18 @@ def test_every_run_of_the_table_is_whole(run, size, count):
 def test_the_networks_of_chapter_six_wait_for_their_data_alone_and_the_table_for_all():
     graph = needs(table().RUNS["anomaly"]("evening", "/out", "/anatomies", "/cases"))
     assert graph["1/healthy"] == ["1/data"] and graph["cases"] == []
-    networks = ("classifier", "autoencoder", "healthy", "simplex", "conditional", "noisy_classifier", "denoising_ae")
+    networks = ("classifier", "autoencoder", "healthy", "simplex", "conditional", "noisy_classifier", "denoising_ae",
+                "itermask")  # fmt: skip
     assert set(graph["2/methods"]) == {"2/data", "2/fanogan", *(f"2/{name}" for name in networks)}
-    assert {"0/methods", "1/methods", "2/methods", "wmh", "cases"} <= set(graph["tables"])
+    assert {"0/methods", "1/methods", "2/twins", "wmh", "cases"} <= set(graph["tables"])
+    assert set(graph["2/twins"]) == {"glioma", "2/data"}
 
 
 def test_the_rivals_networks_are_trained_with_the_recipe_of_the_u_nets():
     for size, equal in (("evening", True), ("full", False)):
         commands = {one.name: " ".join(one.command) for one in table().RUNS["anomaly"](size, "/out", "/maps", None)}
         recipe = importlib.import_module("run_tables.anomaly").ANOMALY["evening"].recipe
-        for name in ("healthy", "simplex", "conditional", "noisy_classifier", "denoising_ae"):
+        for name in ("healthy", "simplex", "conditional", "noisy_classifier", "denoising_ae", "itermask"):
             assert (recipe in commands[f"0/{name}"]) == equal  # else each has its paper's
 
 
@@ -214,9 +216,9 @@ def test_a_dry_run_prints_command_lines_and_an_unknown_size_what_there_is(tmp_pa
     main = table().main
     main(["anomaly", "smoke", str(tmp_path / "out"), "maps", "--dry-run", "--launch", "accelerate launch"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 15 and not (tmp_path / "out").exists()
+    assert len(lines) == 17 and not (tmp_path / "out").exists()
     assert lines[0].startswith("python datasets_scripts/make_phantom.py")
-    assert sum(line.startswith("accelerate launch examples/train_") for line in lines) == 8
+    assert sum(line.startswith("accelerate launch examples/train_") for line in lines) == 9
     with pytest.raises(InputError, match="`SIZE` must be one of smoke, evening, full, got 'night'"):
         main(["anomaly", "night", str(tmp_path / "out"), "maps"])
     with pytest.raises(InputError, match="There is no folder maps-of-nobody"):

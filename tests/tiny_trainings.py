@@ -22,6 +22,7 @@ TINY = {
         *("--lr_scheduler", "constant", "--max_grad_norm", "1"),
     ],
     "train_denoising_ae": ["--channels", "4", "4", "--noise_resolution", "4", "--flip"],
+    "train_itermask": [*UNET, "--layers_per_block", "1"],
     "train_noisy_classifier": [*UNET, "--layers_per_block", "1", "--balance_classes", "--max_timestep", "500"],
     "train_diffusion": [
         *(*UNET, "--layers_per_block", "1", "--warmup_steps", "3", "--intensity_augmentation", "0.1"),

@@ -20,6 +20,7 @@ class AnomalySize:
     steps: int  # of the diffusion networks
     noisy_steps: int
     dae_steps: int
+    itermask_steps: int
     gan_steps: int
     limit: int  # slices of each class that methods are tuned on
     repaint: str  # steps, jump length, resamplings
@@ -31,6 +32,7 @@ class AnomalySize:
     noisy: str = ""
     dae: str = ""
     fanogan: str = ""
+    itermask: str = ""
     narrow: str = ""
     latent: str = ""
     common: str = ""
@@ -42,17 +44,19 @@ class AnomalySize:
 SMALL_UNET = "--block_out_channels 8 16 --layers_per_block 1 --attention_levels 1 --norm_num_groups 4"
 ANOMALY = {
     "smoke": AnomalySize(
-        14, 3, [0], classifier_steps=4, steps=3, noisy_steps=3, dae_steps=3, gan_steps=2, limit=4, repaint="6 2 2",
+        14, 3, [0], classifier_steps=4, steps=3, noisy_steps=3, dae_steps=3, itermask_steps=3, gan_steps=2,
+        limit=4, repaint="6 2 2",
         counterfactual={"reference": "reconstruction", "num_steps": 2, "step_rule": "proximal"},
         cut="--image_size 32 --pixel_spacing_mm 6 --slice_margin 0 --min_foreground 0.08", inference=3, morphology=1,
         unet=SMALL_UNET, noisy=f"{SMALL_UNET} --attention_head_dim 8", dae="--channels 8 16 16",
-        fanogan="--sample_size 32 --width 8 --batch_size 4", narrow="--channels 8 8 8 8", latent="--channels 8 8 8",
+        fanogan="--sample_size 32 --width 8 --batch_size 4", itermask=SMALL_UNET,
+        narrow="--channels 8 8 8 8", latent="--channels 8 8 8",
         common="--batch_size 4",
         sweep="--noise_levels 100 500 --percentiles 80 90 --num_samples 1 2 --pictures 250 500",
     ),
     "evening": AnomalySize(
-        84, 24, [0, 1, 2], classifier_steps=1200, steps=900, noisy_steps=900, dae_steps=900, gan_steps=300, limit=16,
-        repaint="12 4 4",
+        84, 24, [0, 1, 2], classifier_steps=1200, steps=900, noisy_steps=900, dae_steps=900, itermask_steps=900,
+        gan_steps=300, limit=16, repaint="12 4 4",
         counterfactual={"reference": "reconstruction", "num_steps": 16, "step_rule": "proximal", "step_growth": 1.5},
         cut="--image_size 48 --pixel_spacing_mm 4 --slice_margin 0 --min_foreground 0.08", inference=12, morphology=3,
         unet="--block_out_channels 16 32 64 96 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8",
@@ -61,11 +65,13 @@ ANOMALY = {
         dae="--channels 16 32 64 96",
         fanogan="--sample_size 48 --width 12 --batch_size 16 --critic_steps 2 --learning_rate 2e-4 "
         "--encoder_steps 900 --encoder_learning_rate 2e-4",
+        itermask="--block_out_channels 16 32 64 96 --layers_per_block 1 --attention_levels 1 --norm_num_groups 8",
         narrow="--channels 16 32 64 128", latent="--channels 16 32 64 --strides 2 1 1", common="--batch_size 16",
     ),
     "full": AnomalySize(
         1000, 110, [0, 1, 2], classifier_steps=60000, steps=60000, noisy_steps=150000, dae_steps=67200,
-        gan_steps=500000, limit=200, repaint="250 10 10", counterfactual={"num_steps": 20}, recipe="", device="",
+        itermask_steps=150000, gan_steps=500000, limit=200, repaint="250 10 10",
+        counterfactual={"num_steps": 20}, recipe="", device="",
     ),
 }  # fmt: skip
 
@@ -100,14 +106,19 @@ def anomaly(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
                   "--diffusion", f"{here}/healthy", "--simplex", f"{here}/simplex",
                   "--conditional", f"{here}/conditional", "--noisy_classifier", f"{here}/noisy_classifier",
                   "--denoising_autoencoder", f"{here}/denoising_ae", "--fanogan", f"{here}/fanogan",
+                  "--itermask", f"{here}/itermask",
                   "--limit", size.limit, "--seed", seed, "--percentile_over", "foreground",
                   ["--morphology_size", size.morphology] if size.morphology else [],
                   "--saliency_options", json.dumps(size.counterfactual), "--repaint_steps", size.repaint.split(),
                   ["--num_inference_steps", size.inference] if size.inference else [],
                   to=f"{here}/methods")  # fmt: skip
 
+        twins = f"{here}/twins"  # the same slices, with each as it was before its lesion was painted in
+        steps.add(f"{seed}/twins", "python", "datasets_scripts/add_healthy_twins.py", f"{here}/data", glioma, twins,
+                  "--layout", "brats2021", heads, to=twins)  # fmt: skip
+
     # Table 6.1, Figs. 6.6 and 6.7
-    every = [word for seed in size.seeds for word in ("--all", f"{out}/{seed}/methods", f"{out}/{seed}/data")]
+    every = [word for seed in size.seeds for word in ("--all", f"{out}/{seed}/methods", f"{out}/{seed}/twins")]
     judges = ["--classifier", *(f"{out}/{seed}/classifier" for seed in size.seeds)]  # none has seen its test anatomies
     steps.add("tables", "python", "examples/evaluate_anomaly.py", every, "--out_of_domain", foreign,
               judges, "--cohort", "brats", "--out_of_domain_cohort", "wmh",
@@ -147,4 +158,6 @@ def add_anomaly_networks(steps: Steps, size: AnomalySize, out: str) -> None:
                 "--max_steps", size.noisy_steps, "--balance_classes", common, recipe)  # fmt: skip
         network(seed, "denoising_ae", "train_denoising_ae", size.dae.split(), "--max_steps", size.dae_steps, common,
                 [*recipe, "--cosine_steps", 0] if recipe else [])  # fmt: skip
+        network(seed, "itermask", "train_itermask", size.itermask.split(), "--max_steps", size.itermask_steps, common,
+                recipe)  # fmt: skip
         network(seed, "fanogan", "train_fanogan", size.fanogan.split(), "--max_steps", size.gan_steps)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the sa
     from .models.modeling_denoising_ae import DenoisingAutoencoder
     from .models.modeling_fanogan import FAnoGAN
     from .models.modeling_hsm import HSMClassifier
+    from .models.modeling_itermask import IterMaskNetwork
     from .models.modeling_lesion_classifier import LesionClassifier
     from .models.modeling_noisy_classifier import NoisyClassifier
     from .models.modeling_salclassnet import SalClassNetClassifier
@@ -56,9 +57,11 @@ if TYPE_CHECKING:  # what editors and type checkers see; __getattr__ does the sa
     from .pipelines.pipeline_classifier_free_guidance import ClassifierFreeGuidancePipeline
     from .pipelines.pipeline_classifier_guidance import ClassifierGuidancePipeline
     from .pipelines.pipeline_difffuse import DifFusePipeline
+    from .pipelines.pipeline_itermask2 import IterMask2Pipeline
     from .pipelines.pipeline_output import CounterfactualOutput
     from .pipelines.pipeline_reconstruction import ReconstructionPipeline
     from .pipelines.pipeline_repaint import RePaintPipeline
+    from .pipelines.pipeline_thor import THORPipeline
     from .pipelines.pipeline_unmasked import UnmaskedPipeline
     from .preprocessing.ct import preprocess_ct
     from .saliency.counterfactual import class_agnostic_saliency, latent_counterfactual, negative_counterfactual
@@ -101,6 +104,7 @@ _PUBLIC = {
     "models.auto": ["load_classifier"],
     "models.modeling_autoencoder": ["ResNetAutoencoder"],
     "models.modeling_denoising_ae": ["DenoisingAutoencoder"],
+    "models.modeling_itermask": ["IterMaskNetwork"],
     "models.modeling_fanogan": ["FAnoGAN"],
     "models.modeling_noisy_classifier": ["NoisyClassifier"],
     "models.unet": ["PatchUNet2DModel", "make_healthy_unet"],
@@ -122,6 +126,8 @@ _PUBLIC = {
     "pipelines.pipeline_anoddpm": ["AnoDDPMPipeline"],
     "pipelines.pipeline_anofpdm": ["AnoFPDMPipeline"],
     "pipelines.pipeline_autoddpm": ["AutoDDPMPipeline"],
+    "pipelines.pipeline_thor": ["THORPipeline"],
+    "pipelines.pipeline_itermask2": ["IterMask2Pipeline"],
     "pipelines.pipeline_classifier_guidance": ["ClassifierGuidancePipeline"],
     "pipelines.pipeline_classifier_free_guidance": ["ClassifierFreeGuidancePipeline"],
     "pipelines.pipeline_repaint": ["RePaintPipeline"],
@@ -167,6 +173,7 @@ __all__ = [
     "load_classifier",
     "ResNetAutoencoder",
     "DenoisingAutoencoder",
+    "IterMaskNetwork",
     "FAnoGAN",
     "NoisyClassifier",
     "PatchUNet2DModel",
@@ -191,6 +198,8 @@ __all__ = [
     "AnoDDPMPipeline",
     "AnoFPDMPipeline",
     "AutoDDPMPipeline",
+    "THORPipeline",
+    "IterMask2Pipeline",
     "ClassifierGuidancePipeline",
     "ClassifierFreeGuidancePipeline",
     "RePaintPipeline",

@@ -118,6 +118,11 @@ class SliceRecipe(SliceSettings):
             slices[:, channel] = cut[:, 0].clamp_(0, 1)
         return slices, geometry
 
+    def cut_like(self, volumes: np.ndarray, geometry: SliceGeometry) -> torch.Tensor:
+        """Slices (S, K, H, W) of other MR volumes (K, X, Y, Z) where a scan was cut, at its intensities."""
+        scale = geometry.intensity_scale[:, None, None, None]
+        return geometry.to_slices((np.asarray(volumes, np.float32) * scale).clip(0, 1)).clamp_(0, 1)
+
     def channels_of(self, given: Sequence[str] | None = None) -> list[int]:
         """Channels of the modalities of a scan; of all by default.
 

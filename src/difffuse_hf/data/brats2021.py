@@ -15,7 +15,7 @@ import datasets
 from ..errors import InputError
 from ..io.case import read_case
 from ..io.nifti import find_volume, without_text
-from .slice_builder import SliceBuilder, SliceConfig
+from .slice_builder import LabelledScan, SliceBuilder, SliceConfig
 
 _CITATION = """\
 @article{baid2021rsna,
@@ -75,11 +75,17 @@ class BraTS2021(SliceBuilder):
             volumes = {name: file and without_text(file) for name, file in files.items()}
             yield folder.name, {"subject": folder.name, **volumes}
             return
-        scan = read_case(folder, self.config.modalities)
-        if scan.reference is None:  # `_case_folders` has looked for the file
-            raise InputError(f"{folder} lacks its segmentation `_seg`.")
-        for index, row in self.slices(scan.volumes, scan.affine, scan.reference):
+        for index, row in self.slices(self.read(case)):
             yield f"{folder.name}_{index:03d}", row | {"subject": folder.name}
+
+    def subject_of(self, case):
+        return Path(case).name
+
+    def read(self, case):
+        scan = read_case(Path(case), self.config.modalities)
+        if scan.reference is None:  # `_case_folders` has looked for the file
+            raise InputError(f"{case} lacks its segmentation `_seg`.")
+        return LabelledScan(scan.volumes, scan.affine, scan.reference > 0)
 
     def _case_folders(self):
         """Folders of the cases, sorted; says what was looked for when there are none."""

@@ -85,8 +85,8 @@ def prepare(
             raise InputError(f"Nothing of {builder.root} is left with these options, so {output} was not written.")
         _check_other_splits(builder, output, set(SPLITS) - set(made))
         processor = builder.processor_config()
-        remade = {"README.md", *(shard.name for split in made for shard in _shards(output, split))}
-        _keep_others(output, folder, remade | ({"preprocessor_config.json"} if processor is not None else set()))
+        remade = {"README.md", *(shard.name for split in made for shard in shards_of(output, split))}
+        keep_others(output, folder, remade | ({"preprocessor_config.json"} if processor is not None else set()))
         for split in made:
             shards = sorted(prepared.glob(f"{builder.dataset_name}-{split}*.parquet"))
             for number, shard in enumerate(shards):
@@ -95,7 +95,7 @@ def prepare(
         if processor is not None:
             text = json.dumps(processor, indent=2, sort_keys=True) + "\n"  # as an image processor saves itself
             (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
-        counts = {split: count_rows(builder, shards) for split in SPLITS if (shards := _shards(folder, split))}
+        counts = {split: count_rows(builder, shards) for split in SPLITS if (shards := shards_of(folder, split))}
         card = dataset_card(builder, counts, push_to_hub or str(output))
         (folder / "README.md").write_text(card, encoding="utf-8")
     for split in made:
@@ -126,7 +126,8 @@ def _options(builder: "type[FolderBuilder]") -> set[str]:
     return {field.name for field in dataclasses.fields(builder.BUILDER_CONFIG_CLASS)}
 
 
-def _shards(output: Path, split: str) -> list[Path]:
+def shards_of(output: Path, split: str) -> list[Path]:
+    """The Parquet files of a split in a folder that `prepare` has written, in order."""
     return sorted(output.glob(f"{split}-*-of-*.parquet"))
 
 
@@ -135,12 +136,12 @@ def _check_other_splits(builder: "FolderBuilder", output: Path, others: Iterable
     import pyarrow.parquet as pq
 
     for split in others:
-        for shard in _shards(output, split)[:1]:
+        for shard in shards_of(output, split)[:1]:
             if datasets.Features.from_arrow_schema(pq.read_schema(shard)) != builder.info.features:
                 raise InputError(f"{shard} was made with other columns or sizes; choose another folder or remove it.")
 
 
-def _keep_others(output: Path, folder: Path, remade: set[str]) -> None:
+def keep_others(output: Path, folder: Path, remade: set[str]) -> None:
     """What lies in `output` and is not made anew comes along, by links where the disk has them."""
     for entry in output.iterdir() if output.is_dir() else ():
         if entry.name in remade or entry.name.startswith("."):

@@ -11,6 +11,17 @@ from .axial_slices import SliceRecipe, cut_labels
 from .builder import FolderBuilder, FolderConfig
 
 
+@dataclass(frozen=True)
+class LabelledScan:
+    """A case as it is cut: skull-stripped `volumes` (C, X, Y, Z), `affine`, `lesion` (X, Y, Z) bool, and `other`, None
+    or where there is something that is neither lesion nor healthy."""
+
+    volumes: np.ndarray
+    affine: np.ndarray
+    lesion: np.ndarray
+    other: np.ndarray | None = None
+
+
 @dataclass
 class SliceConfig(FolderConfig):
     """Options of the MRI builders; the slice fields are those of `SliceRecipe`."""
@@ -50,21 +61,23 @@ class SliceBuilder(FolderBuilder):
             "lesion_area": datasets.Value("float32"),  # fraction of the brain in the slice
         }
 
-    def slices(
-        self, volumes: np.ndarray, affine: np.ndarray, lesion: np.ndarray, ignore: np.ndarray | None = None
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    def subject_of(self, case: Any) -> str:
+        """What the column `subject` says of a case."""
+        raise NotImplementedError
+
+    def read(self, case: Any) -> LabelledScan:
+        """A case of the configuration "slices"."""
+        raise NotImplementedError
+
+    def slices(self, scan: LabelledScan) -> Iterator[tuple[int, dict[str, Any]]]:
         """Index, from inferior to superior, and columns of every slice that is healthy or lesion beyond doubt.
 
-        Args:
-            volumes, affine: as in `SliceRecipe.cut`.
-            lesion (`np.ndarray` of shape `(X, Y, Z)`): above 0 where there is lesion.
-            ignore (`np.ndarray` of shape `(X, Y, Z)`, *optional*): above 0 where there is something else; a slice that
-                shows it and no lesion is left out, and the column `ignore` says where it is in the others.
+        A slice that shows `other` and no lesion is left out, and the column `ignore` says where it is in the others.
         """
         recipe = self.config.recipe
-        images, geometry = recipe.cut(volumes, affine)
-        masks = cut_labels(lesion, geometry)
-        ignored = None if ignore is None else cut_labels(ignore, geometry)
+        images, geometry = recipe.cut(scan.volumes, scan.affine)
+        masks = cut_labels(scan.lesion, geometry)
+        ignored = None if scan.other is None else cut_labels(scan.other, geometry)
         for index in recipe.usable(images).tolist():
             pixels = int(masks[index].sum())
             other = ignored is not None and bool(ignored[index].any())

@@ -26,7 +26,7 @@ from ..errors import InputError, require_choice
 from ..io.nifti import check_same_grid, without_text
 from ..io.volume_file import read_volume_file
 from .builder import split_generators
-from .slice_builder import SliceBuilder, SliceConfig
+from .slice_builder import LabelledScan, SliceBuilder, SliceConfig
 from .splits import SPLITS
 
 WMH_LABEL, OTHER_LABEL = 1, 2
@@ -128,30 +128,29 @@ class WMH(SliceBuilder):
 
     def cases(self):
         folders = self._case_folders()
-        return [str(folder) for folder in folders], self.groups([self._subject(folder) for folder in folders])
+        return [str(folder) for folder in folders], self.groups([self.subject_of(folder) for folder in folders])
 
-    def _subject(self, folder: Path) -> str:
-        return folder.relative_to(self.root).as_posix()
+    def subject_of(self, case):
+        return Path(case).relative_to(self.root).as_posix()
 
     def _split_generators(self, dl_manager):
         if self.config.split is not None or self.config.division == "patient":
             return super()._split_generators(dl_manager)
         parts = {split: [] for split in SPLITS}
         for folder in self._case_folders():
-            parts[_official_split((self.root.name, *Path(self._subject(folder)).parts))].append(str(folder))
+            parts[_official_split((self.root.name, *Path(self.subject_of(folder)).parts))].append(str(folder))
         return split_generators(parts)
 
     def examples(self, case):
         folder = Path(case)
         site, scanner = _scanner(folder)
-        origin = {"subject": self._subject(folder), "site": site, "scanner": scanner}
+        origin = {"subject": self.subject_of(folder), "site": site, "scanner": scanner}
         if self.config.name == "volumes":
             names = {"FLAIR": f"{self.config.images}/FLAIR", "T1": f"{self.config.images}/T1", "wmh": "wmh"}
             files = {name: _find(folder, f"{file}.nii.gz") for name, file in names.items()}
             yield origin["subject"], origin | {name: file and without_text(file) for name, file in files.items()}
             return
-        volumes, labels, affine = self._read(folder)
-        for index, row in self.slices(volumes, affine, labels == WMH_LABEL, labels == OTHER_LABEL):
+        for index, row in self.slices(self.read(case)):
             yield f"{origin['subject']}/{index:03d}", row | origin
 
     def _case_folders(self):
@@ -176,8 +175,8 @@ class WMH(SliceBuilder):
                 raise FileNotFoundError(f"{folder} lacks {missing[0]}; complete the case or move it elsewhere.")
         return folders
 
-    def _read(self, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Skull-stripped volumes (C, X, Y, Z) float32, labels (X, Y, Z) and affine of a case, all on one grid."""
+    def read(self, case):
+        folder = Path(case)
         files = [_find(folder, f"{self.config.images}/{FILE_OF[name]}.nii.gz") for name in self.config.modalities]
         by_file = self.config.brain_mask not in ("template", "none")
         files += [_find(folder, name) for name in ("wmh.nii.gz", *([self.config.brain_mask] if by_file else []))]
@@ -200,7 +199,7 @@ class WMH(SliceBuilder):
                 )
             scan = read_volume_file(t1)
             volumes = volumes * extract_brain(scan.voxels, scan.affine)
-        return volumes, labels, read[0].affine
+        return LabelledScan(volumes, read[0].affine, labels == WMH_LABEL, labels == OTHER_LABEL)
 
 
 def _official_split(parts: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..pipelines.pipeline_classifier_guidance import ClassifierGuidancePipeline
+from ..pipelines.pipeline_itermask2 import IterMask2Pipeline
 from ..pipelines.pipeline_reconstruction import ReconstructionPipeline
 from .anomaly import Slices
 
@@ -44,7 +45,8 @@ def admission_tests(
         validation (`Slices`): of both classes.
         make: `make(images, text of a progress bar)` gives anomaly maps and counterfactuals.
     """
-    if isinstance(pipeline, ReconstructionPipeline) and pipeline.reconstructor is not None:
+    reconstructs = isinstance(pipeline, ReconstructionPipeline) and pipeline.reconstructor is not None
+    if reconstructs or isinstance(pipeline, IterMask2Pipeline):
         healthy = validation.without_lesion()
         _, made = make(healthy.images, "admission")
         change = float((made - healthy.images).abs()[healthy.brain.expand_as(made)].mean())

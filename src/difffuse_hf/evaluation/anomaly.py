@@ -25,7 +25,8 @@ INFARCT_SIZES = (1, 2, 3, 4)  # of IST-3's readers, from lacune to more than hal
 class Slices:
     """Slices of a split: `images` (N, C, H, W) in [0, 1], drawn `masks` (N, 1, H, W), NaN where there is a lesion that
     nobody drew, `labels` (N,) 1 with a lesion, `subjects` (N,), the name of the `split`, and of IST-3 the scan's
-    `infarct_sizes` (N,), 0 (none) to 4."""
+    `infarct_sizes` (N,), 0 (none) to 4; of synthetic slices `healthy` (N, C, H, W), each as it was before its lesion
+    was painted in, NaN where there is none."""
 
     images: torch.Tensor
     masks: torch.Tensor
@@ -33,13 +34,14 @@ class Slices:
     subjects: list[str]
     split: str
     infarct_sizes: torch.Tensor | None = None
+    healthy: torch.Tensor | None = None
 
     def select(self, chosen: torch.Tensor) -> "Slices":
         """The slices at indices, or where a mask (N,) is true."""
         index = chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
         subjects = [self.subjects[i] for i in index.tolist()]
-        sizes = None if self.infarct_sizes is None else self.infarct_sizes[index]
-        return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split, sizes)
+        sizes, twins = (None if one is None else one[index] for one in (self.infarct_sizes, self.healthy))
+        return Slices(self.images[index], self.masks[index], self.labels[index], subjects, self.split, sizes, twins)
 
     def with_lesion(self) -> "Slices":
         """The slices with a lesion.
@@ -123,7 +125,7 @@ def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
     rows = dataset.select(index.tolist())
     whose = next((name for name in ("subject", "patient") if name in rows.column_names), None)
     subjects = [str(i) for i in range(len(rows))] if whose is None else list(rows[whose])
-    columns = [name for name in ("image", "mask", "label") if name in rows.column_names]
+    columns = [name for name in ("image", "mask", "label", "healthy") if name in rows.column_names]
     chosen = rows.with_format("torch", columns=columns)[:]
     images, labels = chosen["image"], chosen["label"]
     if "mask" in columns:
@@ -132,7 +134,7 @@ def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
         masks = torch.zeros_like(images[:, :1])
         masks[labels == 1] = torch.nan
     sizes = torch.as_tensor(rows["infarct_size"]) if "infarct_size" in rows.column_names else None
-    return Slices(images, masks, labels, subjects, split, sizes)
+    return Slices(images, masks, labels, subjects, split, sizes, chosen.get("healthy"))
 
 
 def run_method(
@@ -192,6 +194,42 @@ def healthy_threshold(maps: torch.Tensor, healthy: Slices, share: float = HEALTH
     return replace(threshold, value=1.0) if ((maps == 0) | (maps == 1)).all() else threshold
 
 
+def label_threshold(maps: torch.Tensor, sick: Slices, healthy_maps: torch.Tensor, healthy: Slices) -> Threshold:
+    """The threshold with the best Dice that image labels let one estimate, of any split but `test`.
+
+    With F_s(τ) and F_h(τ) the shares of the brain that reach τ in slices with a lesion and in healthy ones, and π the
+    share of the first that is lesion, F_s = π · sensitivity + (1 − π) F_h, if what surrounds a lesion is flagged as
+    often as healthy brain. So, of all pixels together,
+
+        Dice(τ) = 2 (F_s − (1 − π) F_h) / (F_s + π),   1 − π = min over τ of (1 − F_s) / (1 − F_h)
+
+    The last is the largest share of healthy pixels that the first slices can hold (Blanchard et al. 2010): π is exact
+    where some threshold has full sensitivity, and too small otherwise. Thresholds that more than half of healthy brain
+    reaches do not count in it, for what is left is few pixels.
+
+    Args:
+        maps, healthy_maps (`torch.Tensor` of shape `(N, 1, H, W)`): of the slices with a lesion, and without.
+        sick, healthy (`Slices`): both; no drawn lesion is looked at.
+
+    Returns:
+        `Threshold`: with the estimated Dice; 1 for maps of 0 and 1, which have decided already, and infinite where
+        slices with a lesion are flagged no more than healthy ones.
+    """
+    if "test" in (sick.split, healthy.split):
+        raise ValueError("A threshold is never chosen on the split 'test'; choose it on 'validation'.")
+    values, others = (some[of.brain].double().sort().values for some, of in ((maps, sick), (healthy_maps, healthy)))
+    candidates = values[values > 0].unique()
+    flagged, falsely = (1 - torch.searchsorted(one, candidates) / len(one) for one in (values, others))
+    counted = falsely <= 0.5
+    lesion = 1 - float(((1 - flagged) / (1 - falsely))[counted].min()) if counted.any() else 0.0
+    if lesion <= 0:
+        return Threshold(float("inf"), 0.0, sick.split)
+    estimate = 2 * (flagged - (1 - lesion) * falsely) / (flagged + lesion)
+    best = int(estimate.argmax())
+    decided = all(((some == 0) | (some == 1)).all() for some in (maps, healthy_maps))
+    return Threshold(1.0 if decided else float(candidates[best]), float(estimate[best]), sick.split)
+
+
 def size_edges(slices: Slices) -> list[float]:
     """Areas in pixels that part the drawn lesions of these slices into thirds."""
     areas = slices.masks[(slices.labels == 1) & slices.drawn].flatten(1).sum(1)
@@ -233,10 +271,16 @@ def score_counterfactuals(
     """What counterfactuals of slices with a lesion leave alone, and whether they pass as healthy.
 
     `change_outside`: mean absolute change of intensity in the brain outside the drawn lesion. `flip_rate`: the share
-    of the slices that the classifier takes for diseased whose counterfactual it takes for healthy.
+    of the slices that the classifier takes for diseased whose counterfactual it takes for healthy. Where there are
+    healthy twins, `twin_error`, see `twin_errors`, and `twin_error_left`, as a share of what doing nothing leaves.
     """
     outside = (slices.brain & (slices.masks == 0)).expand_as(slices.images)
     scores = {"change_outside": _mean((counterfactuals - slices.images).abs()[outside])}
+    error, untouched = twin_errors(counterfactuals, slices), twin_errors(slices.images, slices)
+    known = error.isfinite()
+    if known.any():
+        scores["twin_error"] = _mean(error[known])
+        scores["twin_error_left"] = scores["twin_error"] / _mean(untouched[known])
     if classifier is not None:
         before = _lesion_probability(classifier, slices.images, batch_size) > 0.5
         after = _lesion_probability(classifier, counterfactuals, batch_size) > 0.5
@@ -254,6 +298,19 @@ def score_healthy(
     if threshold is not None:
         scores["false_positives"] = _mean((maps >= threshold.value)[brain].float())
     return scores
+
+
+def twin_errors(images: torch.Tensor, slices: Slices) -> torch.Tensor:
+    """How far images (N, C, H, W) in [0, 1] are from the slices' exact healthy twins inside the drawn lesion, (N,).
+
+        mean over the lesion's pixels and the channels of |x̂_0 − x_healthy|
+
+    Of the slices themselves, it is what doing nothing leaves. NaN where there is no twin, or no lesion is drawn.
+    """
+    twins = torch.full_like(images, torch.nan) if slices.healthy is None else slices.healthy
+    inside = slices.masks > 0
+    error = (images - twins).abs().mean(1, keepdim=True).masked_fill(~inside, 0)
+    return error.sum((1, 2, 3)) / inside.sum((1, 2, 3))
 
 
 @torch.no_grad()

@@ -29,11 +29,13 @@ from .anomaly import (
     as_slices,
     choose_threshold,
     healthy_threshold,
+    label_threshold,
     run_method,
     score_counterfactuals,
     score_healthy,
     score_maps,
     size_edges,
+    twin_errors,
 )
 from .image_quality import classifier_features, inception_features, kid
 from .segmentation import dice
@@ -98,8 +100,8 @@ class AnomalySettings:
 
 class ScoredMethods(NamedTuple):
     """Of each method the measures of its seeds, the same for every other data set, the slices of its first seed for
-    the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`), and of each seed the `subject` and `dice` of
-    every test slice and the admission tests."""
+    the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`), of each seed the `subject`, `dice` and, where
+    there are healthy twins, `twin_error` of every test slice, and the admission tests."""
 
     results: dict[str, list[dict]]
     out_of_domain: dict[str, dict[str, list[dict]]]
@@ -110,11 +112,13 @@ class ScoredMethods(NamedTuple):
 
 class Thresholds(NamedTuple):
     """What is chosen on validation slices: the threshold with the best Dice and the areas that part the lesions, None
-    and none where no lesion is drawn; and the threshold of the healthy slices alone, where there are some."""
+    and none where no lesion is drawn; the threshold of the healthy slices alone, where there are some; and that of the
+    labels of both, where there are."""
 
     best: Threshold | None
     edges: Sequence[float]
     healthy: Threshold | None
+    labels: Threshold | None = None
 
 
 def assembled_methods(folder: str, dataset: str) -> list[tuple[str, AnomalyRun]]:
@@ -206,15 +210,19 @@ def judge_of(pipeline, run: AnomalyRun, device: str):
 
 def choose_thresholds(make: Make, validation: Slices) -> Thresholds:
     """What the slices of a validation split decide; `make` as in `score_slices`."""
-    best, edges, healthy = None, [], None
-    if validation.drawn.any():
-        sick = validation.with_drawn_lesion()
-        maps, _ = make(sick.images, "validation")
-        best, edges = choose_threshold(maps, sick), size_edges(sick)
-    if (validation.labels == 0).any():
-        well = validation.without_lesion()
-        healthy = healthy_threshold(make(well.images, "validation, healthy")[0], well)
-    return Thresholds(best, edges, healthy)
+    best, edges, healthy, labels = None, [], None, None
+    sick, well = (validation.select(validation.labels == label) for label in (1, 0))
+    maps, healthy_maps = (
+        make(some.images, what)[0] if len(some.images) else some.masks
+        for some, what in ((sick, "validation"), (well, "validation, healthy"))
+    )
+    if sick.drawn.any():
+        best, edges = choose_threshold(maps[sick.drawn], sick.select(sick.drawn)), size_edges(sick)
+    if len(healthy_maps):
+        healthy = healthy_threshold(healthy_maps, well)
+    if len(maps) and len(healthy_maps):
+        labels = label_threshold(maps, sick, healthy_maps, well)
+    return Thresholds(best, edges, healthy, labels)
 
 
 def score_slices(
@@ -224,9 +232,10 @@ def score_slices(
     judge=None,
     inception: bool = False,
 ) -> tuple[dict[str, float], dict[str, list], dict[str, np.ndarray]]:
-    """All measures on one set of slices, Dice and subject of each slice, and a few slices with what was made of them.
+    """All measures on one set of slices, some of each slice (see `ScoredMethods`), and a few with what became of them.
 
-    `dice_no_masks` is the Dice at the threshold of healthy validation slices; all else is at the best threshold.
+    `dice_no_masks` is the Dice at the threshold of healthy validation slices, `dice_by_labels` at that of their labels
+    and all others'; all else is at the best threshold.
 
     Args:
         make: `make(images, text of a progress bar)` gives anomaly maps and counterfactuals, see `run_method`.
@@ -245,8 +254,11 @@ def score_slices(
         measures["threshold"] = threshold.value
         measures |= score_maps(found, known, threshold, thresholds.edges)
         of_slices = {"subject": known.subjects, "dice": dice(found >= threshold.value, known.masks).tolist()}
-    if thresholds.healthy is not None and drawn.any():
-        measures["dice_no_masks"] = float(dice(found >= thresholds.healthy.value, known.masks).mean())
+        if known.healthy is not None:
+            of_slices["twin_error"] = twin_errors(made[drawn], known).tolist()
+    for name, without_masks in (("dice_no_masks", thresholds.healthy), ("dice_by_labels", thresholds.labels)):
+        if without_masks is not None and drawn.any():
+            measures[name] = float(dice(found >= without_masks.value, known.masks).mean())
     measures |= score_counterfactuals(made, sick, judge)
     if len(healthy.images):
         kept_maps, kept = make(healthy.images, "healthy")

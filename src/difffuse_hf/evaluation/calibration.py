@@ -19,7 +19,7 @@ from ..errors import InputError, require_choice
 from ..pipelines.calibration import Calibration
 from ..pipelines.map_recipe import MapRecipe, map_by_recipe
 from ..pipelines.presets import Preset, choose_settings
-from .anomaly import Slices, choose_threshold, false_positive_threshold
+from .anomaly import Slices, choose_threshold, false_positive_threshold, label_threshold
 from .segmentation import dice
 
 LESION_SIGNS = {"flair": 1, "t2": 1, "ct": -1}  # 1 where lesions are brighter than healthy tissue, -1 where darker
@@ -49,6 +49,7 @@ class Choice:
     calibration: Calibration
     calls: float  # of the U-Net, an image
     scores: torch.Tensor  # (N,), of the slices with a lesion
+    by_labels: float | None = None  # the threshold that `label_threshold` gives; None where nothing is found
 
     @property
     def score(self) -> float:
@@ -233,8 +234,9 @@ def _score(
         value = limits[f"{false_positives[0]:g}"]
         flagged = (maps >= value) & sick.slices.brain
         scores = flagged.flatten(1).sum(1) / sick.slices.brain.flatten(1).sum(1).clamp_min(1)
-    kept = value if math.isfinite(value) else None  # maps of zeros have no threshold
-    return Choice(replace(made, threshold=kept, false_positive_thresholds=limits), calls, scores)
+    of_labels = label_threshold(maps, sick.slices, healthy_maps, well.slices).value
+    kept, of_labels = (one if math.isfinite(one) else None for one in (value, of_labels))  # maps of zeros have none
+    return Choice(replace(made, threshold=kept, false_positive_thresholds=limits), calls, scores, of_labels)
 
 
 def decide(choices: Sequence[Choice], max_calls: float = float("inf")) -> Choice:

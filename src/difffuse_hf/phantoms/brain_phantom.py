@@ -67,7 +67,8 @@ class BrainPhantom:
 
     def subject(self, index: int, lesion: bool = True) -> PhantomSubject:
         """Subject `index`; with `lesion=False` the same subject before the lesion was painted in: the exact healthy
-        counterfactual (displacement by a tumour included), equal to the first outside the segmentation."""
+        counterfactual (displacement by a tumour included), equal to the first outside the segmentation, but for what
+        the blur and ringing of the layout `"mr"` carry over its edge."""
         return self._module.draw(self.seed, index, self._anatomy(index), lesion, **self._options)
 
     def subjects(self, count: int, start: int = 0) -> Iterator[PhantomSubject]:

@@ -14,8 +14,10 @@ from .pipeline_base import CounterfactualPipeline
 from .pipeline_classifier_free_guidance import ClassifierFreeGuidancePipeline
 from .pipeline_classifier_guidance import ClassifierGuidancePipeline
 from .pipeline_difffuse import DifFusePipeline
+from .pipeline_itermask2 import IterMask2Pipeline
 from .pipeline_reconstruction import ReconstructionPipeline
 from .pipeline_repaint import RePaintPipeline
+from .pipeline_thor import THORPipeline
 from .pipeline_unmasked import UnmaskedPipeline
 
 PIPELINES: tuple[type[CounterfactualPipeline], ...] = (
@@ -23,11 +25,13 @@ PIPELINES: tuple[type[CounterfactualPipeline], ...] = (
     UnmaskedPipeline,
     AnoDDPMPipeline,
     AutoDDPMPipeline,
+    THORPipeline,
     ClassifierGuidancePipeline,
     ClassifierFreeGuidancePipeline,
     AnoFPDMPipeline,
     RePaintPipeline,
     ReconstructionPipeline,
+    IterMask2Pipeline,
 )
 
 

@@ -18,6 +18,7 @@ from .thesis import ANOMALY_COHORTS
 OVERLAP = [
     Column("dice", "Dice", digits=3),
     Column("dice_no_masks", "Dice, no masks used for the threshold", digits=3),
+    Column("dice_by_labels", "Dice, threshold by image labels", digits=3),
     Column("iou", "IoU", digits=3),
     Column("best_dice", "best-possible Dice", digits=3),
     Column("auprc", "AUPRC", digits=3),
@@ -31,6 +32,10 @@ PICTURE = [
     Column("flip_rate", "pass as healthy, %", 100, digits=1),
     Column("kid", "KID", digits=4, best="smallest"),
     Column("seconds_per_slice", "s per slice", digits=2, best="smallest"),
+]
+TWIN = [
+    Column("twin_error", "error against the healthy twin inside the lesion", digits=4, best="smallest"),
+    Column("twin_error_left", "of the error of doing nothing, %", 100, digits=1, best="smallest"),
 ]
 BY_INFARCT = [
     Column(f"{measure}_infarct_{size}", f"{heading}, size {size}", digits=3)
@@ -63,14 +68,18 @@ def write_anomaly_tables(
     if not any("dice" in one for seeds in scored.results.values() for one in seeds):
         found += " No lesion is drawn in these data, so nothing that needs one is scored."
     found += f" No masks: the threshold that {HEALTHY_SHARE:.0%} of healthy validation brain reaches."
+    found += " By image labels: the threshold whose Dice, estimated from how much more is flagged in slices with a"
+    found += " lesion than in healthy ones, is the best."
     shown = judged(scored.results, scored.admission)
     tables = [
         with_admission(measures_table(shown, OVERLAP, found, ANOMALY_COHORTS.get(cohort or "", ())), scored.admission),
         measures_table(shown, PICTURE, caption),
     ]
-    differences = paired_differences(scored.slices)
+    differences, twins = (paired_differences(scored.slices, measure=name) for name in ("dice", "twin_error"))
     if differences:
-        tables.append(differences_table(differences, scored.admission, where))
+        caption = f"Dice of {REFERENCE} minus that of the method, slice by slice, {where}; ± the error, by subject."
+        tables.append(differences_table(differences, scored.admission, caption))
+    tables += twin_tables(shown, twins, scored.admission, where)
     if any(BY_INFARCT[0].measure in seed for seeds in scored.results.values() for seed in seeds):
         caption = f"Lesions found by the size of the scan's infarct, {where}."
         tables.append(measures_table(shown, BY_INFARCT, caption))
@@ -79,8 +88,10 @@ def write_anomaly_tables(
         caption = f"Lesions found in {Path(dataset).name} ({kind}), seen by no model, thresholds as before."
         results = judged(results, scored.admission)
         tables.append(measures_table(results, OVERLAP, caption, ANOMALY_COHORTS.get(out_of_domain_cohort or "", ())))
+        tables += twin_tables(results, {}, scored.admission, f"in {Path(dataset).name}")
     data = {"limit": settings.limit, "synthetic": synthetic}
     data |= {"results": scored.results, "out_of_domain": scored.out_of_domain, "differences": differences}
+    data |= {"twin_differences": twins} if twins else {}
     data["admission"] = {name: [[asdict(one) for one in some] for some in seeds] for name, seeds in
                          scored.admission.items()}  # fmt: skip
     write_tables(tables, data, folder, "anomaly")
@@ -118,16 +129,35 @@ def _admission_cell(seeds: Sequence[Sequence[AdmissionTest]]) -> str:
 def differences_table(
     differences: Mapping[str, Mapping],
     admission: Mapping[str, Sequence[Sequence[AdmissionTest]]],
-    where: str,
+    caption: str,
+    digits: int = 3,
 ) -> Table:
-    """Dice of Dif-fuse minus that of each other method, with an error that is clustered by subject."""
+    """A measure of Dif-fuse minus that of each other method, with an error that is clustered by subject."""
     rows = []
     for name, one in differences.items():
-        error = "" if one["standard_error"] is None else f" ± {one['standard_error']:.3f}"
-        text = f"{one['mean']:+.3f}{error}" if passed([*admission[name], *admission[REFERENCE]]) else "not judged"
+        error = "" if one["standard_error"] is None else f" ± {one['standard_error']:.{digits}f}"
+        same = passed([*admission[name], *admission[REFERENCE]])
+        text = f"{one['mean']:+.{digits}f}{error}" if same else "not judged"
         rows.append([name, text, str(one["slices"]), str(one["subjects"])])
-    caption = f"Dice of {REFERENCE} minus that of the method, slice by slice, {where}; ± the error, by subject."
     return Table(caption, ["method", "difference", "slices", "subjects"], rows)
+
+
+def twin_tables(
+    results: Mapping[str, Sequence[dict]],
+    differences: Mapping[str, Mapping],
+    admission: Mapping[str, Sequence[Sequence[AdmissionTest]]],
+    where: str,
+) -> list[Table]:
+    """How close counterfactuals come to the slices drawn without their lesion; none where there are no such twins."""
+    if not any(TWIN[0].measure in seed for seeds in results.values() for seed in seeds):
+        return []
+    caption = f"Counterfactuals inside the lesion, {where}, beside the same slices drawn without it; range of 1."
+    tables = [measures_table(results, TWIN, caption)]
+    if differences:
+        caption = f"Error against the healthy twin, {REFERENCE} minus the method, slice by slice, {where}; below 0 "
+        caption += f"{REFERENCE} is closer; ± the error, by subject."
+        tables.append(differences_table(differences, admission, caption, digits=4))
+    return tables
 
 
 def write_sweep_tables(curves: Curves, grid: Grid, where: str, num_slices: int, folder: Path) -> list[Table]:

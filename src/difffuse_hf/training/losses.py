@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ..models.modeling_denoising_ae import coarse_noise
+from ..models.modeling_itermask import random_masks
 from ..pipelines.anomaly_map import foreground
 from ..schedulers.scheduling_difffuse import forward_process
 
@@ -188,6 +189,27 @@ def denoising_loss(
         (batch, channels, height, width), noise_std, noise_resolution, generator, image.device, image.dtype
     )
     return (mask * (image - autoencoder(image + mask * noise).float()).square()).mean()
+
+
+def masked_reconstruction_loss(
+    network: torch.nn.Module, image: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Squared errors of IterMask2's two networks on healthy slices (Liang et al. 2024), one sum of both.
+
+        loss = mean (x − f(h))² + mean (x − g((1 − m) ⊙ x + m ⊙ n, h))²
+
+    h are the high frequencies, m random masks, n noise. The networks share no weights, so that the sum trains each as
+    it would be trained alone.
+
+    Args:
+        network (`torch.nn.Module`): `network(image, mask, noise)` gives f's image and g's, see `IterMaskNetwork`.
+        image (`torch.Tensor` of shape `(B, C, H, W)`): x in [0, 1].
+        generator (`torch.Generator`, *optional*): source of masks and noise, on the image's device.
+    """
+    mask = random_masks(foreground(image), generator).to(image)
+    noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+    first, refined = network(image, mask, noise)
+    return F.mse_loss(first.float(), image) + F.mse_loss(refined.float(), image)
 
 
 def gradient_penalty(
