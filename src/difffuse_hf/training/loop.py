@@ -127,7 +127,6 @@ class Trainer:
 
         self.progress = load_checkpoint(self.accelerator, args.output_dir, args.resume_from_checkpoint, self.ema)
         self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in self.progress.pending_losses]
-        self.metrics: dict[str, float] = {}
         self.run_log: RunLog | None = None  # of the main process, in `fit`
         if args.report_to != "none" and self.accelerator.is_main_process:
             settings = {n: v if isinstance(v, (int, float)) else str(v) for n, v in asdict(args).items()}
@@ -150,7 +149,7 @@ class Trainer:
                 if self._due(args.checkpointing_steps):
                     self.checkpoint()
             self.finish()
-        return self.metrics
+        return self.progress.metrics
 
     def step(self) -> None:
         """One step of the optimiser, over all passes through the network that belong to it."""
@@ -180,7 +179,9 @@ class Trainer:
         step, learning_rate = self.progress.step, self.optimizer.param_groups[0]["lr"]
         loss = self._over_processes(self.losses).mean().item()
         self.losses.clear()
-        validated = {f"validation {name}": f"{value:.4f}" for name, value in self.metrics.items() if "/" not in name}
+        validated = {
+            f"validation {name}": f"{value:.4f}" for name, value in self.progress.metrics.items() if "/" not in name
+        }
         self.bar.set_postfix({"loss": f"{loss:.4f}", **validated})
         self.accelerator.log({"train/loss": loss, "train/learning_rate": learning_rate}, step=step)
         if self.run_log is not None:
@@ -197,13 +198,14 @@ class Trainer:
         with self.kept_weights() as model:
             measured = validate(model, self._validation_batches(dataset))
         pictures = {name: value for name, value in measured.items() if isinstance(value, torch.Tensor)}
-        self.metrics = {name: value for name, value in measured.items() if not isinstance(value, torch.Tensor)}
-        self.accelerator.log({f"validation/{name}": value for name, value in self.metrics.items()}, step=step)
+        metrics = {name: value for name, value in measured.items() if not isinstance(value, torch.Tensor)}
+        progress.metrics = metrics
+        self.accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=step)
         if self.run_log is not None:
             _show(pictures, step, self.args.output_dir, self.accelerator.trackers)
-            self.run_log.append(step, validation=self.metrics)
-        if self.metrics["loss"] < progress.best_loss:
-            progress.best_loss, progress.validations_without_improvement = self.metrics["loss"], 0
+            self.run_log.append(step, validation=metrics)
+        if metrics["loss"] < progress.best_loss:
+            progress.best_loss, progress.validations_without_improvement = metrics["loss"], 0
             if self.args.patience:
                 self._save()
         else:
