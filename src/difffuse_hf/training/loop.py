@@ -82,7 +82,8 @@ class Trainer:
             follows. A public repository is refused at the start (where the Hub can be reached) all the same.
 
     Raises:
-        InputError: data, folder, checkpoint or repository cannot be used, or the loss is not finite.
+        InputError: data, folder, checkpoint or repository cannot be used, a checkpoint is of steps with another number
+            of samples, or the loss is not finite.
         SystemExit: after Ctrl-C or SIGTERM.
     """
 
@@ -126,6 +127,7 @@ class Trainer:
             self.ema = EMAModel(self.bare_model.parameters(), decay=args.ema_decay, foreach=True)
 
         self.progress = load_checkpoint(self.accelerator, args.output_dir, args.resume_from_checkpoint, self.ema)
+        self._check_samples_in_a_step()
         self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in self.progress.pending_losses]
         self.run_log: RunLog | None = None  # of the main process, in `fit`
         if args.report_to != "none" and self.accelerator.is_main_process:
@@ -280,6 +282,18 @@ class Trainer:
                 f"A process that reads slices died after step {self.progress.step}, perhaps of too little memory; "
                 "lower --num_workers and go on with --resume_from_checkpoint latest."
             ) from error
+
+    def _check_samples_in_a_step(self) -> None:
+        """`InputError` if the steps of a checkpoint saw another number of samples: its place in the stream is lost."""
+        args, processes, before = self.args, self.accelerator.num_processes, self.progress.samples_in_a_step
+        samples = args.batch_size * args.gradient_accumulation_steps * processes
+        if before not in (0, samples):
+            raise InputError(
+                f"A step of the checkpoint saw {before} samples, a step of this run would see {samples} ({processes} "
+                f"process(es), --batch_size {args.batch_size}, --gradient_accumulation_steps "
+                f"{args.gradient_accumulation_steps}); choose them so that their product stays {before}."
+            )
+        self.progress.samples_in_a_step = samples
 
     def _check_loss(self, loss: torch.Tensor, positions: range) -> None:
         """Stop before a loss that is not finite reaches the weights, on all processes at once.
