@@ -246,6 +246,13 @@ class Training(Script):
         return found | {name: text.replace(str(output), "OUTPUT") for name, text in cards.items()}
 
 
+class FAnoGAN(Training):
+    """Both stages; one iteration of the first is five steps of the critic and one of the generator."""
+
+    script = "train_fanogan"
+    steps = ("--max_steps", 4, "--encoder_steps", 18)
+
+
 class HalfBrain(Training):
     """The classifier in its three stages, on scans."""
 
@@ -362,7 +369,7 @@ def training(name: str) -> type[Command]:
     return type(name, (Training,), {"script": name, "__doc__": f"examples/{name}.py on slices."})
 
 
-ON_SLICES = ("classifier", "autoencoder", "diffusion", "denoising_ae", "noisy_classifier", "fanogan")
+ON_SLICES = ("classifier", "autoencoder", "diffusion", "denoising_ae", "noisy_classifier")
 COMMANDS: dict[str, type[Command]] = {
     "preprocess": Preprocess,
     "prepare": Prepare,
@@ -372,6 +379,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate_anomaly": EvaluateAnomaly,
     "evaluate_classification": EvaluateClassification,
     **{f"train_{name}": training(f"train_{name}") for name in ON_SLICES},
+    "train_fanogan": FAnoGAN,
     "train_half_brain": HalfBrain,
     "train_acat": ACAT,
 }
