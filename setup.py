@@ -35,7 +35,9 @@ EXTRAS = {
     ],
     "dev": [
         "highdicom>=0.23",
+        "hypothesis>=6.100",
         "pytest>=8.0",
+        "pytest-cov>=5.0",
         "pytest-randomly>=3.15",
         "pytest-xdist>=3.5",
         "ruff>=0.6",

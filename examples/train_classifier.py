@@ -17,6 +17,7 @@ from pathlib import Path
 
 import timm
 import torch
+from accelerate import PartialState
 
 from difffuse_hf import LesionClassifier, LesionClassifierConfig, SliceClassifier, SliceClassifierConfig
 from difffuse_hf.errors import InputError, run_script
@@ -32,6 +33,7 @@ from difffuse_hf.training.classifiers import (
     load_splits,
     steps,
 )
+from difffuse_hf.training.loop import push_trained
 
 DEMO = {
     "channels": [16, 32, 64, 128],
@@ -130,7 +132,10 @@ def train_half_brain(args: Arguments, train, validation) -> None:
         else:
             model = LesionClassifier.from_pretrained(before, stage=fused)
         before = folder
+        last = stage == "fine_tuned"
         if args.resume_from_checkpoint is not None and is_trained(folder):
+            if last and PartialState(cpu=args.cpu).is_main_process:
+                push_trained(args)  # which may be what was interrupted
             continue
         stage_args = dataclasses.replace(
             args,
@@ -139,7 +144,7 @@ def train_half_brain(args: Arguments, train, validation) -> None:
             max_steps=steps(args, len(train), epochs * scale),
         )
         frozen = ("backbone",) if stage == "heads" else ()
-        fit_classifier(model, train, validation, stage_args, frozen, push=stage == "fine_tuned")
+        fit_classifier(model, train, validation, stage_args, frozen, push=last)
 
 
 if __name__ == "__main__":

@@ -5,46 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
-import numpy as np
 import pytest
 import torch
 from test_examples import run
+from tiny_trainings import SCAN_SHAPE, write_scans
 
 from difffuse_hf import ACATClassifier, ACATProcessor, LesionClassifier, load_classifier
 from difffuse_hf.data.scans import load_scans
 from difffuse_hf.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-SHAPE = (2, 1, 20, 18)
 CPU = ("--cpu", "--report_to", "none")
 QUICK = ("--batch_size", 4, "--epochs", 1, "--log_every", 1, *CPU)
-
-
-def scans(count, first):
-    random = np.random.default_rng(first)
-    image = random.uniform(0.3, 0.6, (count, *SHAPE)).astype(np.float32)
-    label = np.arange(count) % 4
-    image[(label == 1) | (label == 3), 0, 0, 6:10, 11:15] -= 0.25
-    image[(label == 2) | (label == 3), 0, 0, 6:10, 3:7] -= 0.25
-    features = {
-        "image": datasets.Array4D(SHAPE, "float32"),
-        "label": datasets.ClassLabel(names=["none", "left", "right", "both"]),
-        "scan_id": datasets.Value("string"),
-        "patient": datasets.Value("string"),
-    }
-    names = [f"scan{first + i}" for i in range(count)]
-    columns = {"image": list(image), "label": label, "scan_id": names, "patient": names}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Data, a half-brain classifier trained in three short stages, an autoencoder, maps of all splits."""
     root = tmp_path_factory.mktemp("acat")
-    splits = {"train": scans(12, 0), "validation": scans(8, 100), "test": scans(4, 200)}
-    datasets.DatasetDict(splits).save_to_disk(root / "data")
-    ACATProcessor(image_size=SHAPE[-2:], num_slices=2).save_pretrained(root / "data")
+    write_scans(root / "data")
     network = ("--backbone", "half_brain", "--num_pools", 2, "--stage_epochs", 1, 1, 1)
     run("examples/train_classifier.py", "--dataset", root / "data", *network, "--output_dir", root / "classifier",
         "--batch_size", 4, *CPU)  # fmt: skip
@@ -93,7 +72,7 @@ def test_saliency_of_the_whole_data_set_goes_on_where_it_stopped(root, tmp_path)
     run("examples/compute_saliency.py", *flags, "--batch_size", 2)
     assert [file.read_bytes() for file in files] == before and files[0].stat().st_mtime_ns == kept
     maps = load_scans(str(root / "data"), "train", str(tmp_path / "maps"))[:]["saliency"]
-    assert maps.shape == (12, *SHAPE) and maps.flatten(1).amax(1).tolist() == [1.0] * 12
+    assert maps.shape == (12, *SCAN_SHAPE) and maps.flatten(1).amax(1).tolist() == [1.0] * 12
 
 
 def test_acat_becomes_the_classifier_of_a_second_round_of_maps(root, tmp_path):

@@ -4,10 +4,10 @@ import json
 import os
 from dataclasses import replace
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from tiny_trainings import write_drawn_slices
 
 pytest.importorskip("sklearn", reason="needs the extra `train`")
 
@@ -32,22 +32,7 @@ SETTINGS = AnomalySettings(limit=2)
 def run(tmp_path_factory):
     """Four slices a split, every second with a lesion, and a pipeline that reconstructs them in one pass."""
     root = tmp_path_factory.mktemp("runs")
-    masks = np.zeros((4, 16, 16), np.uint8)
-    masks[1::2, 5:9, 5:9] = 1
-    features = datasets.Features(
-        {
-            "image": datasets.Array3D((2, 16, 16), "float32"),
-            "mask": datasets.Array2D((16, 16), "uint8"),
-            "label": datasets.ClassLabel(names=["healthy", "lesion"]),
-            "subject": datasets.Value("string"),
-        }
-    )
-    splits = {}
-    for seed, split in enumerate(("validation", "test")):
-        images = np.random.default_rng(seed).random((4, 2, 16, 16), np.float32) / 2 + masks[:, None] / 2
-        columns = {"image": images, "mask": masks, "label": [0, 1, 0, 1], "subject": list("aabb")}
-        splits[split] = datasets.Dataset.from_dict(columns, features)
-    datasets.DatasetDict(splits).save_to_disk(str(root / "slices"))
+    write_drawn_slices(root / "slices")
     torch.manual_seed(0)
     ReconstructionPipeline(DenoisingAutoencoder(2, [4, 8])).save_pretrained(root / "model")
     return AnomalyRun(str(root / "model"), str(root / "slices"))

@@ -229,6 +229,19 @@ def test_the_averaged_weights_are_the_ones_saved(slices, tmp_path):
     assert not same(averaged, last)
 
 
+def test_a_classifier_killed_between_its_last_checkpoint_and_its_scores_has_the_scores_of_the_last_validation(
+    slices, tmp_path
+):
+    options = ["--validation_steps", "2", "--checkpointing_steps", "2", "--max_steps", "4"]
+    train("train_classifier", slices, tmp_path, *options)
+    written = {name: (tmp_path / name).read_text() for name in ("training.json", "README.md")}
+    assert set(json.loads(written["training.json"])["validation"]) >= {"loss", "accuracy", "auc"}
+    for name in written:
+        (tmp_path / name).unlink()
+    train("train_classifier", slices, tmp_path, *options, "--resume_from_checkpoint", "latest")
+    assert {name: (tmp_path / name).read_text() for name in written} == written
+
+
 def test_patience_keeps_the_best_weights_and_stops(slices, tmp_path):
     options = ["--validation_steps", "1", "--checkpointing_steps", "1", "--learning_rate", "0.5", "--patience", "2"]
     train("train_classifier", slices, tmp_path, "--max_steps", "50", *options)

@@ -1,4 +1,4 @@
-"""A tiny set of slices, the flags that make every training script quick, and what a training leaves."""
+"""Tiny sets of slices and scans, the flags that make every training script quick, and what a training leaves."""
 
 import importlib.util
 import json
@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from difffuse_hf import ACATProcessor
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SCAN_SHAPE = (2, 1, 20, 18)
 UNET = ["--block_out_channels", "8", "8", "--attention_levels", "1", "--norm_num_groups", "4"]
 TINY = {
     "train_classifier": [
@@ -48,6 +51,50 @@ def write_slices(folder):
         return datasets.Dataset.from_dict({"image": list(image), "label": label}, features=datasets.Features(features))
 
     datasets.DatasetDict(train=split(22), validation=split(8)).save_to_disk(folder)
+
+
+def write_drawn_slices(folder):
+    """Four slices in the validation and in the test split, every second with a lesion that is drawn."""
+    masks = np.zeros((4, 16, 16), np.uint8)
+    masks[1::2, 5:9, 5:9] = 1
+    features = datasets.Features(
+        {
+            "image": datasets.Array3D((2, 16, 16), "float32"),
+            "mask": datasets.Array2D((16, 16), "uint8"),
+            "label": datasets.ClassLabel(names=["healthy", "lesion"]),
+            "subject": datasets.Value("string"),
+        }
+    )
+    splits = {}
+    for seed, split in enumerate(("validation", "test")):
+        images = np.random.default_rng(seed).random((4, 2, 16, 16), np.float32) / 2 + masks[:, None] / 2
+        columns = {"image": images, "mask": masks, "label": [0, 1, 0, 1], "subject": list("aabb")}
+        splits[split] = datasets.Dataset.from_dict(columns, features)
+    datasets.DatasetDict(splits).save_to_disk(str(folder))
+
+
+def write_scans(folder):
+    """Half-brain scans with the four labels of a side, as `save_to_disk` writes them."""
+
+    def split(count, first):
+        random = np.random.default_rng(first)
+        image = random.uniform(0.3, 0.6, (count, *SCAN_SHAPE)).astype(np.float32)
+        label = np.arange(count) % 4
+        image[(label == 1) | (label == 3), 0, 0, 6:10, 11:15] -= 0.25
+        image[(label == 2) | (label == 3), 0, 0, 6:10, 3:7] -= 0.25
+        features = {
+            "image": datasets.Array4D(SCAN_SHAPE, "float32"),
+            "label": datasets.ClassLabel(names=["none", "left", "right", "both"]),
+            "scan_id": datasets.Value("string"),
+            "patient": datasets.Value("string"),
+        }
+        names = [f"scan{first + i}" for i in range(count)]
+        columns = {"image": list(image), "label": label, "scan_id": names, "patient": names}
+        return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+    splits = {"train": split(12, 0), "validation": split(8, 100), "test": split(4, 200)}
+    datasets.DatasetDict(splits).save_to_disk(folder)
+    ACATProcessor(image_size=SCAN_SHAPE[-2:], num_slices=2).save_pretrained(folder)
 
 
 def load_script(name):

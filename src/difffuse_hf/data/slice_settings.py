@@ -3,6 +3,8 @@
 Nothing heavy is imported here, so that a model can be described at once.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import require_choice
@@ -47,14 +49,21 @@ class SliceSettings:
     body_part: str = HEAD
 
     def __post_init__(self):
-        if len(self.image_size) != 2 or min(self.image_size) < 1 or self.pixel_spacing_mm <= 0:
+        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"`modalities` names one channel or more, each once, got {self.modalities}.")
+        if len(self.image_size) != 2 or min(self.image_size) < 1 or not 0 < self.pixel_spacing_mm < math.inf:
             raise ValueError(
                 f"`image_size` is (height, width) in pixels and `pixel_spacing_mm` is positive, "
                 f"got {self.image_size} and {self.pixel_spacing_mm}."
             )
         if not 0 < self.reference_intensity < 1:
             raise ValueError(f"`reference_intensity` lies between 0 and 1, got {self.reference_intensity}.")
-        if self.window_hu is not None and (len(self.window_hu) != 2 or self.window_hu[0] >= self.window_hu[1]):
+        if self.slice_margin < 0 or not 0 <= self.min_foreground <= 1:
+            raise ValueError(
+                f"`slice_margin` is 0 or more slices and `min_foreground` lies between 0 and 1, got "
+                f"{self.slice_margin} and {self.min_foreground}."
+            )
+        if self.window_hu is not None and not _is_window(self.window_hu):
             raise ValueError(f"`window_hu` is (low, high) in Hounsfield units, got {self.window_hu}.")
         if unknown := sorted(set(self.optional_modalities) - set(self.modalities)):
             raise ValueError(f"`optional_modalities` names {unknown[0]}, which is none of {self.modalities}.")
@@ -75,3 +84,8 @@ class SliceSettings:
         if self.window_hu is None:
             return "brain"
         return "body" if self.body_part == CHEST else "head"
+
+
+def _is_window(window: Sequence[float]) -> bool:
+    """Whether these are two numbers, the lower first; NaN is no number."""
+    return len(window) == 2 and -math.inf < window[0] < window[1] < math.inf

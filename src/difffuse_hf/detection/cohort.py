@@ -5,11 +5,12 @@ starts, or those that `torchrun` or `accelerate launch` has started, on one mach
 from a generator of its own, so the results are the same, whoever makes them.
 """
 
+import json
 import os
-import pickle
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,20 +103,29 @@ def _among_workers(run: Run, device: str, cases: Sequence[Source], workers: int)
 def _among_ranks(run: Run, device: str, cases: Sequence[Source]) -> Generator[tuple[int, Outcome]]:
     """`(number of the case, outcome)` as they are made by the processes of a launcher; for the first process only.
 
-    The launcher's store holds a counter, from which a process takes the number of its next case, and the outcomes. No
-    process group is needed, nor a wait for the slowest but at the end.
+    The launcher's store holds a counter, from which a process takes the number of its next case, and the outcomes as
+    JSON: whoever reaches the store's port may write to it, and a pickle would run. No process group is needed, nor a
+    wait for the slowest but at the end.
     """
     store, rank, world = next(rendezvous("env://"))
     work = run.load(_deal(device, int(os.environ.get("LOCAL_RANK", rank))))
     received, left = 0, True
     while left or (rank == 0 and received < len(cases)):
         if left and (left := (number := store.add("taken", 1) - 1) < len(cases)):
-            outcome: Any = pickle.dumps((number, work(cases[number])))  # the stubs say str, bytes will do
+            outcome = json.dumps([number, work(cases[number])], default=os.fspath)
             store.set(f"outcome {store.add('finished', 1)}", outcome)
         while rank == 0 and store.check([f"outcome {received + 1}"]):
             received += 1
-            yield pickle.loads(store.get(f"outcome {received}"))
+            yield _unpacked(store.get(f"outcome {received}"))
         if not left:
             time.sleep(POLL_SECONDS)  # not in `store.wait`, which is deaf to signals
     while rank == 0 and store.add("taken", 0) < len(cases) + world:  # the store may live in this process
         time.sleep(POLL_SECONDS)
+
+
+def _unpacked(text: bytes) -> tuple[int, Outcome]:
+    """Number of a case and outcome, as they were before they became JSON."""
+    number, outcome = json.loads(text)
+    if isinstance(outcome, dict):
+        outcome["folder"] = Path(outcome["folder"])
+    return number, outcome

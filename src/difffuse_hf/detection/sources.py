@@ -7,6 +7,7 @@ head CT: DICOM folder, Enhanced CT file   -> its native slices (`dicom_case.py`)
 zip of one of these                       -> unpacked for as long as the case is worked on
 """
 
+import errno
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from ..preprocessing.walk import find_files, walk_files
 
 MOST_BYTES = 16_000_000_000  # of an unpacked archive
 MANY_FILES = 200  # of a folder, to see whether it holds DICOM
+BAD_NAMES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)  # of files in an archive
 
 
 @contextmanager
@@ -49,16 +51,23 @@ def opened(source: Source) -> Iterator[Source]:
                 if size > MOST_BYTES:
                     raise InputError(f"{file} would take {size / 1e9:.0f} GB; unpack it, and give one scan's folder.")
                 archive.extractall(folder)  # which leads no name out of the folder
-        except (InputError, OSError):
+        except InputError:
             raise
         except Exception as error:  # damaged or encrypted: each way to pack has errors of its own
+            if isinstance(error, OSError) and error.errno not in BAD_NAMES:  # the disk is full, for example
+                raise
             raise InputError(
-                f"{file} cannot be unpacked ({first_line(error)[:200]}); unpack it yourself, and give the folder."
+                f"{file} cannot be unpacked ({_why(error)[:200]}); unpack it yourself, and give the folder."
             ) from None
         try:
             yield folder
         except InputError as error:  # the folder is nobody's to look for
             raise InputError(str(error).replace(str(folder), str(file))) from None
+
+
+def _why(error: Exception) -> str:
+    """Without the name of a temporary file."""
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
 
 
 def zip_file_of(source: Source) -> Path | None:

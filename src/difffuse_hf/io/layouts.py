@@ -67,7 +67,7 @@ def case_name(source: Source) -> str:
         return begin.strip("_-. ") or Path(next(iter(source.values()))).resolve().parent.name
     path = Path(source)
     if path.is_file():
-        return stem(path)
+        return stem(path) if stem(path).strip(". ") else path.name  # `...zip` would lead out of the output folder
     path = path.resolve()
     if path.name == "anat":
         path = path.parent

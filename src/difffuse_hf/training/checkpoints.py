@@ -26,6 +26,8 @@ class Progress:
     validations_without_improvement: int = 0
     ema_steps: int = 0
     pending_losses: list[float] = field(default_factory=list)  # of the forward passes since the last line of the log
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+    samples_in_a_step: int = 0  # of all processes together; not known of older checkpoints
 
 
 def checkpoints(output_dir: Path) -> list[Path]:

@@ -181,8 +181,8 @@ def fit_classifier(
     ).fit()
     if PartialState().is_main_process:
         summary = {"validation": metrics, "training_scans": len(train), "steps": args.max_steps, "seed": args.seed}
-        write_whole(Path(args.output_dir, FINISHED), lambda path: path.write_text(json.dumps(summary, indent=2)))
         write_card(model, train, args, metrics)
+        write_whole(Path(args.output_dir, FINISHED), lambda path: path.write_text(json.dumps(summary, indent=2)))
         if push:
             push_trained(args)
     return metrics

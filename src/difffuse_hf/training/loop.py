@@ -82,7 +82,8 @@ class Trainer:
             follows. A public repository is refused at the start (where the Hub can be reached) all the same.
 
     Raises:
-        InputError: data, folder, checkpoint or repository cannot be used, or the loss is not finite.
+        InputError: data, folder, checkpoint or repository cannot be used, a checkpoint is of steps with another number
+            of samples, or the loss is not finite.
         SystemExit: after Ctrl-C or SIGTERM.
     """
 
@@ -126,8 +127,8 @@ class Trainer:
             self.ema = EMAModel(self.bare_model.parameters(), decay=args.ema_decay, foreach=True)
 
         self.progress = load_checkpoint(self.accelerator, args.output_dir, args.resume_from_checkpoint, self.ema)
+        self._check_samples_in_a_step()
         self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in self.progress.pending_losses]
-        self.metrics: dict[str, float] = {}
         self.run_log: RunLog | None = None  # of the main process, in `fit`
         if args.report_to != "none" and self.accelerator.is_main_process:
             settings = {n: v if isinstance(v, (int, float)) else str(v) for n, v in asdict(args).items()}
@@ -150,7 +151,7 @@ class Trainer:
                 if self._due(args.checkpointing_steps):
                     self.checkpoint()
             self.finish()
-        return self.metrics
+        return self.progress.metrics
 
     def step(self) -> None:
         """One step of the optimiser, over all passes through the network that belong to it."""
@@ -180,7 +181,9 @@ class Trainer:
         step, learning_rate = self.progress.step, self.optimizer.param_groups[0]["lr"]
         loss = self._over_processes(self.losses).mean().item()
         self.losses.clear()
-        validated = {f"validation {name}": f"{value:.4f}" for name, value in self.metrics.items() if "/" not in name}
+        validated = {
+            f"validation {name}": f"{value:.4f}" for name, value in self.progress.metrics.items() if "/" not in name
+        }
         self.bar.set_postfix({"loss": f"{loss:.4f}", **validated})
         self.accelerator.log({"train/loss": loss, "train/learning_rate": learning_rate}, step=step)
         if self.run_log is not None:
@@ -197,13 +200,14 @@ class Trainer:
         with self.kept_weights() as model:
             measured = validate(model, self._validation_batches(dataset))
         pictures = {name: value for name, value in measured.items() if isinstance(value, torch.Tensor)}
-        self.metrics = {name: value for name, value in measured.items() if not isinstance(value, torch.Tensor)}
-        self.accelerator.log({f"validation/{name}": value for name, value in self.metrics.items()}, step=step)
+        metrics = {name: value for name, value in measured.items() if not isinstance(value, torch.Tensor)}
+        progress.metrics = metrics
+        self.accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=step)
         if self.run_log is not None:
             _show(pictures, step, self.args.output_dir, self.accelerator.trackers)
-            self.run_log.append(step, validation=self.metrics)
-        if self.metrics["loss"] < progress.best_loss:
-            progress.best_loss, progress.validations_without_improvement = self.metrics["loss"], 0
+            self.run_log.append(step, validation=metrics)
+        if metrics["loss"] < progress.best_loss:
+            progress.best_loss, progress.validations_without_improvement = metrics["loss"], 0
             if self.args.patience:
                 self._save()
         else:
@@ -278,6 +282,18 @@ class Trainer:
                 f"A process that reads slices died after step {self.progress.step}, perhaps of too little memory; "
                 "lower --num_workers and go on with --resume_from_checkpoint latest."
             ) from error
+
+    def _check_samples_in_a_step(self) -> None:
+        """`InputError` if the steps of a checkpoint saw another number of samples: its place in the stream is lost."""
+        args, processes, before = self.args, self.accelerator.num_processes, self.progress.samples_in_a_step
+        samples = args.batch_size * args.gradient_accumulation_steps * processes
+        if before not in (0, samples):
+            raise InputError(
+                f"A step of the checkpoint saw {before} samples, a step of this run would see {samples} ({processes} "
+                f"process(es), --batch_size {args.batch_size}, --gradient_accumulation_steps "
+                f"{args.gradient_accumulation_steps}); choose them so that their product stays {before}."
+            )
+        self.progress.samples_in_a_step = samples
 
     def _check_loss(self, loss: torch.Tensor, positions: range) -> None:
         """Stop before a loss that is not finite reaches the weights, on all processes at once.
