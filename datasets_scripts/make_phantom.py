@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the prepared images")
     parser.add_argument("--split", choices=[split.value for split in Split], help="put every subject into this split")
     parser.add_argument("--split_seed", type=int, help="of the division 70-15-15 by patient")
-    parser.add_argument("--num_proc", type=int, help="processes; one by default")
+    parser.add_argument("--workers", type=int, help="processes; one by default")
+    parser.add_argument("--num_proc", type=int, dest="workers", help=argparse.SUPPRESS)  # its old name
     parser.add_argument("--push_to_hub", metavar="USER/NAME", help="upload the folder to this data set on the Hub")
     parser.add_argument("--public", action="store_true", help="everybody may read it there")
     args = parser.parse_args(argv)
@@ -48,12 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     size = options("image_size")
     if args.layout == "ist3":  # a hospital's disk of DICOM series
         disk, raw = args.out / "dicom", str(args.out / "preprocessed")
-        canvas, workers = [part.replace("_", "-") for part in size], str(args.num_proc or 1)
+        canvas, workers = [part.replace("_", "-") for part in size], str(args.workers or 1)
         code = difffuse(["preprocess", str(disk), raw, "--linkage", "--workers", workers, *canvas])
         if code:
             return code
         size = [] if args.config == "volumes" else size  # those have the scans' own size
-    others = options("config", "split", "split_seed", "num_proc", "push_to_hub")
+    others = options("config", "split", "split_seed", "workers", "push_to_hub")
     return prepare_script(
         args.layout, [raw, str(args.prepare), *others, *size, *(["--public"] if args.public else [])]
     )

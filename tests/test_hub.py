@@ -1,25 +1,26 @@
 """Model cards, and the way to the Hub and back, against a stub on this machine."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import quiet
+from diffusers import DiffusionPipeline
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import constants
-from tiny_models import tiny_unet
+from tiny_models import tiny_classifier, tiny_noisy_classifier, tiny_unet
+from transformers import AutoImageProcessor
 
 import difffuse_hf
 from difffuse_hf import (
-    ACATClassifier,
     ACATProcessor,
     DifFusePipeline,
     DifFuseProcessor,
     DifFuseScheduler,
-    LesionClassifier,
-    LesionClassifierConfig,
+    NoisyClassifier,
     SliceClassifier,
     SliceClassifierConfig,
     load_classifier,
@@ -27,6 +28,7 @@ from difffuse_hf import (
 from difffuse_hf.errors import InputError
 from difffuse_hf.io.hub import MODEL_FILES, private_by_default, push, push_folder, refuse_public
 from difffuse_hf.io.model_card import card_line, model_card, write_model_card
+from difffuse_hf.models.auto import CLASSIFIERS
 
 CARD = {
     "name": "Healthy brains",
@@ -58,18 +60,73 @@ def test_a_pipeline_pushed_to_the_hub_comes_back_the_same(whole_pipeline, connec
     assert "\n" not in str(caught.value)
 
 
-def test_classifiers_and_their_processor_go_to_the_hub_and_back(connected_hub):
-    baseline = LesionClassifier(LesionClassifierConfig(hidden_sizes=[4, 4, 4, 4, 4], num_pools=1)).eval()
-    acat = ACATClassifier.from_baseline(baseline).eval()
-    scan, saliency = torch.rand(1, 2, 1, 12, 10), torch.rand(1, 2, 1, 12, 10)
-    for name, model in (("tester/halves", baseline), ("tester/acat", acat)):
-        model.push_to_hub(name)
-        again = load_classifier(name)
-        assert type(again) is type(model)
-        assert torch.equal(again(scan, saliency=saliency).logits, model(scan, saliency=saliency).logits)
-    ACATProcessor(image_size=(12, 10), num_slices=2).push_to_hub("tester/acat")
-    assert ACATProcessor.from_pretrained("tester/acat").image_size == (12, 10)
-    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(connected_hub.files("tester/acat"))
+@pytest.mark.parametrize("kind", [*CLASSIFIERS, NoisyClassifier])
+def test_every_classifier_pushed_to_the_hub_comes_back_the_same(kind, connected_hub):
+    if kind is NoisyClassifier:
+        model, inputs, load = tiny_noisy_classifier(), (torch.rand(2, 1, 16, 16), 3), NoisyClassifier.from_pretrained
+    else:
+        model, load = tiny_classifier(kind), load_classifier
+        inputs = torch.rand(2, 2, 1, 19, 17), torch.rand(2, 2, 1, 19, 17)  # scans and their saliency maps
+    model.push_to_hub("tester/classifier")
+    again = load("tester/classifier")
+    assert type(again) is kind and connected_hub.private == {"tester/classifier"}
+    with torch.no_grad():
+        expected, found = model(*inputs).logits, again.eval()(*inputs).logits
+    assert torch.equal(expected, found) and expected.std() > 0
+
+
+def processed(processor):
+    """What the processor makes of a scan."""
+    draw = torch.Generator().manual_seed(0)
+    if isinstance(processor, ACATProcessor):
+        return processor(100 * torch.rand(2, 5, 1, 24, 20, generator=draw), saliency=torch.ones(2, 5, 1, 24, 20))
+    scan = torch.zeros(2, 30, 28, 6)  # without its skull: 0 around the brain
+    scan[:, 5:25, 5:25] = torch.rand(2, 20, 20, 6, generator=draw)
+    return processor(scan.numpy(), affine=torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0])).numpy())
+
+
+PROCESSORS = {
+    "scans": ACATProcessor(image_size=(12, 10), num_slices=3, window=(0, 80)),
+    "slices": DifFuseProcessor(("t1", "flair"), image_size=(20, 16), pixel_spacing_mm=3.0, slice_margin=0),
+}
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_both_processors_pushed_to_the_hub_come_back_the_same(kind, connected_hub):
+    processor = PROCESSORS[kind]
+    processor.push_to_hub("tester/processor")
+    assert connected_hub.private == {"tester/processor"}
+    expected = processed(processor)
+    assert expected["pixel_values"].std() > 0
+    for loader in (type(processor), AutoImageProcessor):
+        again = loader.from_pretrained("tester/processor")
+        assert type(again) is type(processor)
+        found = processed(again)
+        assert set(found) == set(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_token_is_in_nothing_that_is_printed_said_or_written(
+    whole_pipeline, connected_hub, folder, tmp_path, capfd, caplog
+):
+    caplog.set_level("DEBUG")
+    token = "hf_stub"  # what `connected_hub` is logged in with
+    assert os.environ["HF_TOKEN"] == token
+    push(whole_pipeline, "tester/ours", model_card(**CARD))
+    push_folder(folder, "tester/data", repo_type="dataset", token=token)
+    quiet(DifFusePipeline.from_pretrained("tester/ours"))
+    sentences = []
+    connected_hub.repos["tester/open"] = [("0" * 40, {})]
+    for refused in ("tester/open", "no/such/name"):
+        with pytest.raises(InputError) as told:
+            push_folder(folder, refused, token=token)
+        sentences += [str(told.value), str(told.value.__cause__)]
+    printed = capfd.readouterr()
+    said = "\n".join([printed.out, printed.err, caplog.text, *sentences])
+    assert "tester/ours" in said and token not in said  # the client's own log was listened to
+    written = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    pushed = [content for name in ("tester/ours", "tester/data") for content in connected_hub.files(name).values()]
+    assert len(written) > 10 and len(pushed) > 10
+    assert not [content for content in written + pushed if token.encode() in content]
 
 
 @pytest.fixture
@@ -236,6 +293,16 @@ def test_a_model_card_states_data_scores_credits_and_what_it_is_not_for():
         "- Label maps: somebody, Apache-2.0.",
     ):
         assert line in text
+
+
+def test_the_card_says_what_a_stranger_with_diffusers_alone_needs(pipeline, tmp_path):
+    """`DiffusionPipeline` knows no pipeline outside diffusers; its error is on the card, beside the way out."""
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(AttributeError) as refused:
+        DiffusionPipeline.from_pretrained(tmp_path)
+    card = model_card(**CARD)
+    assert str(refused.value) in " ".join(card.split()) and "pip install difffuse_hf" in card
+    assert "\nfrom difffuse_hf import DifFusePipeline\n" in card
 
 
 def test_a_model_card_goes_into_a_saved_pipeline_only(pipeline, tmp_path):

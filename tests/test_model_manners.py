@@ -8,7 +8,7 @@ import sys
 import huggingface_hub
 import pytest
 import torch
-from tiny_models import tiny_classifier
+from tiny_models import tiny_classifier, tiny_noisy_classifier
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from difffuse_hf import (
@@ -18,7 +18,6 @@ from difffuse_hf import (
     DifFuseProcessor,
     FAnoGAN,
     IterMaskNetwork,
-    NoisyClassifier,
     ResNetAutoencoder,
 )
 from difffuse_hf.errors import InputError
@@ -137,8 +136,3 @@ def test_a_saved_model_gives_the_same_also_in_half_precision_and_names_wrong_cha
     torch.testing.assert_close(low.float(), expected, rtol=0, atol=0.1 * expected.abs().max().item())
     with pytest.raises(ValueError, match="3 channels but the .* takes 2"):
         answer(model, torch.rand(1, 3, 16, 16))
-
-
-def tiny_noisy_classifier(channels=1):
-    torch.manual_seed(0)
-    return NoisyClassifier(channels, 2, 16, (8, 16), layers_per_block=1, attention_levels=1, norm_num_groups=4).eval()

@@ -196,7 +196,8 @@ def test_a_raw_folder_becomes_parquet_on_the_command_line_and_with_the_scripts_s
     assert difffuse(command) == 0
     assert "test: " in capsys.readouterr().out
     spelling = "--image_size 32 --pixel_spacing_mm=1.5 --slice_margin 0 --split test --modalities t1 flair".split()
-    assert prepare_script("brats2021", [str(cases), str(tmp_path / "two"), *spelling]) == 0
+    assert prepare_script("brats2021", [str(cases), str(tmp_path / "two"), *spelling, "--num_proc", "1"]) == 0
+    assert "--num-proc is the old name of --workers" in capsys.readouterr().err
     for name in (*shards(tmp_path / "one"), "preprocessor_config.json"):
         assert filecmp.cmp(tmp_path / "one" / name, tmp_path / "two" / name, shallow=False)
     processor = DifFuseProcessor.from_pretrained(tmp_path / "two")

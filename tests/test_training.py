@@ -302,6 +302,18 @@ def test_a_push_that_fails_in_the_end_leaves_the_trained_model_on_disk(slices, t
     assert len(steps_done) == 2 and ResNetAutoencoder.from_pretrained(tmp_path).config.in_channels == 2
 
 
+def test_a_launcher_that_starts_one_process_in_place_of_several_is_noticed(slices, tmp_path, monkeypatch):
+    """`accelerate launch --cpu --num_processes 2` leaves these variables to the one process that it starts."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="several processes but has started one.*torchrun") as told:
+        autoencoder_trainer(slices, tmp_path, [])
+    assert "\n" not in str(told.value)
+    monkeypatch.delenv("MASTER_PORT")
+    autoencoder_trainer(slices, tmp_path, [])
+
+
 def test_healthy_slices_have_label_zero_and_parquet_reads_like_a_saved_folder(slices, tmp_path):
     healthy = load_slices(str(slices), "train", healthy_only=True)
     assert len(healthy) == 11 and set(healthy["label"]) == {0}

@@ -1,6 +1,8 @@
 """What a training is told: presets, choices, and what bad usage says."""
 
 import pytest
+from accelerate import tracking
+from accelerate.utils import LoggerType
 from tiny_trainings import TINY, load_script
 
 from difffuse_hf.errors import InputError
@@ -39,6 +41,21 @@ def test_a_word_that_no_script_knows_ends_it_with_one_sentence(script, flags, se
         load_script(script).main([*BASE, *flags])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and sentence in said and said.count("\n") <= 3
+
+
+def test_a_tracker_that_is_not_installed_is_refused_and_not_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TENSORBOARD])
+    for name in ("none", "tensorboard", "all"):
+        assert parse_arguments(TrainingArguments, argv=[*BASE, "--report_to", name]).report_to == name
+    with pytest.raises(SystemExit) as ended:
+        load_script("train_classifier").main([*BASE, "--report_to", "wandb"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") <= 3
+    assert "the package wandb is not installed: pip install wandb, or choose one of none, tensorboard." in said
+    monkeypatch.setattr(tracking, "_available_trackers", [])
+    for name in ("all", "tensorboard"):
+        with pytest.raises(InputError, match="the package tensorboard is not installed.*one of none"):
+            TrainingArguments(dataset="data", output_dir="out", report_to=name)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from difffuse_hf import (
     LesionClassifier,
     LesionClassifierConfig,
+    NoisyClassifier,
     SliceClassifier,
     SliceClassifierConfig,
     make_healthy_unet,
@@ -58,3 +59,9 @@ def tiny_classifier(kind: type, **options):
     if kind is not LesionClassifier:
         config = kind.config_class(base=config, **options)
     return kind(config).eval()
+
+
+def tiny_noisy_classifier(channels: int = 1) -> NoisyClassifier:
+    """For two classes of slices at a noise level."""
+    torch.manual_seed(0)
+    return NoisyClassifier(channels, 2, 16, (8, 16), layers_per_block=1, attention_levels=1, norm_num_groups=4).eval()

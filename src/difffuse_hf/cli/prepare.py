@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Layout
+from .options import Layout, complain
 
 
 class Split(str, Enum):
@@ -80,7 +80,8 @@ def prepare(
     ct1: CT1 = None,
     split: Annotated[Split | None, _option("Put every subject into this split, keeping the others.")] = None,
     split_seed: Annotated[int, typer.Option(help="Of the division 70-15-15 by patient.")] = 0,
-    num_proc: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="1")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on this machine.", show_default="1")] = None,
+    num_proc: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
     push_to_hub: Annotated[str | None, _option("Upload to this data set on the Hub.", metavar="USER/NAME")] = None,
     public: Annotated[
         bool, typer.Option("--public", help="Everybody may read it there; data of patients must stay private.")
@@ -93,6 +94,8 @@ def prepare(
     from ..data.prepare import make_builder
     from ..data.prepare import prepare as write_parquet
 
+    if num_proc is not None:
+        complain("--num-proc is the old name of --workers and will go.")
     builder = make_builder(
         layout.value,
         raw,
@@ -116,7 +119,7 @@ def prepare(
         split=None if split is None else split.value,
         split_seed=split_seed,
     )
-    write_parquet(builder, out, num_proc, push_to_hub, public)
+    write_parquet(builder, out, workers or num_proc, push_to_hub, public)
 
 
 def _columns(entries: list[str]) -> dict[str, str]:

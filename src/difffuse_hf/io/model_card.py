@@ -35,6 +35,8 @@ processor = AutoImageProcessor.from_pretrained("{repo_id}")
 logits = classifier(**processor(image)).logits  # of {classes}
 ```
 
+This needs the package: `pip install difffuse_hf`. Transformers knows the model once `difffuse_hf` is imported.
+
 ## Training data
 
 {training_data}
@@ -63,7 +65,8 @@ pipe = DifFusePipeline.from_pretrained("{repo_id}")
 output = pipe(image)  # (B, C, H, W) in [0, 1]: counterfactuals, anomaly_maps, masks, saliency
 ```
 
-or `difffuse detect SCAN --model {repo_id} --output out`.
+or `difffuse detect SCAN --model {repo_id} --output out`. Both need the package: `pip install difffuse_hf`. Diffusers
+alone does not know the pipeline and ends with "module diffusers has no attribute DifFusePipeline"; import it as above.
 
 ## Training data
 

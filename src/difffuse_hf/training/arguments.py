@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from transformers import HfArgumentParser
 
@@ -35,7 +36,7 @@ class TrainingArguments:
     """What every training script can be told; a script adds its own fields in a subclass.
 
     Raises:
-        InputError: a field with choices is none of them.
+        InputError: a field with choices is none of them, or the package of the tracker is not installed.
     """
 
     dataset: str = field(metadata={"help": "Saved slices, Parquet folder, raw BraTS 2021 folder, or Hub name."})
@@ -66,7 +67,7 @@ class TrainingArguments:
     ema_decay: float = option(0.0, "Decay of the averaged weights, which are the ones validated and saved; 0 = off.")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "Left out, what `accelerate launch` says.")
     cpu: bool = option(False, "Train on the CPU even where there is a GPU; needed for several CPU processes.")
-    num_workers: int = option(0, "Processes that read slices.")
+    num_workers: int = option(0, "Processes that read slices, as of torch's DataLoader.")
     checkpointing_steps: int = option(1000, "Steps between checkpoints; 0 = none but on Ctrl-C.")
     checkpoints_total_limit: int = option(2, "Checkpoints kept; the oldest go first.")
     resume_from_checkpoint: str | None = option(None, "`latest`, or the folder of a checkpoint.")
@@ -84,6 +85,7 @@ class TrainingArguments:
             value, allowed = getattr(self, name), one.metadata.get("choices") or _literals(hints[name])
             if allowed and not (value is None and NoneType in get_args(hints[name])):
                 require_choice(name, value, allowed)
+        _require_tracker(self.report_to)
 
 
 @dataclass(kw_only=True)
@@ -107,6 +109,17 @@ class NoiseLevelNetworkArguments(TrainingArguments):
 
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def _require_tracker(report_to: str) -> None:
+    """`InputError` where accelerate would leave the tracker out without a word, because its package is missing."""
+    installed = [tracker.value for tracker in get_available_trackers()]
+    if report_to not in ("none", *installed) and not (report_to == "all" and installed):
+        package = "tensorboard" if report_to == "all" else report_to
+        raise InputError(
+            f"`report_to` is {report_to}, but the package {package} is not installed: pip install {package}, "
+            f"or choose one of {', '.join(['none', *installed])}."
+        )
 
 
 def _literals(hint: Any) -> tuple:

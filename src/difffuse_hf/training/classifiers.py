@@ -191,11 +191,12 @@ def fit_classifier(
 def write_card(model, train: datasets.Dataset, args: ClassifierArguments, metrics: dict[str, float]) -> None:
     """The card of a trained classifier in `args.output_dir`: its data, and what it scores on the validation split."""
     names, data = class_names(train), Path(args.dataset).name
-    kind = "**Synthetic**, no patient is in it" if is_synthetic(args.dataset) else "What the data set's own card says"
+    origin = "Where its scans come from, and what may be done with them, is said on the card of that data set"
+    origin = "**Synthetic**, no patient is in it" if is_synthetic(args.dataset) else origin
     card = classifier_card(
         name=Path(args.output_dir).absolute().name,
         description=f"A {type(model).__name__} of difffuse_hf: {', '.join(names)}.",
-        training_data=f"`{data}`, {len(train)} rows, seed {args.seed}. {kind}.",
+        training_data=f"`{data}`, {len(train)} rows, seed {args.seed}. {origin}.",
         scores={
             f"{name}, validation": value for name, value in metrics.items() if name in ("accuracy", "auc", "loss")
         },

@@ -436,8 +436,15 @@ def _make_accelerator(args: TrainingArguments, find_unused_parameters: bool) -> 
         project_config=ProjectConfiguration(args.output_dir, os.path.join(args.output_dir, "logs")),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
     )
+    alone = accelerator.num_processes == 1
+    if alone and "WORLD_SIZE" not in os.environ and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= set(os.environ):
+        raise InputError(  # the launcher sets the port for several processes only, and then starts one
+            "`accelerate launch` was told of several processes but has started one, as it does without several GPUs; "
+            "leave out its --num_processes, or start them on the CPU with `torchrun --nproc_per_node 2 SCRIPT ... "
+            "--cpu`."
+        )
     started = int(os.environ.get("WORLD_SIZE", 1))
-    if started > 1 and accelerator.num_processes == 1:  # accelerate looks for GPUs only, unless told
+    if started > 1 and alone:  # accelerate looks for GPUs only, unless told
         raise InputError(
             f"{started} processes were started, but without a GPU each of them would train a model of its own; "
             "add --cpu to let them train one on the CPU."
