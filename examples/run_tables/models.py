@@ -64,6 +64,9 @@ def demo_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
     return steps
 
 
+BRAIN_SCHEDULES = {"noise_level": [350], "percentile": [90, 95], "scout_samples": [0, 2], "scout_rounds": [0, 2]}
+
+
 @dataclass(frozen=True)
 class BrainModelSize:
     """A model of brain MR that does without some modalities: what differs between a smoke test and a model of use."""
@@ -71,35 +74,55 @@ class BrainModelSize:
     subjects: tuple[int, int, int]  # to train, validate and test
     image: tuple[int, int]  # height and width in pixels
     pixel_mm: float
-    steps: tuple[int, int, int]  # of classifier, autoencoder and U-Net
-    unet: str
-    limit: int  # validation slices of a class
-    common: str = ""
+    classifier: str  # flags of its training, as the next two
+    autoencoder: str
+    diffusion: str
+    calibration: int  # validation slices of a class
+    rivals: int  # validation and test slices of a class, for the table of methods
+    scored: tuple[int, ...]  # seeds of the sampling
 
 
+TINY = "--max_steps 3 --mixed_precision no --batch_size 4 --warmup_steps 1 --validation_steps 3 --validation_samples 8"
 BRAIN_MODEL = {
     "smoke": BrainModelSize(
         subjects=(2, 2, 2),
         image=(32, 32),
         pixel_mm=6,
-        steps=(3, 3, 3),
-        unet="--block_out_channels 16 16",
-        limit=4,
-        common="--mixed_precision no --batch_size 4 --warmup_steps 1 --validation_steps 3 --validation_samples 8",
+        classifier=TINY,
+        autoencoder=TINY,
+        diffusion=f"{TINY} --block_out_channels 16 16",
+        calibration=4,
+        rivals=4,
+        scored=(0,),
+    ),
+    "evening": BrainModelSize(  # the embedded model
+        subjects=(220, 24, 40),
+        image=(128, 112),
+        pixel_mm=1.5,
+        classifier="--max_steps 3000 --batch_size 48 --lr_scheduler cosine",
+        autoencoder="--max_steps 1000 --strides 2 1 1 --lr_scheduler cosine",
+        diffusion="--max_steps 2800 --block_out_channels 32 64 96 128 --intensity_augmentation 0.2",
+        calibration=60,
+        rivals=24,
+        scored=(0, 1, 2),
     ),
     "full": BrainModelSize(
         subjects=(300, 24, 32),
-        image=128,
+        image=(128, 112),
         pixel_mm=1.5,
-        steps=(6000, 6000, 40_000),
-        unet="--block_out_channels 64 96 160 192",
-        limit=60,
+        classifier="--max_steps 6000 --lr_scheduler cosine",
+        autoencoder="--max_steps 6000 --strides 2 1 1 --lr_scheduler cosine",
+        diffusion="--max_steps 40000 --block_out_channels 64 96 160 192 --intensity_augmentation 0.2",
+        calibration=200,
+        rivals=100,
+        scored=(0, 1, 2),
     ),
 }
+FLAIR_ALONE = {"all": [], "flair": ["--modalities", "flair"]}
 
 
 def brain_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
-    """A model of MR with lesions of five kinds that needs FLAIR alone; synthetic subjects only."""
+    """The model of MR with lesions of five kinds that needs FLAIR alone, and its scores; synthetic subjects only."""
     require_choice("SIZE", name, BRAIN_MODEL)
     steps, size = Steps(), BRAIN_MODEL[name]
     splits = {
@@ -108,25 +131,37 @@ def brain_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
     }
     slices = add_brain_slices(steps, out, anatomies, splits, ["--layout", "mr"], size.image, size.pixel_mm)
     parts = []
-    for part, count in zip(("classifier", "autoencoder", "diffusion"), size.steps):
+    for part, flags in (
+        ("classifier", size.classifier),
+        ("autoencoder", size.autoencoder),
+        ("diffusion", size.diffusion),
+    ):
         to = f"{out}/{part}"
-        words = [*size.unet.split(), "--patch_size", 2] if part == "diffusion" else []
+        patches = ["--patch_size", 2] if part == "diffusion" else []
         steps.add(part, "launch", f"examples/train_{part}.py", "--preset", "demo", "--dataset", slices,
-                  "--output_dir", to, "--max_steps", count, "--modality_dropout", 0.5, words, size.common.split(),
+                  "--output_dir", to, "--modality_dropout", 0.5, patches, flags.split(),
                   "--resume_from_checkpoint latest --report_to none".split(), to=to)  # fmt: skip
         parts += [f"--{part}", to]
     maps = ["--saliency_options", json.dumps({"reference": "reconstruction", "num_steps": 6, "step_size": 0.03})]
-    model, calibrated = f"{out}/model", f"{out}/calibrated"
+    shared = "--anomaly_channels 0 --morphology_size 3".split()
+    model, calibrated, methods = f"{out}/model", f"{out}/calibrated", f"{out}/methods"
     steps.add("model", "python", "examples/assemble_pipeline.py", "--dataset", slices, parts, "--output_dir", model,
-              "--dtype float16 --preset fast --percentile 95 --anomaly_channels 0 --morphology_size 3".split(),
-              "--optional_modalities t1 t1ce t2".split(), "--limit", size.limit, maps,
+              "--dtype float16 --preset fast --percentile 95".split(), shared,
+              "--optional_modalities t1 t1ce t2".split(), "--limit", size.calibration, maps,
               "--training_data", "Synthetic subjects only: BrainPhantom over the label maps of SynthSeg.",
               to=model)  # fmt: skip
     steps.add("calibrated", "python", "examples/calibrate_pipeline.py", model, "--dataset", slices, "--limit",
-              size.limit, "--channels", 0, "--grid", json.dumps({"noise_level": [350], "percentile": [90, 95]}),
-              "--output_dir", calibrated, to=calibrated)  # fmt: skip
-    for given, channels in (("all", []), ("flair", ["--channels", 0])):
-        to = f"{out}/evaluation/{given}"
-        steps.add(f"evaluation/{given}", "python", "examples/evaluate_anomaly.py", "--method", "Dif-fuse", calibrated,
-                  slices, channels, "--limit", size.limit, "--output_dir", to, to=to)  # fmt: skip
+              size.calibration, "--channels", 0, "--scanner_spread", 0.35, "--grid",
+              json.dumps(BRAIN_SCHEDULES), "--output_dir", calibrated, to=calibrated)  # fmt: skip
+    for given, flags in FLAIR_ALONE.items():
+        to = f"{out}/scans/{given}"
+        steps.add(f"scans/{given}", "python", "examples/evaluate_scans.py", calibrated, "--cases",
+                  f"{out}/phantom/test", "--group_by", "kind", "--seeds", list(size.scored), flags,
+                  "--output_dir", to, to=to)  # fmt: skip
+    steps.add("methods", "python", "examples/assemble_competitors.py", "--dataset", slices, parts,
+              "--methods", "ACAT, calibrated map", "RePaint, calibrated", "DDIM-DDPM", "--num_inference_steps", 12,
+              shared, "--limit", size.rivals, "--output_dir", methods, maps, to=methods)  # fmt: skip
+    rows = ["--all", methods, slices, "--method", "Dif-fuse", calibrated, slices] * len(size.scored)
+    steps.add("evaluation", "python", "examples/evaluate_anomaly.py", rows, "--limit", size.rivals, "--dtype", "auto",
+              "--output_dir", f"{out}/evaluation", to=f"{out}/evaluation")  # fmt: skip
     return steps
