@@ -59,6 +59,14 @@ def test_a_schedule_is_made_of_every_combination(whole_pipeline):
         schedules(whole_pipeline, "fast", {"speed": [1]})
 
 
+def test_schedules_whose_first_look_does_nothing_are_tried_once(whole_pipeline):
+    grid = {"scout_samples": [0, 2], "scout_rounds": [0, 2], "scout_threshold": [0.0, 0.1], "scout_margin_mm": [4.0]}
+    looks = [plan.settings for plan in schedules(whole_pipeline, "fast", grid)]
+    assert [(one.scout_samples, one.scout_rounds, one.scout_threshold, one.scout_margin_mm) for one in looks] == [
+        (0, 0, 0.0, 0.0), (2, 0, 0.1, 4.0), (2, 2, 0.0, 0.0), (2, 2, 0.1, 4.0)
+    ]  # fmt: skip
+
+
 def test_the_floor_of_the_disagreement_is_what_healthy_tissue_differs_by():
     assert sample_noise(drawn(0.25), [0, 1]) == pytest.approx(0.25)
 

@@ -64,7 +64,15 @@ def demo_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
     return steps
 
 
-BRAIN_SCHEDULES = {"noise_level": [350], "percentile": [90, 95], "scout_samples": [0, 2], "scout_rounds": [0, 2]}
+BRAIN_SALIENCY = {"reference": "reconstruction", "counterfactuals": ["negative"], "num_steps": 6, "step_size": 0.03}
+BRAIN_SCHEDULES = {  # with and without a first look that widens the mask, that narrows it, or both
+    "noise_level": [350],
+    "percentile": [80, 90, 95],
+    "scout_samples": [0, 2],
+    "scout_rounds": [0, 2],
+    "scout_threshold": [0.0, 0.08],
+    "scout_margin_mm": [6.0],
+}
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,7 @@ def brain_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
                   "--output_dir", to, "--modality_dropout", 0.5, patches, flags.split(),
                   "--resume_from_checkpoint latest --report_to none".split(), to=to)  # fmt: skip
         parts += [f"--{part}", to]
-    maps = ["--saliency_options", json.dumps({"reference": "reconstruction", "num_steps": 6, "step_size": 0.03})]
+    maps = ["--saliency_options", json.dumps(BRAIN_SALIENCY)]
     shared = "--anomaly_channels 0 --morphology_size 3".split()
     model, calibrated, methods = f"{out}/model", f"{out}/calibrated", f"{out}/methods"
     steps.add("model", "python", "examples/assemble_pipeline.py", "--dataset", slices, parts, "--output_dir", model,

@@ -149,7 +149,7 @@ def recipes(modalities: Sequence[str], signs: Mapping[str, int], healthy: Drawn,
 
 
 def schedules(pipeline, preset: str, grid: Mapping[str, Sequence[Any]]) -> list[Calibration]:
-    """A preset with every combination of values in place of its own.
+    """A preset with every combination of values in place of its own; those that act alike are there once.
 
     Args:
         pipeline (`DifFusePipeline` or `RePaintPipeline`): has the values that the grid leaves out.
@@ -167,8 +167,18 @@ def schedules(pipeline, preset: str, grid: Mapping[str, Sequence[Any]]) -> list[
         chosen = dict(zip(grid, values))
         noise_level = chosen.pop("noise_level", pipeline.config["noise_level"] or len(pipeline.scheduler))
         percentile = chosen.pop("percentile", pipeline.config["percentile"])
-        found.append(Calibration(replace(plain, **chosen), noise_level, percentile))
+        plan = Calibration(_as_it_acts(replace(plain, **chosen)), noise_level, percentile)
+        if plan not in found:
+            found.append(plan)
     return found
+
+
+def _as_it_acts(settings: Preset) -> Preset:
+    """Settings without the parts of a first look that do nothing, so that schedules which act alike are equal."""
+    looks = settings.scout_samples and (settings.scout_rounds or settings.scout_threshold)
+    if not looks:
+        settings = replace(settings, scout_samples=0, scout_rounds=0, scout_threshold=0.0)
+    return settings if settings.scout_threshold else replace(settings, scout_margin_mm=0.0)
 
 
 def search(
