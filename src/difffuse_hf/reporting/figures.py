@@ -160,6 +160,29 @@ def overview_figure(
     write_whole(path, lambda file: figure.savefig(file, format="png", facecolor="white"))
 
 
+def settings_figure(
+    images: np.ndarray,
+    made: np.ndarray,
+    probabilities: np.ndarray,
+    headings: Sequence[str],
+    title: str,
+    path: str | Path,
+):
+    """Slices, and beside each what every setting of a counterfactual search makes of it: a row a slice.
+
+    Args:
+        images (`np.ndarray` of shape `(N, H, W)`), made (`np.ndarray` of shape `(K, N, H, W)`): of K settings.
+        probabilities (`np.ndarray` of shape `(K, N)`): of the class that is moved towards; the label of each row.
+        headings: of the settings.
+    """
+    rows = []
+    for n, image in enumerate(images):
+        white = grey_window(image)
+        tiles = [{"image": one, "white": white} for one in (image, *made[:, n])]
+        rows.append(("P " + ", ".join(f"{value:.2f}" for value in probabilities[:, n]), tiles))
+    overview_figure(rows, ["slice", *headings], title, [], {}, path)
+
+
 def methods_figure(methods: dict[str, dict[str, np.ndarray]], title: str, path: str | Path):
     """Slices, what every method makes of them, and the map of the change: two rows a slice, a column a method.
 
