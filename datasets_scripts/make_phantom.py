@@ -4,14 +4,18 @@ python datasets_scripts/make_phantom.py data/phantom --layout brats2021 --subjec
 python datasets_scripts/make_phantom.py data/hospital --layout ist3 --subjects 100 --prepare data/ist3 --config volumes
 
 The layout "ist3" is a hospital's disk of DICOM series, which goes through `difffuse preprocess` (OUT/preprocessed)
-first. The builders run with their defaults; the prepare_*.py scripts have the options. A run that was interrupted is
-continued by repeating it.
+first. `--opacity LOW HIGH` makes the lungs of the layout "mosmed" harder to judge: each study's opacities have a share
+of their own density between the two; a folder holds one kind. The builders run with their defaults; the prepare_*.py
+scripts have the options. A run that was interrupted is continued by repeating it.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from rich.progress import track
+
+from difffuse_hf import BrainPhantom
 from difffuse_hf.cli.main import main as difffuse
 from difffuse_hf.cli.options import Layout
 from difffuse_hf.cli.prepare import Split
@@ -25,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--subjects", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="same seed, same subjects")
     parser.add_argument("--anatomies", type=Path, help="folder of label maps (FreeSurfer numbers); ICBM152 by default")
+    parser.add_argument("--opacity", type=float, nargs=2, metavar=("LOW", "HIGH"), help="mosmed: above 0 and up to 1")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="folder for the Parquet shards")
     parser.add_argument("--config", choices=["volumes", "slices"], default="slices")
     parser.add_argument("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the prepared images")
@@ -43,7 +48,14 @@ def main(argv: list[str] | None = None) -> int:
         return [part for name, value in zip(given, words) for part in (f"--{name}", *map(str, value))]
 
     raw = str(args.out)
-    code = difffuse(["phantom", raw, *options("layout", "subjects", "seed", "anatomies")])
+    if args.opacity and args.layout != "mosmed":
+        parser.error("--opacity is for --layout mosmed")
+    if args.opacity:
+        cohort, code = BrainPhantom("mosmed", seed=args.seed, opacity=tuple(args.opacity)), 0
+        for _ in track(cohort.write(args.out, args.subjects), "Drawing subjects", total=args.subjects):
+            pass
+    else:
+        code = difffuse(["phantom", raw, *options("layout", "subjects", "seed", "anatomies")])
     if code or args.prepare is None:
         return code
     size = options("image_size")

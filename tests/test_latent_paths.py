@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from PIL import Image
 from test_gradients import LinearScan, OneLayer, random
 from test_latent_shift import Identity, Logit
 
@@ -25,6 +26,7 @@ from difffuse_hf.evaluation.latent_paths import (
     join_paths,
     latent_paths,
     other_class,
+    shifted_images,
     summarise_paths,
 )
 
@@ -65,6 +67,19 @@ def test_the_probability_along_latent_shift_of_a_linear_classifier_by_hand():
     for k in range(5):
         expected = (-(lesion - k * 0.3 * (weight[1] * slope).sum())).sigmoid()
         assert torch.allclose(path.probability[k, 0], expected, atol=1e-6)
+
+
+def test_shifted_images_are_where_the_straight_path_comes_by(steep):
+    image, autoencoder = random(3, 2, 6, 6), Logit()
+    made, probability = shifted_images(steep, autoencoder, image, [0.0, 0.5, 2.0])
+    path = latent_paths(steep, autoencoder, image, num_steps=4, step_size=0.5)[ONE_STEP]
+    assert torch.equal(made[0], autoencoder.decode(autoencoder.encode(image)))
+    assert torch.equal(probability, path.probability[[0, 1, 4]])
+    latent = [autoencoder.encode(one) for one in made]
+    torch.testing.assert_close(latent[2] - latent[0], 4 * (latent[1] - latent[0]), rtol=0, atol=1e-3)
+    assert (latent[2] - latent[0]).abs().max() > 0.1
+    scans, of_scans = shifted_images(steep, autoencoder, random(2, 3, 2, 6, 6), [1.0])
+    assert scans.shape == (1, 2, 3, 2, 6, 6) and of_scans.shape == (1, 2)
 
 
 def test_equation_5_4_stays_nearer_than_a_search_without_its_l1_term(steep):
@@ -147,4 +162,10 @@ def test_the_script_writes_the_figure_and_its_numbers(tmp_path, capsys):
     assert [(one["settings"]["step_size"], one["settings"]["l1_weight"]) for one in grid] == [
         (0.5, 10), (0.5, 100), (1, 10), (1, 100)
     ]  # fmt: skip
-    assert grid[3]["paths"] == summary["paths"] and len(list((tmp_path / "grid").glob("*.png"))) == 4
+    assert grid[3]["paths"] == summary["paths"] and len(list((tmp_path / "grid").glob("latent_paths_*.png"))) == 4
+    with Image.open(tmp_path / "grid" / "latent_grid_pictures.png") as picture:
+        one_and_a_start = picture.width / (2 + 4)  # inches a tile, about
+    with Image.open(tmp_path / "grid" / "latent_shift_pictures.png") as picture:
+        assert picture.width == pytest.approx(one_and_a_start * (2 + 5), rel=0.05) and picture.height > 400
+    module.main([*argv, "--pictures", "0", "--output_dir", str(tmp_path / "none")])
+    assert [path.name for path in (tmp_path / "none").glob("*.png")] == ["latent_paths.png"]

@@ -37,6 +37,11 @@ def mask(cohort):
     return np.asarray(nibabel.load(cohort[0] / "masks" / "study_0005_mask.nii.gz").dataobj) > 0
 
 
+@pytest.fixture(scope="module")
+def healthy():
+    return BrainPhantom("mosmed", seed=SEED).subject(STUDY, lesion=False)
+
+
 def test_the_files_are_those_of_mosmeddata_and_say_that_they_are_synthetic(cohort, ct):
     root, study = cohort
     assert study.relative_to(root).as_posix() == "studies/CT-2/study_0005.nii.gz" == mosmed.location(SEED, STUDY)
@@ -46,6 +51,25 @@ def test_the_files_are_those_of_mosmeddata_and_say_that_they_are_synthetic(cohor
         assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S") and image.header.get_zooms()[2] == 8
         assert b"SYNTHETIC" in image.header["descrip"].item()
     assert ct.dtype == np.int16 and ct.min() >= -1024
+
+
+def test_faint_opacities_are_the_same_ones_with_a_share_of_their_density(ct, mask, healthy, tmp_path):
+    healthy = healthy.volumes["ct"]
+    cohort = BrainPhantom("mosmed", seed=SEED, opacity=(0.25, 0.25))
+    (study,) = cohort.write(tmp_path, 1, start=STUDY)
+    faint = np.asarray(nibabel.load(study).dataobj).astype(int)
+    assert np.array_equal(np.asarray(nibabel.load(tmp_path / "masks" / "study_0005_mask.nii.gz").dataobj) > 0, mask)
+    np.testing.assert_allclose(faint - healthy, 0.25 * (ct.astype(int) - healthy), atol=1.01)  # rounded three times
+    assert (ct.astype(int) - healthy)[mask].mean() > 100
+    assert "opacity" in (tmp_path / "subjects.csv").read_text().splitlines()[0]
+
+
+def test_the_share_of_a_study_is_drawn_between_the_two_ends_and_what_cannot_be_is_refused():
+    for ends in ((0.0, 0.5), (0.5, 0.2), (0.5, 1.5)):
+        with pytest.raises(InputError, match="`opacity` goes from the lower to the higher share, above 0 and up to 1"):
+            BrainPhantom("mosmed", opacity=ends).subject(0)
+    with pytest.raises(ValueError, match="`opacity` is of lungs, which the layout 'wmh' has none of"):
+        BrainPhantom("wmh", opacity=(0.1, 0.2))
 
 
 def test_the_registry_names_every_study_and_its_mask(cohort):
@@ -73,8 +97,7 @@ def test_every_twenty_studies_hold_every_category():
         assert [folders.count(f"CT-{k}") for k in range(5)] == [8, 4, 5, 2, 1]
 
 
-def test_without_its_opacities_a_study_differs_inside_the_mask_only(ct, mask):
-    healthy = BrainPhantom("mosmed", seed=SEED).subject(STUDY, lesion=False)
+def test_without_its_opacities_a_study_differs_inside_the_mask_only(ct, mask, healthy):
     assert not healthy.segmentation.any() and healthy.involvement == 0
     changed = healthy.volumes["ct"] != ct
     assert not changed[~mask].any() and changed[mask].mean() > 0.9

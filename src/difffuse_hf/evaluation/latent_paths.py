@@ -5,6 +5,7 @@ followed further and further (latent shift), a new gradient at every step but no
 and Eq. 5.4. Each is judged by the probability of the class it moves towards and by how far it has gone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -121,17 +122,46 @@ def summarise_paths(paths: dict[str, LatentPath]) -> dict:
     return summary
 
 
-@torch.no_grad()
+def shifted_images(
+    classifier,
+    autoencoder,
+    image: Tensor,
+    shifts: Sequence[float],
+    target: Tensor | None = None,
+    saliency: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What one-step latent shift makes of images at every λ (Fig. 5.5), and the target class's probability there.
+
+        x_λ = D(E(x) − λ ∇CE(f(D(E(x))), target)),   the reconstruction at λ = 0
+
+    Args:
+        shifts (`Sequence[float]`): λ, K of them.
+        others: as in `latent_paths`.
+
+    Returns:
+        Images (K, B, C, H, W), or (K, B, S, C, H, W) of scans, and probabilities (K, B).
+    """
+    target = other_class(classifier, image, saliency) if target is None else target
+    made = list(_straight(classifier, autoencoder, image, target, saliency, shifts))
+    return torch.stack([one[0] for one in made]), torch.stack([one[1] for one in made])
+
+
 def _straight_path(classifier, autoencoder, image, target, saliency, num_steps, step_size):
+    shifts = [number * step_size for number in range(num_steps + 1)]
+    found = [one[1:] for one in _straight(classifier, autoencoder, image, target, saliency, shifts)]
+    return LatentPath(*(torch.stack(values) for values in zip(*found)))
+
+
+@torch.no_grad()
+def _straight(classifier, autoencoder, image, target, saliency, shifts):
+    """Image, probability (B,) and distance (B,) at every λ of the straight path."""
     start = by_slice(autoencoder.encode, image)
     with torch.enable_grad():
         latent = start.detach().requires_grad_()
         logits = class_logits(classifier, decode_like(autoencoder, latent, image), saliency).float()
         slope = torch.autograd.grad(F.cross_entropy(logits, target, reduction="sum"), latent)[0]
-    probabilities, distances = [], []
-    for number in range(num_steps + 1):
-        shifted = start - number * step_size * slope
-        logits = class_logits(classifier, decode_like(autoencoder, shifted, image), saliency).float()
-        probabilities.append(pick(logits.softmax(1), target))
-        distances.append((shifted - start).abs().flatten(1).mean(1))
-    return LatentPath(torch.stack(probabilities), torch.stack(distances))
+    for shift in shifts:
+        shifted = start - shift * slope
+        decoded = decode_like(autoencoder, shifted, image)
+        logits = class_logits(classifier, decoded, saliency).float()
+        yield decoded, pick(logits.softmax(1), target), (shifted - start).abs().flatten(1).mean(1)

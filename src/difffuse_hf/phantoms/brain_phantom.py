@@ -46,6 +46,8 @@ class BrainPhantom:
         seed (`int`): same seed and index, same subject.
         incidence (`str` or `Path`, *optional*): for `"ist3"`, a NIfTI map in MNI space of how often lesions lie where;
             by default infarcts start anywhere in their arterial territory.
+        opacity (pair of `float`, *optional*): for `"mosmed"`, (low, high) of a uniform draw for each study: the share
+            of their own density that its opacities have; 1 by default. Places, extent and noise stay the same.
     """
 
     LAYOUTS = ("brats2021", "mr", "wmh", "ist3", "mosmed")
@@ -56,12 +58,16 @@ class BrainPhantom:
         anatomies: str | Path | None = None,
         seed: int = 0,
         incidence: str | Path | None = None,
+        opacity: tuple[float, float] | None = None,
     ):
         require_choice("layout", layout, self.LAYOUTS)
+        if opacity is not None and layout != "mosmed":
+            raise ValueError(f"`opacity` is of lungs, which the layout {layout!r} has none of.")
         if incidence is not None and layout != "ist3":
             raise ValueError(f"`incidence` places infarcts, which the layout {layout!r} has none of.")
         self.layout, self.seed = layout, seed
-        self._options = {} if incidence is None else {"incidence": Path(incidence)}
+        options = {"incidence": None if incidence is None else Path(incidence), "opacity": opacity}
+        self._options = {name: value for name, value in options.items() if value is not None}
         self.anatomies = list_anatomies(anatomies)
         _import_layout(layout)  # a library that it lacks is missed now
 

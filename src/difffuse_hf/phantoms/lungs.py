@@ -104,12 +104,15 @@ class Opacities:
         self.paving = smooth_field(rng, lung.shape, 5)
         self.tone = 60 * smooth_field(rng, lung.shape, 4)
 
-    def paint(self, hu: np.ndarray, lung: np.ndarray, lumen: np.ndarray, enlarge: np.ndarray) -> np.ndarray:
+    def paint(
+        self, hu: np.ndarray, lung: np.ndarray, lumen: np.ndarray, enlarge: np.ndarray, share: float = 1.0
+    ) -> np.ndarray:
         """Paint them into `hu` (S, H, W), in place; returns their mask. Vessels stay, and so does air in bronchi.
 
         Args:
             lung, lumen (`bool`, S, H, W): the lungs, and the air in their bronchi.
             enlarge (H, lattice): from the lattice to the pixels of a slice.
+            share (`float`): of the density that they add.
         """
         weights = {}
 
@@ -136,5 +139,5 @@ class Opacities:
             firm = np.clip((density[k] - dense) / 0.8 + 0.5, 0, 1)
             lift = strength * np.maximum(target - hu[k], 0)
             lift += firm * np.maximum(solid + 0.5 * fine(self.tone, k) - hu[k] - lift, 0)
-            hu[k] += np.where(mask[k], lift, 0)
+            hu[k] += np.where(mask[k], share * lift, 0)
         return mask

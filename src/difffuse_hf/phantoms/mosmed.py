@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from ..errors import InputError
 from ..io.files import write_csv, write_whole
 from .common import PhantomSubject, child_rng, save_nifti
 from .fields import smooth_field
@@ -26,10 +27,12 @@ _LATTICE = 46  # smooth fields are drawn on about 8 mm
 
 @dataclass(frozen=True)
 class LungSubject(PhantomSubject):
-    """`severity` 0-4 is the category CT-0..CT-4, `involvement` the share of the lungs' volume that is opaque."""
+    """`severity` 0-4 is the category CT-0..CT-4, `involvement` the share of the lungs' volume that is opaque,
+    `opacity` the share of their own density that the opacities have."""
 
     severity: int
     involvement: float
+    opacity: float
 
 
 def location(seed: int, index: int, num_anatomies: int = 1) -> str:
@@ -40,19 +43,30 @@ def group(seed: int, index: int) -> str:
     return f"study_{index + 1:04d}"
 
 
-def draw(seed: int, index: int, anatomy_path: Path | None = None, lesion: bool = True) -> LungSubject:
-    """One study; `lesion=False` keeps its place and everything else, without the opacities."""
+def draw(
+    seed: int,
+    index: int,
+    anatomy_path: Path | None = None,
+    lesion: bool = True,
+    opacity: tuple[float, float] = (1.0, 1.0),
+) -> LungSubject:
+    """One study; `lesion=False` keeps its place and everything else, without the opacities.
+
+    These have a share of their own density that is drawn from `opacity`.
+    """
+    if not 0 < opacity[0] <= opacity[1] <= 1:
+        raise InputError(f"`opacity` goes from the lower to the higher share, above 0 and up to 1, got {opacity}.")
     rng = np.random.default_rng([seed, index])
     body, vessels, scanner, disease = (child_rng(rng) for _ in range(4))
     chest = draw_chest(body)
     grid = _Grid.draw(body, chest)
     hu, lung, lumen = _draw_lungs(chest, grid, vessels)
     severity = _severity(seed, index)
-    mask = np.zeros(lung.shape, bool)
+    mask, share = np.zeros(lung.shape, bool), float(np.random.default_rng([seed, index, 23]).uniform(*opacity))
     if lesion and severity:
         coarse = lung[:, grid.samples][:, :, grid.samples]
         opacities = Opacities(disease, severity, coarse.transpose(2, 1, 0), grid.lattice_mm)
-        mask = opacities.paint(hu, lung, lumen, grid.enlarge)
+        mask = opacities.paint(hu, lung, lumen, grid.enlarge, share)
     involvement = float(mask.sum() / lung.sum())
     _add_table(hu, grid, scanner)
     volume = _acquire(hu, scanner)
@@ -65,6 +79,7 @@ def draw(seed: int, index: int, anatomy_path: Path | None = None, lesion: bool =
         affine=grid.affine,
         severity=severity,
         involvement=involvement,
+        opacity=share,
     )
 
 
@@ -79,7 +94,8 @@ def write(subject: LungSubject, path: Path):
 
 
 def row(subject: LungSubject) -> dict[str, str]:
-    return {"category": f"CT-{subject.severity}", "involvement": f"{subject.involvement:.4f}"}
+    found = {"category": f"CT-{subject.severity}", "involvement": f"{subject.involvement:.4f}"}
+    return found | ({"opacity": f"{subject.opacity:.3f}"} if subject.opacity < 1 else {})
 
 
 def finish(root: Path, rows: dict[str, dict[str, str]]):

@@ -65,6 +65,7 @@ def draw(
     limit: float = 1.0,
     opacity: float | np.ndarray = 1.0,
     outlines: Sequence[tuple[np.ndarray, str]] = (),
+    note: str = "",
 ):
     """Draw one tile on matplotlib axes.
 
@@ -73,6 +74,7 @@ def draw(
         colour (`np.ndarray` of shape `(H, W)`, *optional*): drawn over it in the colour map `colours`, 0 to `limit`.
         opacity (`float` or `np.ndarray` of shape `(H, W)`): of that colour layer, 0 to 1.
         outlines: pairs (binary (H, W) array, colour of its outline).
+        note (`str`): stands at the bottom.
     """
     axes.imshow(image, cmap="gray", vmin=0, vmax=white, interpolation="bicubic")
     if colour is not None:
@@ -85,6 +87,7 @@ def draw(
     style = {"transform": axes.transAxes, "color": "white", "alpha": 0.75, "fontsize": 7, "va": "top"}
     axes.text(0.03, 0.97, "R", ha="left", **style)
     axes.text(0.97, 0.97, "L", ha="right", **style)
+    axes.text(0.5, 0.03, note, ha="center", **{**style, "va": "bottom"})
     axes.set_axis_off()
 
 
@@ -158,6 +161,30 @@ def overview_figure(
         for value in mark:
             axes.axvline(value, color="white", linewidth=1.2)
     write_whole(path, lambda file: figure.savefig(file, format="png", facecolor="white"))
+
+
+def settings_figure(
+    images: np.ndarray,
+    made: np.ndarray,
+    probabilities: np.ndarray,
+    headings: Sequence[str],
+    title: str,
+    path: str | Path,
+):
+    """Slices, and beside each what every setting of a counterfactual search makes of it: a row a slice.
+
+    Args:
+        images (`np.ndarray` of shape `(N, H, W)`), made (`np.ndarray` of shape `(K, N, H, W)`): of K settings.
+        probabilities (`np.ndarray` of shape `(K, N)`): of the class that is moved towards; stand in the pictures.
+        headings: of the settings.
+    """
+    rows = []
+    for n, image in enumerate(images):
+        white = grey_window(image)
+        notes = ["", *(f"P = {value:.2f}" for value in probabilities[:, n])]
+        tiles = [{"image": one, "white": white, "note": note} for one, note in zip((image, *made[:, n]), notes)]
+        rows.append((f"slice {n + 1}", tiles))
+    overview_figure(rows, ["slice", *headings], title, [], {}, path)
 
 
 def methods_figure(methods: dict[str, dict[str, np.ndarray]], title: str, path: str | Path):
