@@ -35,8 +35,8 @@ EXTRAS = {
     ],
     "dev": [
         "highdicom>=0.23",
-        "hypothesis>=6.100",
-        "pytest>=8.0",
+        "hypothesis>=6.170",
+        "pytest>=9.0",  # faulthandler_exit_on_timeout
         "pytest-cov>=5.0",
         "pytest-randomly>=3.15",
         "pytest-xdist>=3.5",
@@ -72,7 +72,7 @@ setup(
         "nilearn>=0.11",  # ships the ICBM152 tissue maps, the anatomy of the built-in phantoms
         "matplotlib>=3.8",
         "jinja2>=3.1",
-        "typer>=0.12",
+        "typer>=0.16",
         "rich>=13.0",
         "filelock>=3.10",
         "wrapt>=1.16",  # tells the package when transformers' Auto classes are imported

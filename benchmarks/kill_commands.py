@@ -240,10 +240,10 @@ class Training(Script):
         }
 
     def result(self, output: Path) -> dict[str, str]:
-        """Every file byte for byte, but for the folder that cards name; of checkpoints the names."""
+        """Every file byte for byte, but for the folder that texts in it name; of checkpoints the names."""
         found = {n: "" if "checkpoint-" in n else digest for n, digest in super().result(output).items()}
-        cards = {str(card.relative_to(output)): card.read_text() for card in output.rglob("README.md")}
-        return found | {name: text.replace(str(output), "OUTPUT") for name, text in cards.items()}
+        texts = [name for name in found if Path(name).name in ("README.md", "config.json") and found[name]]
+        return found | {name: (output / name).read_text().replace(str(output), "OUTPUT") for name in texts}
 
 
 class FAnoGAN(Training):

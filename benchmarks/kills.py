@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from kill_commands import COMMANDS, Command
+from tqdm import tqdm
 
 MODULES = (
     *("pandas", "nibabel", "dicom_files", "tiny_scans", "tiny_trainings", "difffuse_hf.models.auto"),
@@ -101,6 +102,7 @@ def main() -> None:
     for module in MODULES:  # once, and not in each process
         importlib.import_module(module)
     importlib.import_module("torch").set_num_threads(1)
+    tqdm.monitor_interval = 0  # its thread might hold a lock while this process forks, and the child would wait for it
     results = {}
     for name in args.commands:
         with tempfile.TemporaryDirectory(prefix="kills-") as root:

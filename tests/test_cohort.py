@@ -1,5 +1,6 @@
 """Detection over many cases: several processes make what one makes, and what was made before is kept on demand."""
 
+import io
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 from test_cli import FAST
@@ -42,9 +44,11 @@ def no_gpu():
 
 @pytest.fixture(scope="module")
 def alone(inputs, model, tmp_path_factory):
-    """What one process makes of the inputs."""
-    output = tmp_path_factory.mktemp("alone") / "out"
-    return output, run_command(inputs, model, output)
+    """What this process makes of the inputs: folder, exit code, what it printed and what it complained of."""
+    output, printed, complained = tmp_path_factory.mktemp("alone") / "out", io.StringIO(), io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(complained):
+        code = cli.main(["detect", *map(str, inputs), "--model", str(model), "--output", str(output), *FAST])
+    return output, code, printed.getvalue(), complained.getvalue()
 
 
 def content(folder):
@@ -74,11 +78,14 @@ def words(printed, output):
 )
 def test_several_processes_make_what_one_makes(alone, inputs, model, tmp_path, options, launcher):
     output, ended = tmp_path / "out", run_command(inputs, model, tmp_path / "out", *options, launcher=launcher)
-    assert ended.returncode == alone[1].returncode == 1
-    assert content(output) == content(alone[0]) and {"A", "C"} == {path.name for path in output.iterdir()}
-    assert words(ended.stdout, output) == words(alone[1].stdout, alone[0])
-    failures = [line for line in ended.stderr.splitlines() if line.startswith("difffuse: ")]
-    assert failures == alone[1].stderr.splitlines() and len(failures) == 2
+    folder, code, printed, complained = alone
+    assert ended.returncode == code == 1
+    assert content(output) == content(folder) and {"A", "C"} == {path.name for path in output.iterdir()}
+    assert words(ended.stdout, output) == words(printed, folder)
+    failures, theirs = (
+        [line for line in text.splitlines() if line.startswith("difffuse: ")] for text in (ended.stderr, complained)
+    )
+    assert failures == theirs and len(failures) == 2
     assert "Bad_t2" in failures[0] and "same name as an earlier input" in failures[1]
 
 

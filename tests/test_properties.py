@@ -1,6 +1,6 @@
 """Properties that hold for whatever is drawn: readers, names of a case, the cutting into slices, masks, archives.
 
-Few examples by default; `pytest tests/test_properties.py --hypothesis-profile long` draws thousands, and other ones
+Few examples by default; `pytest tests/test_properties.py --hypothesis-profile long` draws a thousand of each, other ones
 each time (docs/reliability.md).
 """
 
@@ -42,7 +42,7 @@ from difffuse_hf.preprocessing.headers import SliceHeader, Unread, read_header  
 from difffuse_hf.saliency.mask import saliency_to_mask  # noqa: E402
 
 settings.register_profile("suite", max_examples=30, deadline=None, derandomize=True, database=None)
-settings.register_profile("long", max_examples=5000, deadline=None, database=None, print_blob=True)
+settings.register_profile("long", max_examples=1000, deadline=None, database=None, print_blob=True)
 if settings.get_current_profile_name() != "long":  # as pytest was told
     settings.load_profile("suite")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, about what is drawn
