@@ -4,6 +4,7 @@ What a reader has and a document does not make (a model, a case, a batch of slic
 needs more fails here until it is given.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def place(tmp_path, model, monkeypatch):
     tiny_unet().save_pretrained("out/diffusion/unet")
     DDPMPipeline(tiny_unet(), DDPMScheduler(clip_sample=False)).save_pretrained("user/healthy-slices")
     Path("pipelines").symlink_to(REPOSITORY / "pipelines")
+    for number in range(3):  # of cases that `difffuse detect` has finished
+        folder = Path(f"results/case{number}")
+        folder.mkdir(parents=True)
+        summary = {"case": folder.name, "lesion_ml": 10.0 + number, "reference_ml": 9.0}
+        (folder / "summary.json").write_text(json.dumps(summary))
     return tmp_path
 
 

@@ -16,7 +16,7 @@ from difffuse_hf.data.prepare import make_builder, prepare
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.reporting.figures import draw, grey_window
 
-OUT, STEPS = Path("out/notebooks"), 20
+OUT, STEPS = Path("out/notebooks"), 10
 phantom = BrainPhantom(layout="brats2021", seed=0)
 cases = {"train": (0, 2), "validation": (2, 1), "test": (3, 1)}  # split: first subject, how many
 for split, (first, count) in cases.items():
@@ -46,9 +46,9 @@ def run(script, *flags):
     runpy.run_path(str(EXAMPLES / f"{script}.py"))["main"]([str(flag) for flag in flags])
 
 
-common = ("--dataset", OUT / "slices", "--max_steps", STEPS, "--batch_size", 8, "--cpu", "--report_to", "none")
+common = ("--dataset", OUT / "slices", "--max_steps", STEPS, "--batch_size", 4, "--cpu", "--report_to", "none")
 common += ("--validation_samples", 4, "--validation_steps", STEPS)
-narrow = ("--block_out_channels", 16, 32, "--layers_per_block", 1, "--attention_levels", 1, "--norm_num_groups", 8)
+narrow = ("--block_out_channels", 16, 32, 32, "--layers_per_block", 1, "--attention_levels", 1, "--norm_num_groups", 8)
 run("train_classifier", *common, "--output_dir", OUT / "classifier", "--backbone", "resnet10t")
 run("train_autoencoder", *common, "--output_dir", OUT / "autoencoder", "--channels", 8, 8, 8)
 run("train_diffusion", *common, "--output_dir", OUT / "diffusion", *narrow, "--display_steps", 2)
