@@ -22,6 +22,7 @@ from difffuse_hf.evaluation.classification import (
 from difffuse_hf.evaluation.predictions import decide, predict, predicted_classes
 from difffuse_hf.evaluation.subgroups import lesion_sites, subgroup_table, subgroups
 from difffuse_hf.reporting.charts import draw_confusions, draw_lines
+from difffuse_hf.reporting.classification_tables import compare_with_first
 
 SIDES = ["none", "left", "right", "both"]
 
@@ -400,3 +401,10 @@ def test_figures_are_written_whole(tmp_path):
     draw_lines({"A": {"CT-2": (0.5, None), "CT-3": (1.0, None)}}, ("severity", "%"), "", tmp_path / "s.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.png", "l.png", "s.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("metadata", "word"), [({"slice": [3, 4]}, "slices"), ({}, "scans")])
+def test_tables_call_slices_slices_and_scans_scans(metadata, word):
+    predictions = {name: [table([0, 1], given, **metadata)] for name, given in (("one", [0, 1]), ("other", [1, 1]))}
+    (comparison,), _ = compare_with_first(predictions, "split 'test'", num_bootstrap=10)
+    assert f"Accuracy against one on the same {word}, split 'test'" in comparison.caption

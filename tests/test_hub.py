@@ -24,6 +24,7 @@ from difffuse_hf import (
     SliceClassifier,
     SliceClassifierConfig,
     load_classifier,
+    load_pipeline,
 )
 from difffuse_hf.errors import InputError
 from difffuse_hf.io.hub import MODEL_FILES, private_by_default, push, push_folder, refuse_public
@@ -58,6 +59,23 @@ def test_a_pipeline_pushed_to_the_hub_comes_back_the_same(whole_pipeline, connec
     with pytest.raises(InputError, match="There is no folder tester/absent, and the Hub") as caught:
         DifFusePipeline.from_pretrained("tester/absent")
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_what_was_downloaded_before_is_used_and_nothing_else(
+    whole_pipeline, connected_hub, monkeypatch
+):
+    """HF_HUB_OFFLINE, as the client reads it; no request reaches the Hub."""
+    push(whole_pipeline, "tester/ours", model_card(**CARD))
+    push(whole_pipeline, "tester/other", model_card(**CARD))
+    load_pipeline("tester/ours")
+    connected_hub.server.shutdown()
+    connected_hub.server.server_close()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert torch.equal(load_pipeline("tester/ours").unet.conv_in.weight, whole_pipeline.unet.conv_in.weight)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set, and its cache does not hold one"):
+        load_pipeline("tester/other")
+    with pytest.raises(InputError, match="the Hub did not take it as tester/new"):
+        push(whole_pipeline, "tester/new", model_card(**CARD))
 
 
 @pytest.mark.parametrize("kind", [*CLASSIFIERS, NoisyClassifier])

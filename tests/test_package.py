@@ -2,11 +2,13 @@
 
 import ast
 import importlib
+import re
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_structure import PACKAGE, REPOSITORY
 from tiny_scans import tiny_volumes, write_case
 
 import difffuse_hf
@@ -69,3 +71,23 @@ def test_other_failures_of_an_import_are_left_as_they_are(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", import_module)
     with pytest.raises(ModuleNotFoundError, match="timm"):
         difffuse_hf.LesionClassifier  # noqa: B018
+
+
+def test_the_wheel_holds_every_file_of_the_package():
+    """What is no Python file is packed only where a pattern of setup.py finds it."""
+    (patterns,) = [
+        ast.literal_eval(node.value)["difffuse_hf"]
+        for node in ast.walk(ast.parse((REPOSITORY / "setup.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "package_data"
+    ]
+    packed = {file for pattern in patterns for file in PACKAGE.glob(pattern)}
+    files = {file for file in PACKAGE.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert files and files - packed == set()
+
+
+def test_the_dockerfile_copies_what_is_there_and_installs_extras_that_exist():
+    text, setup = ((REPOSITORY / name).read_text(encoding="utf-8") for name in ("Dockerfile", "setup.py"))
+    (copied,) = re.findall(r"^COPY (setup\.py .*) \./$", text, flags=re.MULTILINE)
+    assert all((REPOSITORY / name).exists() for name in copied.split())
+    (extras,) = re.findall(r'^ARG EXTRAS="(.*)"$', text, flags=re.MULTILINE)
+    assert all(f'"{name}": [' in setup for name in extras.split(","))

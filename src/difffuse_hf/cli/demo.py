@@ -1,5 +1,6 @@
 """`difffuse demo`: the main path on what comes with the package: synthetic subjects, the embedded models, reports."""
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,8 @@ from rich.console import Console
 
 from .options import Device, check_device
 from .results import print_results
+
+STROKE_CASE = "phantom_ct/stroke_patient"  # a case is called after its folder, a study after its day
 
 
 def demo(
@@ -44,8 +47,8 @@ def run_demo(
     """Draw synthetic subjects and detect their lesions, then that of a real scan if one is given; returns summaries.
 
     Args:
-        output: gets `phantom/` (the subject, in the BraTS 2021 layout), `phantom_ct/` (the patient, in DICOM) and a
-            folder of results per scan.
+        output: gets `phantom/` (the subject, in the BraTS 2021 layout), `phantom_ct/` (the patient, in DICOM, and
+            `stroke_patient/` with the study that is looked at) and a folder of results per scan.
         scan: a real case in the BraTS layout.
         model, ct_model: the embedded checkpoints, or others (see `load_model`); no CT without the second.
     """
@@ -59,7 +62,8 @@ def run_demo(
     summaries = detect_all(sources, model, output, device, console, [])
     if ct_model is not None:
         console.print("Drawing a synthetic patient in DICOM: head CT a few days after a computed stroke.")
-        study, taken = draw_stroke_example(output / "phantom_ct"), [one["case"] for one in summaries]
+        taken, study = [one["case"] for one in summaries], output / STROKE_CASE
+        shutil.copytree(draw_stroke_example(output / "phantom_ct"), study, dirs_exist_ok=True)
         summaries += detect_all([study], ct_model, output, device, console, taken)
     print_results(summaries, console)
     for one in summaries:

@@ -68,7 +68,7 @@ def method_tables(
         cohort (`str`, *optional*): key of `CLASSIFICATION_COHORTS`, for the thesis's figures beside ours.
     """
     everything = [table for seeds in predictions.values() for table in seeds]
-    names = predicted_classes(everything[0])
+    names, what = predicted_classes(everything[0]), rows_are(everything[0])
     results, groups, matrices = {}, {}, {}
     for name, seeds in predictions.items():
         results[name] = [evaluate(table, num_bootstrap, seed) for table in seeds]
@@ -91,11 +91,12 @@ def method_tables(
     comparisons, data["comparisons"] = compare_with_first(predictions, where, num_bootstrap, seed)
     tables += comparisons
     for name, seeds in groups.items():
-        caption = f"{name} in subgroups, {where}. An en dash: there is no scan of which it could be said."
+        caption = f"{name} in subgroups, {where}. An en dash: there are no {what} of which it could be said."
         tables.append(measures_table(_subgroup_rows(seeds), SUBGROUP, caption, row_heading="subgroup"))
 
     totals = {name: np.sum(seeds, axis=0) for name, seeds in matrices.items()}
-    draw_confusions(totals, names, f"Scans by class, all seeds, {where}", folder / "confusion_matrices.png")
+    title = f"{what.capitalize()} by class, all seeds, {where}"
+    draw_confusions(totals, names, title, folder / "confusion_matrices.png")
     draw_grades(groups, where, folder / "sensitivity_by_size.png")
     return tables, data
 
@@ -105,18 +106,19 @@ def compare_with_first(
 ) -> tuple[list[Table], list[dict]]:
     """One table, a row for each other method and seed; seeds that were scored on other scans are left out aloud."""
     (first, firsts), *others = predictions.items()
+    what = rows_are(firsts[0])
     rows, comparisons = [], []
     for name, seeds in others:
         for i, (one, other) in enumerate(zip(firsts, seeds)):
             if set(one["key"]) != set(other["key"]):
-                print(f"Seed {i} of {name} and of {first} are not compared: they were scored on other scans.")
+                print(f"Seed {i} of {name} and of {first} are not compared: they were scored on other {what}.")
                 continue
             result = compare(one, other, num_bootstrap=num_bootstrap, seed=seed)
             comparisons.append({"first": first, "second": name, "seed": i, **result})
             difference = interval_text(result["difference"], result["low"], result["high"])
             counts = [str(result[f"only_{side}"]) for side in ("first", "second")]
             rows.append([f"{name} − {first}, seed {i}", difference, *counts, f"{result['p_value']:.3g}"])
-    caption = f"Accuracy against {first} on the same scans, {where}: interval over patients, McNemar's exact test."
+    caption = f"Accuracy against {first} on the same {what}, {where}: interval over patients, McNemar's exact test."
     head = ["methods", "difference, %", f"only {first} right", "only the other right", "p (McNemar)"]
     return [Table(caption, head, rows)] if rows else [], comparisons
 
@@ -219,7 +221,12 @@ def _subgroup_rows(seeds: Sequence[pandas.DataFrame]) -> dict[str, list[dict]]:
 
 
 def _sizes(tables: Sequence[pandas.DataFrame]) -> str:
-    """ "120 scans of 80 patients", with the range where seeds differ."""
+    """ "120 scans of 80 patients", or slices, with the range where seeds differ."""
     counts = [sorted({len(table) for table in tables}), sorted({num_patients(table) for table in tables})]
-    scans, patients = (str(c[0]) if len(c) == 1 else f"{c[0]} to {c[-1]}" for c in counts)
-    return f"{scans} scans of {patients} patients"
+    rows, patients = (str(c[0]) if len(c) == 1 else f"{c[0]} to {c[-1]}" for c in counts)
+    return f"{rows} {rows_are(tables[0])} of {patients} patients"
+
+
+def rows_are(predictions: pandas.DataFrame) -> str:
+    """What the rows of predictions are, in a word: "slices", each of which has its number, or "scans"."""
+    return "slices" if "slice" in predictions.columns else "scans"

@@ -56,8 +56,7 @@ def select_slices(result: DetectionResult, num_slices: int) -> list[ShownSlice]:
     mask, anomaly = _map(result.slices.mask), _map(result.slices.anomaly)
     saliency, reference = (None if m is None else _map(m) for m in (result.slices.saliency, result.slices.reference))
     names = [MODALITY_NAMES.get(name, name) for name in result.case.files]
-    in_window = _window_hu(result) is not None  # whose ends are 0 and 1
-    whites = [1.0 if in_window else grey_window(images[:, channel]) for channel in range(len(names))]
+    whites = [white_of(result, channel) for channel in range(len(names))]
     coverage = coverage_of(result)
     chosen = choose_slices(anomaly, reference, coverage.repainted[result.slices.indices.numpy()], num_slices)
     detected_cm2, reference_cm2 = areas_of(result)
@@ -77,7 +76,7 @@ def select_slices(result: DetectionResult, num_slices: int) -> list[ShownSlice]:
                 reference_cm2=None if reference_cm2 is None else float(reference_cm2[index]),
                 threshold=threshold,
                 limit=limit,
-                shows=_map_in_words(result),
+                shows=map_in_words(result),
                 modalities=[
                     (name, images[i, c][window], counterfactuals[i, c][window], white)
                     for c, (name, white) in enumerate(zip(names, whites))
@@ -101,6 +100,13 @@ def _window_hu(result: DetectionResult) -> tuple[float, float] | None:
     return result.parameters.get("window_hu")
 
 
+def white_of(result: DetectionResult, channel: int = 0) -> float:
+    """The intensity of a channel of the slices that is shown as white."""
+    if _window_hu(result) is not None:  # its ends are 0 and 1
+        return 1.0
+    return grey_window(result.slices.image[:, channel].numpy())
+
+
 def grey_scale(result: DetectionResult) -> str:
     """What black and white are, in words."""
     window = _window_hu(result)
@@ -109,7 +115,7 @@ def grey_scale(result: DetectionResult) -> str:
     return f"the model's window, from {window[0]:g} HU (black) to {window[1]:g} HU (white)"
 
 
-def _map_in_words(result: DetectionResult) -> str:
+def map_in_words(result: DetectionResult) -> str:
     """What the anomaly is, and its unit."""
     shows, window = result.parameters.get("anomaly_shows") or THESIS_MAP, _window_hu(result)
     shows = re.sub(r"\bon (\w+)", lambda found: f"on {MODALITY_NAMES.get(found[1], found[1])}", shows)
