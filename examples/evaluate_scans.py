@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -133,7 +134,7 @@ def score_case(pipeline: DifFusePipeline, folder: Path, seed: int, args: argpars
     case, _ = read_source(source, pipeline.processor)
     case.name = folder.name
     shown = args.pictures and seed == args.seeds[0]
-    for_the_eye = {} if shown else {"display_steps": 0}
+    for_the_eye: dict[str, Any] = {} if shown else {"display_steps": 0}
     result = detect_volume(
         pipeline, case, args.preset, args.batch_size, seed, args.all_slices, progress=False, **for_the_eye
     )

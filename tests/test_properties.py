@@ -1,7 +1,7 @@
 """Properties that hold for whatever is drawn: readers, names of a case, the cutting into slices, masks, archives.
 
-Few examples by default; `pytest tests/test_properties.py --hypothesis-profile long` draws a thousand of each, other ones
-each time (docs/reliability.md).
+Few examples by default; `pytest tests/test_properties.py --hypothesis-profile long` draws a thousand of each, other
+ones each time (docs/reliability.md).
 """
 
 import gzip

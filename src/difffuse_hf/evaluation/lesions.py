@@ -43,12 +43,12 @@ def score_scan(found: np.ndarray, brain: np.ndarray, drawn: np.ndarray | None, v
         return measures
     drawn_ml = np.count_nonzero(lesion) * voxel_ml
     pieces, count = label_pieces(found)
-    healthy = (brain & ~lesion).any((0, 1)) & ~lesion.any((0, 1))  # of the slices
+    healthy = np.asarray((brain & ~lesion).any((0, 1)) & ~lesion.any((0, 1)))  # of the slices
     measures |= {
         "drawn_ml": drawn_ml,
         "volume_error_ml": measures["found_ml"] - drawn_ml,
         "false_positives": float(count - _touched(pieces, lesion)),
-        "false_slices": _share(found.any((0, 1)), healthy),
+        "false_slices": _share(np.asarray(found.any((0, 1))), healthy),
     }
     if lesion.any():
         lesions, number = label_pieces(lesion)

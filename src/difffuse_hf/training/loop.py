@@ -200,7 +200,7 @@ class Trainer:
         with self.kept_weights() as model:
             measured = validate(model, self._validation_batches(dataset))
         pictures = {name: value for name, value in measured.items() if isinstance(value, torch.Tensor)}
-        metrics = {name: value for name, value in measured.items() if not isinstance(value, torch.Tensor)}
+        metrics: dict[str, float] = {n: value for n, value in measured.items() if not isinstance(value, torch.Tensor)}
         progress.metrics = metrics
         self.accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=step)
         if self.run_log is not None:
