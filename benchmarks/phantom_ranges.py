@@ -11,6 +11,7 @@ for looking: ranges of the phantom are not to be chosen by scans that results ar
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.mixture import GaussianMixture
@@ -51,7 +52,8 @@ def contrasts(case: Case) -> np.ndarray:
     t1 = np.clip(values[[MODALITIES.index("t1")]].T, 0, 3)
     start = np.percentile(t1, (5, 40, 85))[:, None]
     mixture = GaussianMixture(len(TISSUES), means_init=start, random_state=0).fit(t1)
-    order = np.argsort(np.ravel(mixture.means_))  # pyright: ignore[reportArgumentType]  a fitted one has means
+    means: Any = mixture.means_  # a fitted one has them
+    order = np.argsort(means[:, 0])
     tissue = mixture.predict(t1)
     return np.stack(
         [values[:, tissue == one].mean(1) if (tissue == one).any() else np.full(4, np.nan) for one in order]
