@@ -11,7 +11,7 @@ detect` leaves a slice as it is, lets through `--sensitivity` of the slices with
 import argparse
 import copy
 import json
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 
 import torch
@@ -85,7 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     trained = pipeline.unet
     pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(pipeline.device))  # as `difffuse detect` will
     threshold = choose(pipeline, validation, args)
-    pipeline.unet, pipeline.processor.anomaly_threshold = trained, threshold.value
+    chosen = isfinite(threshold.value)  # maps of zeros have none
+    pipeline.unet, pipeline.processor.anomaly_threshold = trained, threshold.value if chosen else None
     undrawn = "not known: no lesion is drawn"
     card = model_card(
         name=Path(args.output_dir).name,
@@ -110,9 +111,12 @@ def main(argv: list[str] | None = None) -> None:
         pipeline.save_pretrained(folder)
         write_model_card(folder, card)
     found = f"Dice {undrawn}" if isnan(threshold.dice) else f"Dice {threshold.dice:.3f}"
+    at = (
+        f"at the anomaly threshold {threshold.value:.4f}" if chosen else "and no anomaly threshold, for all maps are 0"
+    )
     print(
-        f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: {found} at the anomaly "
-        f"threshold {threshold.value:.4f}; {args.sensitivity:.0%} of them pass at lesion probability "
+        f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: {found} {at}; "
+        f"{args.sensitivity:.0%} of them pass at lesion probability "
         f"{pipeline.processor.lesion_probability_threshold:.3f}, {1 - specificity:.1%} of the healthy slices do too."
     )
 
