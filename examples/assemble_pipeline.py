@@ -11,7 +11,7 @@ detect` leaves a slice as it is, lets through `--sensitivity` of the slices with
 import argparse
 import copy
 import json
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 
 import torch
@@ -31,6 +31,8 @@ from difffuse_hf.io.files import complete_folder
 from difffuse_hf.io.model_card import model_card, write_model_card
 from difffuse_hf.models.precision import fastest_dtype, to_fastest
 from difffuse_hf.models.unet import load_unet
+
+UNDRAWN = "not known: no lesion is drawn"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -85,8 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     trained = pipeline.unet
     pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(pipeline.device))  # as `difffuse detect` will
     threshold = choose(pipeline, validation, args)
-    pipeline.unet, pipeline.processor.anomaly_threshold = trained, threshold.value
-    undrawn = "not known: no lesion is drawn"
+    pipeline.unet = trained
+    pipeline.processor.anomaly_threshold = threshold.value if isfinite(threshold.value) else None  # of maps of zeros
     card = model_card(
         name=Path(args.output_dir).name,
         description=(
@@ -96,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
         ),
         training_data=args.training_data,
         scores={
-            "Dice, validation slices with a lesion, anomaly threshold chosen on them": undrawn
+            "Dice, validation slices with a lesion, anomaly threshold chosen on them": UNDRAWN
             if isnan(threshold.dice)
             else threshold.dice,
             "sensitivity, validation slices, at the saved lesion probability": args.sensitivity,
@@ -109,11 +111,19 @@ def main(argv: list[str] | None = None) -> None:
     with complete_folder(Path(args.output_dir)) as folder:
         pipeline.save_pretrained(folder)
         write_model_card(folder, card)
-    found = f"Dice {undrawn}" if isnan(threshold.dice) else f"Dice {threshold.dice:.3f}"
     print(
-        f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: {found} at the anomaly "
-        f"threshold {threshold.value:.4f}; {args.sensitivity:.0%} of them pass at lesion probability "
+        f"Saved {args.output_dir}. Validation, {int(sick.sum())} slices with a lesion: {in_words(threshold)}; "
+        f"{args.sensitivity:.0%} of them pass at lesion probability "
         f"{pipeline.processor.lesion_probability_threshold:.3f}, {1 - specificity:.1%} of the healthy slices do too."
+    )
+
+
+def in_words(threshold: Threshold) -> str:
+    """Such as "Dice 0.612 at the anomaly threshold 0.0412"."""
+    found = f"Dice {UNDRAWN}" if isnan(threshold.dice) else f"Dice {threshold.dice:.3f}"
+    chosen = isfinite(threshold.value)
+    return f"{found} " + (
+        f"at the anomaly threshold {threshold.value:.4f}" if chosen else "and no anomaly threshold, for all maps are 0"
     )
 
 

@@ -84,9 +84,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def draw_pictures(classifier, autoencoder, batch: dict, grid: list[tuple[float, float]], args) -> None:
     """Write the two figures with pictures of a few images."""
-    image, saliency = (
-        None if name not in batch else batch[name].to(args.device) for name in ("pixel_values", "saliency")
-    )
+    image = batch["pixel_values"].to(args.device)
+    saliency = batch["saliency"].to(args.device) if "saliency" in batch else None
     target, output = other_class(classifier, image, saliency), Path(args.output_dir)
     made, probability = shifted_images(classifier, autoencoder, image, [0.0, *args.shifts], target, saliency)
     headings = ["λ = 0", *(f"λ = {shift:g}" for shift in args.shifts)]

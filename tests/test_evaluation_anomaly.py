@@ -113,6 +113,13 @@ def test_labels_give_the_best_dice_and_its_threshold_where_all_of_the_lesion_sta
     assert anomaly.label_threshold(maps, blind, others, well) == chosen  # no drawn lesion is looked at
 
 
+def test_the_dice_that_labels_give_is_exact_where_what_is_flagged_falsely_is_as_in_healthy_brain():
+    healthy = [0.9] * 4 + [0.1] * 76  # 5 % is flagged falsely, beside the lesion as elsewhere
+    maps, ill, others, well = two_classes([0.9] * 20 + healthy, healthy, 20)
+    chosen = anomaly.label_threshold(maps, ill, others, well)
+    assert chosen.value == pytest.approx(0.9) and chosen.dice == pytest.approx(2 * 20 / (24 + 20))
+
+
 def test_the_threshold_of_labels_is_nearly_as_good_as_that_of_masks_on_noisy_maps():
     generator = torch.Generator().manual_seed(0)
     for contrast in (2.0, 3.0, 5.0):

@@ -69,6 +69,30 @@ def test_the_assembled_model_carries_its_preprocessing_and_thresholds(results):
     assert "not a medical device" in (results / "model" / "README.md").read_text()
 
 
+def test_a_model_whose_maps_are_zeros_is_saved_without_a_threshold(results, tmp_path, capsys):
+    parts = [flag for part in ("classifier", "autoencoder", "diffusion") for flag in (f"--{part}", results / part)]
+    run(
+        "examples/assemble_pipeline.py",
+        "--dataset",
+        results / "slices",
+        *parts,
+        "--preset",
+        "fast",
+        "--noise_level",
+        30,
+        "--percentile",
+        100,
+        "--limit",
+        2,
+        "--saliency_options",
+        '{"num_steps": 1}',
+        "--output_dir",
+        tmp_path / "model",
+    )  # fmt: skip  nothing is repainted
+    assert "and no anomaly threshold, for all maps are 0" in capsys.readouterr().out
+    assert DifFusePipeline.from_pretrained(tmp_path / "model").processor.anomaly_threshold is None
+
+
 def test_the_table_has_a_row_per_method_and_takes_its_thresholds_from_validation(results):
     table = (results / "evaluation" / "anomaly.md").read_text()
     data = json.loads((results / "evaluation" / "anomaly.json").read_text())
