@@ -1,6 +1,7 @@
 """The scripts of chapters 4 and 5 on tiny scans: three stages, maps of a whole data set, ACAT and its competitors."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,17 @@ def test_the_half_brain_classifier_goes_through_its_three_stages(root):
     counts = {name: count for name, count in summary["validation"].items() if name.startswith("confusion/")}
     assert len(counts) == 16 and sum(counts.values()) == 8
     assert ACATProcessor.from_pretrained(root / "classifier").num_slices == 2
+
+
+def test_a_half_brain_classifier_killed_before_its_push_is_pushed_by_the_next_run(root, tmp_path):
+    """The Hub is out of reach here; that it was asked is the fact."""
+    shutil.copytree(root / "classifier", tmp_path / "classifier")
+    network = ("--backbone", "half_brain", "--num_pools", 2, "--stage_epochs", 1, 1, 1)
+    with pytest.raises(InputError, match="is complete, but the Hub did not take it as tester/new"):
+        run("examples/train_classifier.py", "--dataset", root / "data", *network, "--batch_size", 4, *CPU,
+            "--output_dir", tmp_path / "classifier", "--resume_from_checkpoint", "latest",
+            "--push_to_hub", "tester/new")  # fmt: skip
+    assert not list((tmp_path / "classifier").glob("**/checkpoint-*"))  # no stage was trained again
 
 
 def test_saliency_of_the_whole_data_set_goes_on_where_it_stopped(root, tmp_path):

@@ -1,7 +1,7 @@
 """Properties that hold for whatever is drawn: readers, names of a case, the cutting into slices, masks, archives.
 
-Few examples by default; `pytest tests/test_properties.py --hypothesis-profile long` draws a thousand of each, other
-ones each time (docs/reliability.md).
+Thirty examples of each, always the same; `EXAMPLES=1000 pytest tests/test_properties.py` draws as many, others each
+time (docs/reliability.md).
 """
 
 import gzip
@@ -41,10 +41,11 @@ from difffuse_hf.preprocessing.dicom import group_series  # noqa: E402
 from difffuse_hf.preprocessing.headers import SliceHeader, Unread, read_header  # noqa: E402
 from difffuse_hf.saliency.mask import saliency_to_mask  # noqa: E402
 
-settings.register_profile("suite", max_examples=30, deadline=None, derandomize=True, database=None)
-settings.register_profile("long", max_examples=1000, deadline=None, database=None, print_blob=True)
-if settings.get_current_profile_name() != "long":  # as pytest was told
-    settings.load_profile("suite")
+EXAMPLES = os.environ.get("EXAMPLES")
+settings.register_profile(
+    "ours", max_examples=int(EXAMPLES or 30), derandomize=not EXAMPLES, deadline=None, database=None, print_blob=True
+)
+settings.load_profile("ours")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, about what is drawn
 
 ORIENTATIONS = st.sampled_from([x + y + z for x in "RL" for y in "AP" for z in "SI"]).flatmap(st.permutations)

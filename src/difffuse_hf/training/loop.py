@@ -200,8 +200,9 @@ class Trainer:
         with self.kept_weights() as model:
             measured = validate(model, self._validation_batches(dataset))
         pictures = {name: value for name, value in measured.items() if isinstance(value, torch.Tensor)}
-        metrics: dict[str, float] = {n: value for n, value in measured.items() if not isinstance(value, torch.Tensor)}
-        progress.metrics = metrics
+        metrics = progress.metrics = {
+            name: float(value) for name, value in measured.items() if not isinstance(value, torch.Tensor)
+        }
         self.accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=step)
         if self.run_log is not None:
             _show(pictures, step, self.args.output_dir, self.accelerator.trackers)
