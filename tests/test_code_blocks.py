@@ -16,7 +16,7 @@ from synthetic_head import SPACING, turn, turned_head
 from test_docs import PYTHON_DOCUMENTS, blocks, name_of
 from test_structure import REPOSITORY
 from tiny_models import tiny_classifier, tiny_unet
-from tiny_scans import write_case
+from tiny_scans import tiny_volumes, write_case
 
 from difffuse_hf import LesionClassifier, ResNetAutoencoder
 
@@ -35,7 +35,8 @@ READER = {  # objects that blocks use and that no block makes
 def place(tmp_path, model, monkeypatch):
     """A reader's folder, which is the working directory: a case, a model, trained networks, a disk of DICOM."""
     monkeypatch.chdir(tmp_path)
-    write_case(Path("path/to/BraTS2021_00001"))
+    two_slices = {name: volume[..., 4:6] for name, volume in tiny_volumes().items()}
+    write_case(Path("path/to/BraTS2021_00001"), two_slices, reference=False)
     Path("user").mkdir()
     Path("user/name").symlink_to(model)
     tiny_classifier(LesionClassifier).save_pretrained("out/classifier")

@@ -128,6 +128,7 @@ def draw_bland_altman(
         axes.axhline(found[name], color=COLOURS[1], linestyle=style, linewidth=1)
         axes.annotate(f"{name} {found[name]:+.1f} ml", (1.01, found[name]), xycoords=axes.get_yaxis_transform(),
                       va="center", fontsize=8)  # fmt: skip
+    axes.margins(y=0.12)
     axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.set_xlabel("mean of detected and reference, ml", fontsize=8)
     axes.set_ylabel("detected − reference, ml", fontsize=8)
