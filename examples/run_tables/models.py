@@ -65,11 +65,10 @@ def demo_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
 
 
 BRAIN_SALIENCY = {"reference": "reconstruction", "counterfactuals": ["negative"], "num_steps": 6, "step_size": 0.03}
-BRAIN_SCHEDULES = {  # with and without a first look that widens the mask, that narrows it, or both
+BRAIN_SCHEDULES = {  # with and without a first look that narrows the mask
     "noise_level": [350],
-    "percentile": [80, 90, 95],
+    "percentile": [80, 90],
     "scout_samples": [0, 2],
-    "scout_rounds": [0, 2],
     "scout_threshold": [0.0, 0.08],
     "scout_margin_mm": [6.0],
 }
@@ -85,7 +84,8 @@ class BrainModelSize:
     classifier: str  # flags of its training, as the next two
     autoencoder: str
     diffusion: str
-    calibration: int  # validation slices of a class
+    assembly: int  # validation slices of a class that choose the lesion probability
+    calibration: int  # those that choose schedule, map and threshold
     rivals: int  # validation and test slices of a class, for the table of methods
     scored: tuple[int, ...]  # seeds of the sampling
 
@@ -99,6 +99,7 @@ BRAIN_MODEL = {
         classifier=TINY,
         autoencoder=TINY,
         diffusion=f"{TINY} --block_out_channels 16 16",
+        assembly=4,
         calibration=4,
         rivals=4,
         scored=(0,),
@@ -110,7 +111,8 @@ BRAIN_MODEL = {
         classifier="--max_steps 3000 --batch_size 48 --lr_scheduler cosine",
         autoencoder="--max_steps 1000 --strides 2 1 1 --lr_scheduler cosine",
         diffusion="--max_steps 2800 --block_out_channels 32 64 96 128 --intensity_augmentation 0.2",
-        calibration=60,
+        assembly=60,
+        calibration=40,
         rivals=24,
         scored=(0, 1, 2),
     ),
@@ -121,6 +123,7 @@ BRAIN_MODEL = {
         classifier="--max_steps 6000 --lr_scheduler cosine",
         autoencoder="--max_steps 6000 --strides 2 1 1 --lr_scheduler cosine",
         diffusion="--max_steps 40000 --block_out_channels 64 96 160 192 --intensity_augmentation 0.2",
+        assembly=200,
         calibration=200,
         rivals=100,
         scored=(0, 1, 2),
@@ -155,7 +158,7 @@ def brain_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
     model, calibrated, methods = f"{out}/model", f"{out}/calibrated", f"{out}/methods"
     steps.add("model", "python", "examples/assemble_pipeline.py", "--dataset", slices, parts, "--output_dir", model,
               "--dtype float16 --preset fast --percentile 95".split(), shared,
-              "--optional_modalities t1 t1ce t2".split(), "--limit", size.calibration, maps,
+              "--optional_modalities t1 t1ce t2".split(), "--limit", size.assembly, maps,
               "--training_data", "Synthetic subjects only: BrainPhantom over the label maps of SynthSeg.",
               to=model)  # fmt: skip
     steps.add("calibrated", "python", "examples/calibrate_pipeline.py", model, "--dataset", slices, "--limit",
