@@ -122,7 +122,7 @@ def classification(name: str, out: str, anatomies: str, cases: str | None) -> St
     add_stroke_data(steps, size, out, anatomies)
     lungs = f"{out}/lungs"
     steps.add("lungs", "python", "datasets_scripts/make_phantom.py", lungs, "--layout", "mosmed",
-              "--subjects", size.subjects, to=lungs)  # fmt: skip
+              "--subjects", size.subjects, "--opacity", 0.02, 0.08, to=lungs)  # fmt: skip
     for seed in size.seeds:
         data = f"{out}/mosmed/{seed}/data"
         steps.add(f"mosmed/{seed}/data", "python", "datasets_scripts/prepare_mosmed.py", lungs, data,
