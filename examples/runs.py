@@ -10,8 +10,8 @@ python examples/runs.py brain_model smoke|evening|full OUT ANATOMIES
 `classification` is chapters 4 and 5: classifiers, saliency maps, ACAT and its competitors. `layers` is Fig. 4.3, the
 half-brain CNN with one to eight convolutions, on the data of `classification` where OUT is the same. `anomaly` is
 chapter 6: all networks, every method of Table 6.1 tuned and scored; `stroke` is its methods on head CT, and the model
-`ct` of the package. `demo_model` is the package's model `demo`, `brain_model` its model `mr`: finer slices, FLAIR
-alone is enough, five kinds of lesion.
+`ct` of the package. `demo_model` is the package's model `demo`, `brain_model` one of finer slices that needs FLAIR
+alone and knows five kinds of lesion; what its evening gave is in docs/results.md.
 smoke: does everything run? its figures mean nothing. night, evening: small slices, three seeds, for two cores and so
 long. full: the thesis's sizes and epochs, for GPUs (of the demo model: two hours on two cores). ANATOMIES is a folder
 of label maps to draw heads on (SynthSeg's training_seg_*.nii.gz), at least three, because the splits are by anatomy.

@@ -104,7 +104,7 @@ BRAIN_MODEL = {
         rivals=4,
         scored=(0,),
     ),
-    "evening": BrainModelSize(  # the embedded model
+    "evening": BrainModelSize(
         subjects=(220, 24, 40),
         image=(128, 112),
         pixel_mm=1.5,

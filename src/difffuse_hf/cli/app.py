@@ -15,7 +15,7 @@ AUTH = "DIFFFUSE_APP_AUTH"
 
 def app(
     model: Annotated[
-        str, typer.Option(help="Model folder, Hub repository user/name, or embedded: demo, mr or ct.")
+        str, typer.Option(help="Model folder, Hub repository user/name, or embedded: demo or ct.")
     ] = "demo",
     port: Annotated[int | None, typer.Option(min=1, max=65535, show_default="7860, or the next free one")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",

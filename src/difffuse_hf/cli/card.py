@@ -9,7 +9,7 @@ from .options import say
 
 def card(
     model: Annotated[
-        str, typer.Argument(help="Model or data set folder, Hub repository user/name, or embedded: demo, mr or ct.")
+        str, typer.Argument(help="Model or data set folder, Hub repository user/name, or embedded: demo or ct.")
     ],
 ):
     """Print the card of a model or a data set, as the Hub shows it, in Markdown."""

@@ -17,7 +17,7 @@ from ..errors import InputError, first_line
 from .model_folder import check_model_folder, forget_origin
 
 HUB_ERRORS = (OSError, HubHTTPError)  # of its client, where the Hub cannot be reached or refuses
-EMBEDDED = ("demo", "mr", "ct")  # checkpoints in the package: MR, MR that may lack modalities, head CT
+EMBEDDED = ("demo", "ct")  # names of the checkpoints in the package: MR of four modalities, head CT
 MODEL_FILES = ["*.json", "*.safetensors", "*.md"]  # no pickles
 
 Saved = TypeVar("Saved")
