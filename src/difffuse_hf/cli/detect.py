@@ -41,7 +41,7 @@ BrainExtraction = Annotated[
     bool,
     typer.Option("--brain-extraction/--no-brain-extraction", help="Take the skull off where there is one, on the T1."),
 ]
-Model = Annotated[str, typer.Option(help="Model folder, Hub repository user/name, or embedded: demo or ct.")]
+Model = Annotated[str, typer.Option(help="Model folder, Hub repository user/name, or embedded: demo (MR) or ct.")]
 Output = Annotated[Path, typer.Option(help="Each case gets a folder of its own in here.")]
 Preset = Annotated[
     PresetName,

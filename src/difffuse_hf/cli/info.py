@@ -7,7 +7,7 @@ import typer
 from .options import AsJson, print_json, say
 
 _OWN = {"K": "noise_level", "percentile": "percentile"}
-Model = Annotated[str, typer.Argument(help="Model folder, Hub repository user/name, or embedded: demo or ct.")]
+Model = Annotated[str, typer.Argument(help="Model folder, Hub repository user/name, or embedded: demo (MR) or ct.")]
 
 
 def info(model: Model, as_json: AsJson = False):
