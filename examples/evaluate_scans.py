@@ -20,18 +20,18 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from difffuse_hf import DifFusePipeline
+from difffuse_hf import DifFusePipeline, __version__
 from difffuse_hf.detection.load import load_model
 from difffuse_hf.detection.result import DetectionResult
-from difffuse_hf.detection.run import fingerprint_of
-from difffuse_hf.detection.sources import read_source
+from difffuse_hf.detection.run import MODEL_FILES, fingerprint_of
+from difffuse_hf.detection.sources import files_of, is_dicom, read_source
 from difffuse_hf.detection.volume import detect_volume
 from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.evaluation.image_quality import grain
 from difffuse_hf.evaluation.lesions import score_scan
 from difffuse_hf.io.files import own_folder, write_whole
 from difffuse_hf.io.hub import model_folder
-from difffuse_hf.io.layouts import find_case
+from difffuse_hf.io.layouts import find_case, volumes_of
 from difffuse_hf.io.nifti import SYNTHETIC
 from difffuse_hf.reporting.coverage import coverage_of
 from difffuse_hf.reporting.scan_tables import write_scan_tables
@@ -42,21 +42,25 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     source = model_folder(args.model)
     pipeline, _ = load_model(source, args.device)
+    if pipeline.processor is None:
+        raise InputError(f"{args.model} has no processor, so its modalities and slice size are not known.")
     cases = find_cases(args.cases)
     groups = {folder: group_of(folder, args.group_by) for folder in cases}
-    weights = sorted(file for file in source.rglob("*") if file.suffix in (".json", ".safetensors"))
-    made_with = fingerprint_of(weights, json.dumps([args.preset, args.modalities, args.all_slices]))
+    weights = sorted(file for file in source.rglob("*") if file.suffix in MODEL_FILES)
+    deciding = [__version__, str(pipeline.unet.dtype), args.preset, args.modalities, args.all_slices, args.pictures]
+    made_with = fingerprint_of(weights, json.dumps(deciding))
     output = Path(args.output_dir)
     results: dict[str, list[dict]] = {}
     with own_folder(output):
         for folder in cases:
             kept = output / "scans" / f"{folder.name}.json"
-            done = read_kept(kept, made_with)
+            made_from = fingerprint_of(files_of(folder, pipeline.processor)[1], made_with)
+            done = read_kept(kept, made_from)
             for seed in args.seeds:
                 if str(seed) not in done:
                     done[str(seed)] = score_case(pipeline, folder, seed, args)
                     kept.parent.mkdir(exist_ok=True)
-                    text = json.dumps({"made_with": made_with, "seeds": done}, indent=2)
+                    text = json.dumps({"made_from": made_from, "seeds": done}, indent=2)
                     write_whole(kept, lambda file, text=text: file.write_text(text))
             results[folder.name] = [done[str(seed)] for seed in args.seeds]
         names = {folder.name: group for folder, group in groups.items() if group is not None}
@@ -92,7 +96,7 @@ def find_cases(folders: Sequence[Path]) -> list[Path]:
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder; give case folders, or folders that hold some.")
         inside = sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
-        cases += inside if inside and not any(folder.glob("*.nii*")) else [folder]
+        cases += [folder] if not inside or volumes_of(folder) or is_dicom(folder) else inside
     names = [one.name for one in cases]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"Two cases are named {twice}; score them in two runs.")
@@ -117,15 +121,15 @@ def group_of(folder: Path, column: str | None) -> str | None:
     return row[column]
 
 
-def read_kept(path: Path, made_with: str) -> dict[str, dict]:
-    """The scores of a case by seed, if an earlier run with the same model and settings has left some."""
+def read_kept(path: Path, made_from: str) -> dict[str, dict]:
+    """The scores of a case by seed, if an earlier run of the same files, model and settings has left some."""
     kept = json.loads(path.read_text()) if path.exists() else {}
-    return kept["seeds"] if kept.get("made_with") == made_with else {}
+    return kept["seeds"] if kept.get("made_from") == made_from else {}
 
 
 def score_case(pipeline: DifFusePipeline, folder: Path, seed: int, args: argparse.Namespace) -> dict:
     """The measures of one scan, and with `--pictures` its overview beside them."""
-    assert pipeline.processor is not None  # a loaded model has one
+    assert pipeline.processor is not None  # looked at before
     source: Path | Mapping[str, Path] = folder
     if args.modalities is not None:
         found = find_case(folder, pipeline.processor.modalities, pipeline.processor.optional_modalities)

@@ -1,6 +1,7 @@
 """examples/evaluate_scans.py: whole scans scored against their drawn lesions."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -86,3 +87,25 @@ def test_a_group_has_the_mean_of_its_scans_in_each_seed_and_leaves_out_what_is_u
     assert [one["dice"] for one in rows["x (2 scans)"]] == pytest.approx([0.4, 0.6])
     assert [one["false_positives"] for one in rows["all (3 scans)"]] == pytest.approx([5, 6])
     assert [one["dice"] for one in rows["all (3 scans)"]] == pytest.approx([0.4, 0.6])
+
+
+def test_another_scan_of_the_same_name_is_scored_anew(cohort, tmp_path, capsys):
+    drawn = []
+    for number in (0, 1):
+        case = write_case(tmp_path / str(number) / "Case", reference=number == 0)
+        run(SCRIPT, cohort / "model", "--cases", case, "--output_dir", tmp_path / "out", "--device", "cpu")
+        drawn.append("drawn_ml" in json.loads((tmp_path / "out" / "scans.json").read_text())["results"]["Case"][0])
+    assert drawn == [True, False]
+
+
+def test_a_case_of_bids_is_one_case_and_a_folder_of_them_holds_several(cohort, tmp_path, capsys):
+    for number in (1, 2):
+        folder = tmp_path / "bids" / f"sub-0{number}" / "anat"
+        folder.mkdir(parents=True)
+        for file in (cohort / "cases" / "Case_0").glob("Case_0_*"):
+            end = {"flair": "FLAIR", "t1": "T1w", "t1ce": "ce-gd_T1w", "t2": "T2w", "seg": "dseg"}
+            shutil.copy(file, folder / f"sub-0{number}_{end[file.name.split('.')[0].rsplit('_', 1)[1]]}.nii.gz")
+    for cases, names in (("bids/sub-01", ["sub-01"]), ("bids", ["sub-01", "sub-02"])):
+        output = tmp_path / names[-1]
+        run(SCRIPT, cohort / "model", "--cases", tmp_path / cases, "--output_dir", output, "--device", "cpu")
+        assert list(json.loads((output / "scans.json").read_text())["results"]) == names

@@ -17,6 +17,7 @@ from ..errors import InputError, first_line
 from .files import write_whole
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")  # transformers' name, diffusers' name
+_CONFIGURATIONS = ("model_index.json", "config.json", "scheduler_config.json")
 MOST_JSON_BYTES = 20_000_000
 LARGEST_NUMBER = 100_000  # a whole number in a configuration: a width, a count of layers or of noise levels
 OTHER_LOADERS = ("adapter_config.json", "shard-*.safetensors")  # would make a library load something else
@@ -181,9 +182,11 @@ def forget_origin(folder: str | Path) -> None:
 
     A model is passed on, and the names of its maker's folders are nobody's business.
     """
-    names = ("config.json", "model_index.json", "scheduler_config.json")
-    for file in (file for name in names for file in (Path(folder, name), *Path(folder).glob(f"*/{name}"))):
+    index = Path(folder, "model_index.json")
+    parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}  # names of a pipeline's folders
+    saved = [Path(folder), *(Path(folder, name) for name, kind in parts.items() if isinstance(kind, list))]
+    for file in (Path(place, name) for place in saved for name in _CONFIGURATIONS):
         values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if "_class_name" in values and values.pop("_name_or_path", None) is not None:
+        if values.pop("_name_or_path", None) is not None:
             text = json.dumps(values, indent=2, sort_keys=True) + "\n"
             write_whole(file, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
