@@ -1,16 +1,23 @@
-"""Control for ACAT: maps that tell where to look and not whether there is something (beyond the thesis).
+"""Controls for ACAT: maps that tell where to look and not whether there is something, and maps of other scans.
 
 python examples/drawn_maps.py --dataset data/ist3 --output_dir data/ist3_drawn
+python examples/drawn_maps.py --dataset data/ist3 --output_dir data/ist3_shuffled --shuffle data/ist3_saliency
 
-A scan with a drawn lesion gets that lesion as its map, any other scan the lesion of a scan drawn at random from its
-split, moved onto its own head. Both are cut to pixels that look like brain, as the drawn lesions of the split do: no
-map lies on bone, air or fluid, for then its place alone would tell that there is no lesion. What train_acat.py gains
-from such maps over those of compute_saliency.py is what better maps could gain it. The place tells the side of a
-lesion, though: compare the AUC of lesion or none, not the accuracy over sides.
+A scan with a drawn lesion gets that lesion as its map. Any other scan gets the place where it could have one, where
+the data set has that column (synthetic stroke patients drawn to arrays), or else the lesion of a scan drawn at random
+from its split, moved onto its own head. All are cut to pixels that look like brain, as the drawn lesions of the split
+do: no map lies on bone, air or fluid, for then its place alone would tell that there is no lesion. What train_acat.py
+gains from such maps over those of compute_saliency.py is what better maps could gain it. The place tells the side of
+a lesion, though: compare the AUC of lesion or none, not the accuracy over sides.
+
+With --shuffle every scan gets the map that another scan of its split has in that folder: what attention gains by such
+maps, it does not gain by looking at the lesion.
 """
 
 import argparse
+from collections.abc import Callable
 
+import datasets
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -24,34 +31,59 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("dataset", "output_dir"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of the lesions that scans without one get")
+    parser.add_argument("--shuffle", metavar="SALIENCY", help="deal the maps of this folder to other scans instead")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     parser.add_argument("--chunk", type=int, default=32, help="scans in a file")
     args = parser.parse_args(argv)
 
-    rng = np.random.default_rng(args.seed)
-    settings = {"method": "drawn_maps", "dataset": args.dataset, "seed": args.seed}
+    settings = {"method": "shuffled" if args.shuffle else "drawn_maps", "dataset": args.dataset, "seed": args.seed}
+    if args.shuffle:
+        settings["saliency"] = args.shuffle
     for split in SPLITS:
-        scans = load_scans(args.dataset, split)
-        if "mask" not in scans.column_names:
-            raise InputError(f"{args.dataset} has no drawn lesions (no column `mask`); prepare it with masks.")
-        masks = [None if mask is None else np.asarray(mask, bool) for mask in scans.with_format(None)["mask"]]
-        sick = [index for index, mask in enumerate(masks) if mask is not None and mask.any()]
-        if not sick:
-            raise InputError(f"The split '{split}' of {args.dataset} has no drawn lesion.")
-        pictures = scans.with_format("numpy", columns=["pixel_values"])
-        low, high = brain_grey(pictures, masks, sick)
-        maps = []
-        for index, mask in enumerate(masks):
-            image = pictures[index]["pixel_values"][..., 0, :, :]
-            brain = (image >= low) & (image <= high)
-            own = mask is not None and mask.any()
-            lesion = mask & brain if own else elsewhere(rng, brain, image > 0, masks, pictures, sick)
-            smooth = F.avg_pool2d(torch.from_numpy(lesion.astype(np.float32))[:, None], 3, stride=1, padding=1)
-            maps.append(smooth * torch.from_numpy(brain)[:, None] / smooth.max().clamp_min(1e-6))  # [S,1,H,W]
+        scans = load_scans(args.dataset, split, args.shuffle)
+        find = others_maps if args.shuffle else drawn_maps
+        map_of = find(scans, args.seed, f"The split '{split}' of {args.dataset}")
         store, keys = SaliencyStore(args.output_dir, split, settings, args.chunk), list(scans["key"])
         for chunk in store.missing(len(scans)):
-            store.write(chunk, keys[chunk.start : chunk.stop], torch.stack(maps[chunk.start : chunk.stop]))
+            store.write(chunk, keys[chunk.start : chunk.stop], torch.stack([map_of(index) for index in chunk]))
     print(f"Maps of {args.dataset} are in {args.output_dir}.")
+
+
+def others_maps(scans: datasets.Dataset, seed: int, name: str) -> Callable[[int], torch.Tensor]:
+    """For each scan the map of another one; the scans stand in a ring, in an order drawn at random."""
+    if len(scans) < 2:
+        raise InputError(f"{name} has one scan only, whose map no other can get.")
+    order = np.random.default_rng(seed).permutation(len(scans))
+    giver = dict(zip(order.tolist(), np.roll(order, 1).tolist()))
+    return lambda index: scans[giver[index]]["saliency"]
+
+
+def drawn_maps(scans: datasets.Dataset, seed: int, name: str) -> Callable[[int], torch.Tensor]:
+    """For each scan its lesion, or the place of one."""
+    if "mask" not in scans.column_names:
+        raise InputError(f"{name} has no drawn lesions (no column `mask`); prepare it with masks.")
+    plain = scans.with_format(None).select_columns("mask")
+    masks = [None if row["mask"] is None else np.asarray(row["mask"], bool) for row in plain]
+    sick = [index for index, mask in enumerate(masks) if mask is not None and mask.any()]
+    if not sick:
+        raise InputError(f"{name} has no drawn lesion.")
+    pictures = scans.with_format("numpy", columns=["pixel_values"])
+    places = scans.with_format("numpy", columns=["place"]) if "place" in scans.column_names else None
+    low, high = brain_grey(pictures, masks, sick)
+
+    def map_of(index: int) -> torch.Tensor:
+        image, mask = pictures[index]["pixel_values"][..., 0, :, :], masks[index]
+        brain = (image >= low) & (image <= high)
+        if mask is not None and mask.any():
+            lesion = mask & brain
+        elif places is not None:
+            lesion = places[index]["place"].astype(bool) & brain
+        else:
+            lesion = elsewhere(np.random.default_rng([seed, index]), brain, image > 0, masks, pictures, sick)
+        smooth = F.avg_pool2d(torch.from_numpy(lesion.astype(np.float32))[:, None], 3, stride=1, padding=1)
+        return smooth * torch.from_numpy(brain)[:, None] / smooth.max().clamp_min(1e-6)  # [S,1,H,W]
+
+    return map_of
 
 
 def brain_grey(pictures, masks: list, sick: list[int]) -> tuple[float, float]:

@@ -69,3 +69,33 @@ def test_without_drawn_lesions_there_is_nothing_to_show(tmp_path):
     prepare(tmp_path / "data", lesions=False)
     with pytest.raises(InputError, match="The split 'train' of .* has no drawn lesion"):
         main("--dataset", tmp_path / "data", "--output_dir", tmp_path / "maps")
+
+
+def test_shuffled_maps_are_those_of_other_scans_each_of_them_once(tmp_path):
+    (tmp_path / "data").mkdir()
+    prepare(tmp_path / "data")
+    main("--dataset", tmp_path / "data", "--output_dir", tmp_path / "maps")
+    main("--dataset", tmp_path / "data", "--output_dir", tmp_path / "others", "--shuffle", tmp_path / "maps")
+    own, others = (load_scans(str(tmp_path / "data"), "test", str(tmp_path / name)) for name in ("maps", "others"))
+    own, others = (np.stack([np.asarray(row["saliency"]) for row in rows]) for rows in (own, others))
+    givers = [next(j for j in range(6) if np.array_equal(others[i], own[j])) for i in range(6)]
+    assert sorted(givers) == list(range(6)) and all(i != j for i, j in enumerate(givers))
+    with pytest.raises(InputError, match="maps made with another method .shuffled, now drawn_maps."):
+        main("--dataset", tmp_path / "data", "--output_dir", tmp_path / "others")
+
+
+def test_a_scan_without_a_lesion_gets_the_place_that_its_data_set_names(tmp_path):
+    (tmp_path / "data").mkdir()
+    image, mask = prepare(tmp_path / "data")
+    place = np.zeros_like(mask)
+    place[:, 0, 14:16, 8:11] = 1  # brain in every head
+    for path in (tmp_path / "data").glob("*.parquet"):
+        rows = datasets.Dataset.from_parquet(str(path))
+        feature = datasets.Features({"place": datasets.Array3D((3, 24, 20), "uint8")})
+        column = datasets.Dataset.from_dict({"place": list(place)}, features=feature)
+        datasets.concatenate_datasets([rows, column], axis=1).to_parquet(path)
+    main("--dataset", tmp_path / "data", "--output_dir", tmp_path / "maps")
+    scans = load_scans(str(tmp_path / "data"), "train", str(tmp_path / "maps"))
+    for i in range(6):
+        where = np.asarray(scans[i]["saliency"])[:, 0] > 0
+        assert where.any((1, 2)).tolist() == ([False, True, False] if i % 2 else [True, False, False])

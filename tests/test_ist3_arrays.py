@@ -4,9 +4,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from difffuse_hf import DifFuseProcessor
+from difffuse_hf import ACATProcessor, DifFuseProcessor
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.prepare import make_builder, prepare
+from difffuse_hf.data.scans import load_scans
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import InputError
 from difffuse_hf.phantoms.anatomy import _MNI_CENTRES
@@ -118,3 +119,18 @@ def test_slices_for_diffusion_have_the_arrays_pixels_their_own_labels_and_a_proc
 def test_a_window_beyond_what_the_arrays_hold_is_refused(folder):
     with pytest.raises(InputError, match="hold 0 to 100 HU"):
         make_builder("ist3", folder, window_hu=(-100.0, 50.0))
+
+
+def test_scans_for_classifiers_have_side_and_presence_their_mask_and_a_place_whether_or_not_they_have_a_lesion(
+    folder, tmp_path
+):
+    prepare(make_builder("ist3", folder, "volumes", window_hu=(0, 80), split="test"), tmp_path / "scans")
+    scans = load_scans(str(tmp_path / "scans"), "test").with_format("numpy")[:]
+    image, place = (np.load(folder / f"{name}.npy") for name in ("image", "place"))
+    (infarct,) = plan_patient(SEED, INDEX).infarcts
+    assert np.allclose(scans["pixel_values"][:, :, 0], (image * (100 / 255) / 80).clip(0, 1), atol=1e-6)
+    assert scans["label"].tolist() == [0, SIDES.index(infarct.side)] and scans["presence"].tolist() == [0, 1]
+    assert np.array_equal(scans["place"], place) and place.any((1, 2, 3)).all()
+    assert not scans["mask"][0].any() and np.array_equal(scans["mask"][1], place[1])
+    processor = ACATProcessor.from_pretrained(tmp_path / "scans")
+    assert (processor.num_slices, tuple(processor.image_size)) == (SLICES, (ROWS, COLUMNS))

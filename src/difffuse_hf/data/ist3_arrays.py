@@ -1,7 +1,7 @@
-"""The synthetic stroke patients of `difffuse phantom --layout ist3 --arrays` as a `datasets` builder of slices.
+"""The synthetic stroke patients of `difffuse phantom --layout ist3 --arrays` as a `datasets` builder.
 
 What `difffuse prepare ist3` makes of a folder with `scans.csv` in it: no DICOM stands between the anatomy and the
-slice, and every slice carries the exact mask of the infarct.
+pixels, and every row carries the exact mask of the infarct.
 """
 
 from dataclasses import dataclass
@@ -11,24 +11,25 @@ import numpy as np
 
 from ..errors import InputError
 from ..io.case import CT
-from ..phantoms.ist3_arrays import ROWS_FILE, VOXEL_MM, WINDOW_HU, read_rows
+from ..phantoms.ist3_arrays import COLUMNS, ROWS, ROWS_FILE, SLICES, VOXEL_MM, WINDOW_HU, read_rows
 from ..preprocessing.volume import window_hounsfield
 from .axial_slices import SliceRecipe
-from .builder import FolderBuilder, FolderConfig
+from .builder import FolderBuilder, FolderConfig, classifier_config
 from .ist3 import fit_planes
 from .ist3_labels import SIDES, TIMES
 
 
 @dataclass
 class IST3ArraysConfig(FolderConfig):
-    """The slices' size, their window, and what makes one diseased."""
+    """The size of the planes, their window, and what makes a slice diseased."""
 
-    image_size: tuple[int, int] = (128, 96)  # the cohort's 120 x 96 pixels of 2 mm, padded to what U-Nets halve
+    image_size: tuple[int, int] | None = None  # the cohort's 120 x 96; of "slices" 128 x 96, which U-Nets halve
     window_hu: tuple[float, float] = WINDOW_HU  # HU that become 0 and 1, within those of the cohort
-    min_lesion_pixels: int = 10  # a slice with fewer, but not none, is left out
+    min_lesion_pixels: int = 10  # of "slices": one with fewer, but not none, is left out
 
     def __post_init__(self):
         super().__post_init__()
+        self.image_size = self.image_size or (128 if self.name == "slices" else ROWS, COLUMNS)
         low, high = self.window_hu
         if not WINDOW_HU[0] <= low < high <= WINDOW_HU[1]:
             raise InputError(
@@ -38,15 +39,19 @@ class IST3ArraysConfig(FolderConfig):
 
 
 class IST3Arrays(FolderBuilder):
-    """Builder with the one configuration "slices": a row per slice, its own label, and the exact mask.
+    """Builder with the configurations "slices" (a row per slice, its own label) and "volumes" (a row per scan).
 
-    `image` (1, H, W) has `window_hu` as [0, 1]; slices run from inferior to superior, rows to posterior, columns to
-    the patient's left. `label` says whether the slice shows the infarct, `side` and `infarct_size` are of the scan.
-    Splits are by anatomy, 70-15-15.
+    `image` has `window_hu` as [0, 1], (1, H, W) or, of a scan, (S, 1, H, W); slices run from inferior to superior,
+    rows to posterior, columns to the patient's left. `label` of a slice says whether it shows the infarct, that of a
+    scan on which side, as `IST3` has it. `place` of a scan (S, H, W) is its infarct or, without one, where one could
+    be: what a map that knows no more than places would show. Splits are by anatomy, 70-15-15.
     """
 
     BUILDER_CONFIG_CLASS = IST3ArraysConfig
-    BUILDER_CONFIGS = [IST3ArraysConfig(name="slices", version="1.0.0", description="One row per slice, exact mask.")]
+    BUILDER_CONFIGS = [
+        IST3ArraysConfig(name="slices", version="1.0.0", description="One row per slice, exact mask."),
+        IST3ArraysConfig(name="volumes", version="1.0.0", description="One row per scan, side of the infarct."),
+    ]
     DEFAULT_CONFIG_NAME = "slices"
     DEFAULT_WRITER_BATCH_SIZE = 256
     DESCRIPTION = "Synthetic CT of the head in acute ischaemic stroke, at baseline and follow-up, at 2 mm."
@@ -59,25 +64,39 @@ class IST3Arrays(FolderBuilder):
         return True
 
     def processor_config(self):
-        """How a Dif-fuse model cuts the like from a head CT."""
-        rows, columns = self._array("image").shape[2:]
+        """Of slices how a Dif-fuse model cuts the like from a head CT, of scans a classifier's."""
         height, width = self.config.image_size
+        if self.config.name == "volumes":
+            return classifier_config((height, width), SLICES)
         return SliceRecipe(
             modalities=(CT,),
             image_size=(height, width),
-            pixel_spacing_mm=VOXEL_MM / min(height / rows, width / columns, 1.0),
+            pixel_spacing_mm=VOXEL_MM / min(height / ROWS, width / COLUMNS, 1.0),
             slice_margin=0,
             window_hu=tuple(self.config.window_hu),
         ).processor_config()
 
     def features(self):
         size = tuple(self.config.image_size)
-        return {
-            "image": datasets.Array3D((1, *size), "float32"),  # [0, 1]
-            "label": datasets.ClassLabel(names=["healthy", "lesion"]),
-            "mask": datasets.Array2D(size, "uint8"),
-            "side": datasets.ClassLabel(names=SIDES),
-            "slice": datasets.Value("int32"),
+        side, presence = datasets.ClassLabel(names=SIDES), datasets.ClassLabel(names=["healthy", "lesion"])
+        if self.config.name == "volumes":
+            planes = datasets.Array3D((SLICES, *size), "uint8")
+            features = {
+                "image": datasets.Array4D((SLICES, 1, *size), "float32"),  # [0, 1]
+                "label": side,
+                "presence": presence,
+                "mask": planes,
+                "place": planes,
+            }
+        else:
+            features = {
+                "image": datasets.Array3D((1, *size), "float32"),  # [0, 1]
+                "label": presence,
+                "mask": datasets.Array2D(size, "uint8"),
+                "side": side,
+                "slice": datasets.Value("int32"),
+            }
+        return features | {
             "time": datasets.ClassLabel(names=TIMES),
             "infarct_size": datasets.Value("int32"),  # 0 (none) to 4
             "territory": datasets.Value("string"),
@@ -96,28 +115,27 @@ class IST3Arrays(FolderBuilder):
         first, last = WINDOW_HU
         hounsfield = first + images[number] * np.float32((last - first) / 255)
         planes, _ = fit_planes(window_hounsfield(hounsfield, *self.config.window_hu), self.config.image_size)
+        place = fit_planes(places[number].astype(np.float32), self.config.image_size)[0] >= 0.5
         side = int(row["label"])
-        shown = places[number] if side else np.zeros_like(places[number])
-        masks = fit_planes(shown.astype(np.float32), self.config.image_size)[0] >= 0.5
+        masks = place if side else np.zeros_like(place)
+        about = {
+            "time": row["time"],
+            "infarct_size": int(row["infarct_size"]),
+            "territory": row["territory"],
+            "patient": row["patient"],
+            "scan_id": row["key"],
+            "group": row["group"],
+        }
+        if self.config.name == "volumes":
+            labels = {"label": side, "presence": int(side > 0)}
+            masks, place = masks.astype(np.uint8), place.astype(np.uint8)
+            yield f"{number:06d}", {"image": planes[:, None], "mask": masks, "place": place, **labels, **about}
+            return
         for index, (plane, mask) in enumerate(zip(planes, masks)):
             if 0 < mask.sum() < self.config.min_lesion_pixels:
                 continue
-            yield (
-                f"{number:06d}_{index:02d}",
-                {
-                    "image": plane[None],
-                    "label": int(mask.any()),
-                    "mask": mask.astype(np.uint8),
-                    "side": side,
-                    "slice": index,
-                    "time": row["time"],
-                    "infarct_size": int(row["infarct_size"]),
-                    "territory": row["territory"],
-                    "patient": row["patient"],
-                    "scan_id": row["key"],
-                    "group": row["group"],
-                },
-            )
+            labels = {"label": int(mask.any()), "side": side, "slice": index}
+            yield f"{number:06d}_{index:02d}", {"image": plane[None], "mask": mask.astype(np.uint8), **labels, **about}
 
     def _array(self, name):
         """An array of the cohort, on disk; `datasets` puts a numpy.load of its own, which cannot map, in our way."""
