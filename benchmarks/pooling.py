@@ -1,19 +1,20 @@
 """Does the kind of pooling decide whether small infarcts are seen? AUC by infarct size on a cohort of arrays.
 
-difffuse phantom cohort/train --layout ist3 --arrays --subjects 700 --seed 100 --anatomies ANATOMIES_1
+difffuse phantom cohort/train --layout ist3 --arrays --subjects 2000 --seed 100 --anatomies ANATOMIES_1
 python benchmarks/pooling.py --train cohort/train --validation cohort/validation --test cohort/test \\
-    --pooling average 4 --pooling max 4 --epochs 7 --seeds 0 --output_dir out/pooling
+    --pooling average 4 --pooling max 4 --epochs 2 --seeds 0 1 2 --output_dir out/pooling
 
 The half-brain CNN in the first stage of its recipe: each half by itself, Adam 1e-3 with a cosine, weight decay 5e-5,
 flips; a scan is suspicious as far as it is unlikely that both halves are healthy. Of pixels of 2 mm, four poolings go
-as far as the thesis's six of 0.5 mm. The same seed gives the same weights and order of scans to every pooling. What is
-in `OUTPUT_DIR/<pooling>-<number>-<seed>.json` already is not run again.
+as far as the thesis's six of 0.5 mm. Several folders to train on count as one. The same seed gives the same weights
+and order of scans to every pooling. What is in `OUTPUT_DIR/<pooling>-<number>-<seed>.json` already is not run again.
 """
 
 import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,12 @@ SIZES = {"1-2": (1, 2), "1": (1,), "2": (2,), "3": (3,), "4": (4,), "all": (1, 2
 
 
 class Cohort:
-    """Scans of a folder, mapped into memory."""
+    """Scans of some folders, mapped into memory."""
 
-    def __init__(self, folder: str):
-        self.images = np.load(Path(folder, "image.npy"), mmap_mode="r")
-        rows = read_rows(folder)
+    def __init__(self, folders: Sequence[str]):
+        self.images = [np.load(Path(folder, "image.npy"), mmap_mode="r") for folder in folders]
+        self.first = np.cumsum([0, *(len(images) for images in self.images)])  # number of a folder's first scan
+        rows = [row for folder in folders for row in read_rows(folder)]
         self.labels = torch.tensor([int(row["label"]) for row in rows])
         self.sizes = np.array([int(row["infarct_size"]) for row in rows])
 
@@ -43,13 +45,16 @@ class Cohort:
 
     def batch(self, indices) -> torch.Tensor:
         """Scans (B, S, 1, H, W) in [0, 1]."""
-        return torch.from_numpy(self.images[np.asarray(indices)])[:, :, None].float() / 255
+        folders = np.searchsorted(self.first, indices, side="right") - 1
+        scans = [self.images[folder][index - self.first[folder]] for folder, index in zip(folders, indices)]
+        return torch.from_numpy(np.stack(scans))[:, :, None].float() / 255
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("train", "validation", "test", "output_dir"):
-        parser.add_argument(f"--{name}", required=True)
+    for name in ("train", "validation", "test"):
+        parser.add_argument(f"--{name}", nargs="+", required=True)
+    parser.add_argument("--output_dir", required=True)
     parser.add_argument("--pooling", nargs=2, action="append", required=True, metavar=("KIND", "NUMBER"))
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--batch_size", type=int, default=8)
@@ -95,7 +100,7 @@ def compare(cohorts: dict[str, Cohort], kind: str, number: int, seed: int, epoch
         history.append({"loss": float(np.mean(losses)), "auc": auc_by_size(model, cohorts["validation"], batch_size)})
         print(f"{kind} {number} seed {seed} epoch {epoch + 1}: {json.dumps(history[-1])}", flush=True)
     auc = {"validation": history[-1]["auc"], "test": auc_by_size(model, cohorts["test"], batch_size)}
-    return {"auc": auc, "history": history}
+    return {"auc": auc, "scans": {name: len(cohort) for name, cohort in cohorts.items()}, "history": history}
 
 
 @torch.no_grad()

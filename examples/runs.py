@@ -2,13 +2,15 @@
 
 python examples/runs.py classification smoke|night|full OUT ANATOMIES --jobs 2
 python examples/runs.py layers smoke|night|full OUT ANATOMIES
+python examples/runs.py subtle smoke|evening|night OUT ANATOMIES
 python examples/runs.py anomaly smoke|evening|full OUT ANATOMIES --cases CASES
 python examples/runs.py stroke smoke|evening OUT ANATOMIES
 python examples/runs.py demo_model full OUT ANATOMIES
 python examples/runs.py brain_model smoke|evening|full OUT ANATOMIES
 
 `classification` is chapters 4 and 5: classifiers, saliency maps, ACAT and its competitors. `layers` is Fig. 4.3, the
-half-brain CNN with one to eight convolutions, on the data of `classification` where OUT is the same. `anomaly` is
+half-brain CNN with one to eight convolutions, on the data of `classification` where OUT is the same. `subtle` asks
+whether ACAT finds the small infarct, beside a floor and a ceiling, on patients drawn straight to arrays. `anomaly` is
 chapter 6: all networks, every method of Table 6.1 tuned and scored; `stroke` is its methods on head CT, and the model
 `ct` of the package. `demo_model` is the package's model `demo`, `brain_model` one of finer slices that needs FLAIR
 alone and knows five kinds of lesion; what its evening gave is in docs/results.md.
@@ -31,6 +33,7 @@ from run_tables.classification import classification, layers
 from run_tables.models import brain_model, demo_model
 from run_tables.steps import Steps
 from run_tables.stroke import stroke
+from run_tables.subtle import subtle
 
 from difffuse_hf.cli.runner import command_line, run_steps
 from difffuse_hf.errors import InputError, run_script
@@ -46,6 +49,7 @@ KEEP_MEMORY = {
 RUNS: dict[str, Callable[..., Steps]] = {
     "classification": classification,
     "layers": layers,
+    "subtle": subtle,
     "anomaly": anomaly,
     "stroke": stroke,
     "demo_model": demo_model,

@@ -172,7 +172,7 @@ def test_an_interrupt_reaches_the_steps_and_the_next_call_goes_on(tmp_path, kind
 @pytest.mark.parametrize(
     ("run", "size", "count"),
     [("classification", "smoke", 84), ("classification", "night", 282), ("classification", "full", 354),
-     ("layers", "smoke", 12), ("layers", "full", 30),
+     ("layers", "smoke", 12), ("layers", "full", 30), ("subtle", "smoke", 12), ("subtle", "evening", 32),
      ("anomaly", "smoke", 17), ("anomaly", "evening", 41), ("anomaly", "full", 41), ("demo_model", "full", 19),
      ("stroke", "smoke", 10), ("stroke", "evening", 22), ("brain_model", "smoke", 21), ("brain_model", "evening", 21),
      ("brain_model", "full", 21)],

@@ -1,0 +1,85 @@
+"""Does ACAT find the small infarct (Ch. 5)? Beside a floor and a ceiling, with equal epochs for all."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from difffuse_hf.errors import require_choice
+
+from .steps import Steps
+
+WINDOW_HU = (0, 80)  # the brain window of a reading room
+BASELINE, MAPS = "baseline", "saliency"
+MAPS_OF = {  # name of the row -> the maps that its attention gets
+    "ACAT": MAPS,
+    "ACAT, shuffled maps": "shuffled maps",  # the floor
+    "ACAT, told where to look": "drawn maps",  # the ceiling
+}
+
+
+@dataclass(frozen=True)
+class SubtleSize:
+    """What differs between a smoke test and a run whose figures mean something."""
+
+    patients: int  # two scans of each
+    seeds: Sequence[int]
+    stages: tuple[int, int, int]  # epochs of the three stages of the baseline
+    epochs: int  # more, of the baseline and of each ACAT
+    autoencoder: int  # steps
+    search: int  # steps of the counterfactuals
+    common: str = "--batch_size 8"
+
+
+SUBTLE = {
+    "smoke": SubtleSize(24, [0], (1, 1, 1), 1, autoencoder=3, search=1, common="--batch_size 4"),
+    "evening": SubtleSize(1000, [0, 1, 2], (5, 2, 1), 2, autoencoder=1500, search=6),
+    "night": SubtleSize(4500, [0, 1, 2], (8, 3, 2), 4, autoencoder=3000, search=10),
+}
+
+
+def subtle(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
+    """One cohort of stroke patients, dealt anew by anatomy for each seed."""
+    require_choice("SIZE", name, SUBTLE)
+    size, steps, rows = SUBTLE[name], Steps(), []
+    cohort = f"{out}/cohort"
+    steps.add("cohort", "difffuse", "phantom", cohort, "--layout", "ist3", "--arrays", "--subjects", size.patients,
+              "--seed", 800, "--anatomies", anatomies, to=cohort)  # fmt: skip
+    for seed in size.seeds:
+        here, data = f"{out}/{seed}", f"{out}/{seed}/data"
+        steps.add(f"{seed}/data", "difffuse", "prepare", "ist3", cohort, data, "--config", "volumes",
+                  "--window-hu", WINDOW_HU, "--split-seed", seed, to=data)  # fmt: skip
+        add_networks(steps, size, seed, here)
+        rows += ["--method", BASELINE, f"{here}/{BASELINE}", data]
+        rows += ["--method", "baseline, more epochs", f"{here}/baseline, more epochs", data]
+        for row, maps in MAPS_OF.items():
+            rows += ["--method", row, f"{here}/{row}", data, f"{here}/{maps}"]
+    tables = f"{out}/tables"
+    steps.add("tables", "python", "examples/evaluate_classification.py", rows, "--cohort", "ist3",
+              "--output_dir", tables, to=tables)  # fmt: skip
+    return steps
+
+
+def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
+    """The baseline of a seed, the maps, and what goes on from there with as many epochs each."""
+    data = ["--dataset", f"{here}/data"]
+    train = [*data, "--seed", seed, "--cpu", "--report_to", "none", "--resume_from_checkpoint", "latest",
+             *size.common.split()]  # fmt: skip
+    search = {"num_steps": size.search, "step_rule": "proximal", "step_growth": 1.5, "reference": "reconstruction"}
+
+    def add(name: str, program: str, script: str, *words) -> None:
+        to = f"{here}/{name}"
+        steps.add(f"{seed}/{name}", program, f"examples/{script}.py", *words, "--output_dir", to, to=to)
+
+    # Of pixels of 2 mm, four poolings go as far as the thesis's six of 0.5 mm.
+    add(BASELINE, "launch", "train_classifier", train, "--backbone", "half_brain", "--num_pools", 4,
+        "--stage_learning_rates", 1e-3, 5e-4, 1e-4, "--stage_epochs", *size.stages)  # fmt: skip
+    add("autoencoder", "launch", "train_autoencoder", train, "--channels", 8, 16, 16, "--strides", 2, 2, 1,
+        "--max_steps", size.autoencoder)  # fmt: skip
+    add(MAPS, "launch", "compute_saliency", data, "--cpu", "--classifier", f"{here}/{BASELINE}",
+        "--autoencoder", f"{here}/autoencoder", "--options", json.dumps(search))  # fmt: skip
+    add("drawn maps", "python", "drawn_maps", data)
+    add("shuffled maps", "python", "drawn_maps", data, "--shuffle", f"{here}/{MAPS}")
+    more = [*train, "--classifier", f"{here}/{BASELINE}", "--epochs", size.epochs]
+    add("baseline, more epochs", "launch", "train_acat", more, "--saliency", f"{here}/{MAPS}", "--method", "baseline")
+    for row, maps in MAPS_OF.items():
+        add(row, "launch", "train_acat", more, "--saliency", f"{here}/{maps}", "--method", "acat")
