@@ -23,9 +23,10 @@ from difffuse_hf.detection import slices as scan_slices
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.image_quality import flicker
 from difffuse_hf.io.files import check_output
-from difffuse_hf.pipelines.calibration import Calibration
+from difffuse_hf.pipelines.calibration import Calibration, ScanRule
 from difffuse_hf.pipelines.map_recipe import MapRecipe
 from difffuse_hf.pipelines.presets import Preset
+from difffuse_hf.saliency.mask import saliency_to_mask, smooth_through_slices
 
 REAL_CASES = Path(__file__).resolve().parents[2] / "shared/data/brats_sample"
 MODALITIES = ("flair", "t1")
@@ -332,3 +333,27 @@ def test_a_model_that_does_without_t1_sees_an_empty_channel_and_writes_what_ther
     monkeypatch.setitem(pipeline._internal_dict, "anomaly_channels", [1])
     with pytest.raises(InputError, match="anomaly map is made on t1, which the scan lacks"):
         detect(pipeline, case)
+
+
+def test_a_calibrated_rule_smooths_saliency_by_millimetres_and_takes_one_percentile_for_the_scan(
+    pipeline, case, monkeypatch
+):
+    def made(rule, **options):
+        plan = dataclasses.replace(pipeline.calibration("exact"), scan=rule)
+        monkeypatch.setattr(pipeline.processor, "calibrations", {"exact": plan.to_dict()})
+        return detect(pipeline, case, preset="exact", **options)
+
+    plain, together = made(None), made(ScanRule(smoothing_mm=6.0, together=True), batch_size=2)
+    step = np.linalg.norm(case.affine[:3, 2])
+    expected = smooth_through_slices(plain.slices.saliency, 6.0 / float(step))
+    torch.testing.assert_close(together.slices.saliency, expected, atol=1e-5, rtol=0)
+    share, brain = pipeline.calibration("exact").percentile, pipeline.foreground(plain.slices.image)
+    torch.testing.assert_close(together.slices.mask, saliency_to_mask(expected, share, 5, "thesis", brain, True))
+    assert (
+        plain.slices.mask.flatten(1).sum(1).unique().numel() < together.slices.mask.flatten(1).sum(1).unique().numel()
+    )
+    assert together.parameters["slices_together"] == {
+        "smoothing_mm": 6.0, "together": True, "neighbour_probability": None,
+    }  # fmt: skip
+    other = made(ScanRule(smoothing_mm=6.0, together=True), percentile=50.0)
+    assert other.slices.mask[brain].mean() == pytest.approx(0.5, abs=0.01)

@@ -55,6 +55,11 @@ class SliceGeometry:
         left, posterior, superior = (self.shape[int(axis)] for axis in np.argsort(self.to_lps[:, 0]))
         return left, posterior, superior
 
+    def step_mm(self, affine: np.ndarray) -> float:
+        """Distance of neighbouring slices in a volume of this affine."""
+        axis = int(np.argsort(self.to_lps[:, 0])[2])
+        return float(np.linalg.norm(affine[:3, axis]))
+
     def to_slices(self, volumes: np.ndarray) -> torch.Tensor:
         """Native volumes (K, X, Y, Z) to slices (S, K, H, W): area average when shrinking, linear when enlarging."""
         columns, rows, _ = self.lps_shape

@@ -8,10 +8,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from rich.progress import track
+from scipy import ndimage
 
 from ..data.slice_settings import LESION_PROBABILITY
 from ..pipelines.calibration import Calibration
 from ..pipelines.pipeline_difffuse import DifFusePipeline, without_found
+from ..saliency.mask import saliency_to_mask, smooth_through_slices
 
 TRAJECTORY_BYTES = 400_000_000  # most that the kept inversions of a batch of slices may take
 
@@ -40,8 +42,8 @@ class ScanSlices:
         seed (`int`): with the slice's index, the seed of its generator.
         progress (`bool` or `Tell`): show progress bars, or say before each batch how far the work is; what is raised
             there ends it.
-        saliency (`torch.Tensor` of shape `(S, 1, H, W)`, *optional*): in place of the pipeline's own; all slices then
-            share their noise.
+        saliency, masks (`torch.Tensor` of shape `(S, 1, H, W)`, *optional*): in place of the pipeline's own.
+        shared_noise (`bool`): all slices draw the same noise.
     """
 
     pipeline: DifFusePipeline
@@ -51,6 +53,8 @@ class ScanSlices:
     seed: int
     progress: bool | Tell
     saliency: torch.Tensor | None = None
+    masks: torch.Tensor | None = None
+    shared_noise: bool = False
 
     def classify(self, usable: torch.Tensor) -> torch.Tensor:
         """Probability of a lesion in each slice (S,), 0 for those that are not usable."""
@@ -66,6 +70,23 @@ class ScanSlices:
             saliency[index] = self.pipeline.make_saliency(self.slices[index].to(self.pipeline.device)).cpu()
         return saliency
 
+    def look_through(
+        self, suspicious: torch.Tensor, sigma: float, together: bool = False, percentile: float | None = None
+    ) -> None:
+        """Keep the saliency of the suspicious slices, smoothed by a Gaussian of so many slices, for `repaint`; and
+        masks by one percentile of all of it, if they are to be taken together."""
+        self.saliency = smooth_through_slices(self.look(suspicious), sigma)
+        if together and len(suspicious):
+            self.masks = torch.zeros_like(self.saliency)
+            over = self.pipeline.config["percentile_over"] == "foreground"
+            self.masks[suspicious] = saliency_to_mask(
+                self.saliency[suspicious],
+                self.plan.percentile if percentile is None else percentile,
+                variant=self.plan.settings.mask_variant,
+                foreground=self.pipeline.foreground(self.slices[suspicious]) if over else None,
+                together=True,
+            )
+
     def repaint(
         self, suspicious: torch.Tensor, call: dict[str, Any], masks: Mapping[int, np.ndarray] | None = None
     ) -> Made:
@@ -78,7 +99,7 @@ class ScanSlices:
         for index, mask in (masks or {}).items():
             given[index, 0] = torch.as_tensor(mask, dtype=given.dtype)
         drawn = torch.isin(suspicious, torch.tensor(list(masks or {}), dtype=torch.long))
-        for some, where in ((suspicious[~drawn], None), (suspicious[drawn], given)):
+        for some, where in ((suspicious[~drawn], self.masks), (suspicious[drawn], given)):
             for index, output in self._through(some, "Finding lesions", {"display_steps": 0, **call}, where):
                 made.counterfactual[index] = output.expected.float().cpu()
                 made.anomaly[index] = output.anomaly_maps.float().cpu()
@@ -116,13 +137,12 @@ class ScanSlices:
     ) -> Iterator:
         """Batches of slices, and what the pipeline makes of them; with masks of their own and another seed."""
         seed = self.seed if seed is None else seed
-        shared = self.saliency is not None
         with self._without_progress_bar():
             for index in self._batches(indices, doing, self._slices_that_fit(call)):
                 given = {} if self.saliency is None else {"saliency": self.saliency[index]}
                 if masks is not None:
                     given["mask"] = masks[index]
-                generators = [generator_of(seed, 0 if shared else i) for i in index.tolist()]
+                generators = [generator_of(seed, 0 if self.shared_noise else i) for i in index.tolist()]
                 images = self.slices[index].to(self.pipeline.device)
                 yield index, self.pipeline(images, generator=generators, output_type="pt", **given, **call)
 
@@ -149,6 +169,26 @@ class ScanSlices:
             yield
         finally:
             self.pipeline.set_progress_bar_config(**before)
+
+
+def find_suspicious(
+    probability: torch.Tensor, usable: torch.Tensor, threshold: float, neighbours: float | None = None
+) -> torch.Tensor:
+    """Indices of the slices to be repainted: those of so much lesion probability, and what adjoins them.
+
+    Args:
+        probability (`torch.Tensor` of shape `(S,)`): of a lesion, of all slices of a scan in order.
+        usable (`torch.Tensor`): indices of the slices that count.
+        threshold (`float`): from which on a slice is suspicious by itself.
+        neighbours (`float`, *optional*): from which on a slice is if the one before or after it is.
+    """
+    counts = torch.zeros_like(probability, dtype=torch.bool)
+    counts[usable] = True
+    sure = counts & (probability >= threshold)
+    if neighbours is None:
+        return sure.nonzero()[:, 0]
+    runs, _ = ndimage.label((sure | counts & (probability >= neighbours)).numpy())
+    return torch.from_numpy(np.flatnonzero(np.isin(runs, runs[sure.numpy()])))
 
 
 def _told(batches: Sequence[torch.Tensor], doing: str, tell: Tell) -> Iterator[torch.Tensor]:

@@ -13,12 +13,11 @@ import torch
 from ..errors import InputError, require_choice
 from ..io.case import Case
 from ..models.processing_difffuse import DifFuseProcessor, SliceGeometry
-from ..pipelines.calibration import Calibration
+from ..pipelines.calibration import Calibration, ScanRule
 from ..pipelines.pipeline_difffuse import DifFusePipeline
-from ..saliency.mask import smooth_through_slices
 from .result import DetectionResult, ModelSlices
 from .shown import choose_slices
-from .slices import Made, ScanSlices, Tell
+from .slices import Made, ScanSlices, Tell, find_suspicious
 from .workers import give_back_memory
 
 COUNTERFACTUALS = ("shown", "all")
@@ -55,7 +54,7 @@ def detect_volume(
         progress (`bool` or `Tell`): show progress bars, or be told of each batch; see `ScanSlices`.
         slice_smoothing_sigma (`float`, *optional*): volume-consistent mode, beyond the thesis: saliency is smoothed by
             a Gaussian of so many slices, and all slices share their noise, so that the counterfactual flickers less
-            from slice to slice (see `flicker`).
+            from slice to slice (see `flicker`). Has precedence over what the model was calibrated to (`ScanRule`).
         anomaly_threshold (`float`, *optional*): of the anomaly map, from where on it is lesion; the one that the model
             was calibrated to by default.
         false_positives (`float`, *optional*): in its place, a share of healthy brain that the model is calibrated for.
@@ -81,11 +80,19 @@ def detect_volume(
     usable = processor.usable_slices(slices)
     scan = ScanSlices(pipeline, slices, plan, batch_size, seed, progress)
     probability = scan.classify(usable)  # (S,)
-    suspicious = usable if all_slices else usable[probability[usable] >= processor.lesion_probability_threshold]
+    rule = plan.scan or ScanRule()
+    suspicious = usable
+    if not all_slices:
+        least = processor.lesion_probability_threshold
+        suspicious = find_suspicious(probability, usable, least, rule.neighbour_probability)
     if masks:
         suspicious = torch.cat([suspicious, _checked(masks, usable, slices)]).unique()
-    if slice_smoothing_sigma is not None:
-        scan.saliency = smooth_through_slices(scan.look(suspicious), slice_smoothing_sigma)
+    if slice_smoothing_sigma is not None or rule.smoothing_mm or rule.together:
+        scan.shared_noise = slice_smoothing_sigma is not None
+        sigma = rule.smoothing_mm / geometry.step_mm(case.affine)
+        if slice_smoothing_sigma is not None:
+            sigma = slice_smoothing_sigma
+        scan.look_through(suspicious, sigma, rule.together, call_arguments.get("percentile"))
     made = scan.repaint(suspicious, {"preset": preset, **call_arguments}, masks)
 
     reference = _reference_slices(processor, case, geometry)
@@ -185,6 +192,7 @@ def _parameters(pipeline: DifFusePipeline, plan: Calibration) -> dict[str, Any]:
         "anomaly_map": "thesis" if recipe is None else recipe.to_dict(),
         "anomaly_shows": None if recipe is None else recipe.in_words(processor.modalities),
         "calibrated": plan.chosen_by or None,
+        "slices_together": None if plan.scan is None else asdict(plan.scan),
         "unet_dtype": str(pipeline.unet.dtype).removeprefix("torch."),
         "image_size": list(processor.image_size),
         "pixel_spacing_mm": processor.pixel_spacing_mm,

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..preprocessing.shapes import label_pieces
 from .segmentation import dice
 
@@ -69,3 +70,41 @@ def _share(flagged: np.ndarray, where: np.ndarray) -> float:
     """Share of the places `where` that are flagged; NaN where there is none."""
     count = np.count_nonzero(where)
     return np.count_nonzero(flagged & where) / count if count else math.nan
+
+
+def reached(anomaly: np.ndarray, drawn: np.ndarray, brain: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How much of a scan reaches each threshold.
+
+    Args:
+        anomaly (`np.ndarray`), drawn, brain (`np.ndarray` of bool): of one shape.
+        thresholds (`np.ndarray` of shape `(T,)`): rising.
+
+    Returns:
+        `np.ndarray` of shape `(4, T)`: voxels of the lesion that reach it, voxels of the brain outside the lesion that
+        do, and all voxels of the lesion and of the brain outside it.
+    """
+    counts = []
+    for where in (drawn, brain & ~drawn):
+        values = np.sort(anomaly[where])
+        counts.append(len(values) - np.searchsorted(values, thresholds))
+    totals = [np.full(len(thresholds), np.count_nonzero(where)) for where in (drawn, brain & ~drawn)]
+    return np.stack([*counts, *totals])
+
+
+def dice_of_counts(counts: np.ndarray) -> np.ndarray:
+    """Dice at each threshold (T,) of the counts (4, T) of `reached`; 1 where there is neither lesion nor finding."""
+    hit, wrong, lesion, _ = counts
+    size = hit + wrong + lesion
+    return np.divide(2 * hit, size, out=np.ones(len(size)), where=size > 0)
+
+
+def share_threshold(counts: np.ndarray, thresholds: np.ndarray, share: float) -> float:
+    """The lowest threshold that at most a `share` of the brain outside lesions reaches, over scans (N, 4, T).
+
+    Raises:
+        InputError: more reaches even the highest.
+    """
+    fits = counts[:, 1].sum(0) <= share * counts[:, 3].sum(0)  # (T,)
+    if not fits.any():
+        raise InputError(f"More than {share:.1%} of the brain reaches {thresholds[-1]:.3g}; allow a larger share.")
+    return float(thresholds[fits.argmax()])

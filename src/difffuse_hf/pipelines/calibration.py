@@ -15,6 +15,32 @@ from .presets import Preset
 
 
 @dataclass(frozen=True)
+class ScanRule:
+    """How the slices of one scan are looked at together; beyond the thesis, which takes each by itself.
+
+    Args:
+        smoothing_mm (`float`): σ of a Gaussian along the slices that their saliency is smoothed by.
+        together (`bool`): the percentile τ is taken over all suspicious slices at once, so that a slice with much of
+            a lesion gets a larger mask than one with little.
+        neighbour_probability (`float`, *optional*): slices beside a suspicious one, and beside these, are repainted
+            too as far as the classifier gives them this lesion probability; none without it.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    smoothing_mm: float = 0.0
+    together: bool = False
+    neighbour_probability: float | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.smoothing_mm < float("inf"):
+            raise InputError(f"`smoothing_mm` must be 0 or more millimetres, got {self.smoothing_mm}.")
+        if self.neighbour_probability is not None and not 0 <= self.neighbour_probability <= 1:
+            raise InputError(f"`neighbour_probability` must lie in 0 to 1, got {self.neighbour_probability}.")
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What was chosen for one preset of one model.
 
@@ -27,6 +53,7 @@ class Calibration:
         false_positive_thresholds (`dict[str, float]`): share of healthy brain to the threshold that no larger share of
             it reaches, on healthy validation slices, `{"0.01": 0.08}`.
         chosen_by (`str`): what the choice was made on and how good it was there, in words.
+        scan (`ScanRule`, *optional*): how the slices of a scan are looked at together, where whole scans are.
     """
 
     settings: Preset
@@ -36,13 +63,16 @@ class Calibration:
     threshold: float | None = None
     false_positive_thresholds: Mapping[str, float] = field(default_factory=dict)
     chosen_by: str = ""
+    scan: ScanRule | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As a file holds it; of the settings, the values in which they differ from `Preset()`."""
         plain = asdict(Preset())
         settings = {name: value for name, value in asdict(self.settings).items() if value != plain[name]}
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {**values, "settings": settings, "recipe": self.recipe and self.recipe.to_dict()}
+        del values["scan"]  # written where there is one, so that earlier versions can read models without
+        together = {} if self.scan is None else {"scan": asdict(self.scan)}
+        return {**values, "settings": settings, "recipe": self.recipe and self.recipe.to_dict(), **together}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Calibration":
@@ -53,7 +83,8 @@ class Calibration:
         """
         try:
             settings, recipe = Preset(**values["settings"]), values["recipe"] and MapRecipe.of(values["recipe"])
-            return cls(**{**values, "settings": settings, "recipe": recipe})
+            scan = values.get("scan") and ScanRule(**values["scan"])
+            return cls(**{**values, "settings": settings, "recipe": recipe, "scan": scan})
         except (TypeError, KeyError) as error:
             raise InputError(
                 f"The model's calibration cannot be read ({error}); calibrate it with examples/assemble_pipeline.py."

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -17,8 +18,9 @@ def saliency_to_mask(
     blur_kernel: int = BLUR_KERNEL,
     variant: str = "thesis",
     foreground: torch.Tensor | None = None,
+    together: bool = False,
 ) -> torch.Tensor:
-    """Binarise a saliency map at its percentile τ, image by image.
+    """Binarise a saliency map at its percentile τ, image by image or, beyond the thesis, all images together.
 
     The thesis blurs the map and then binarises it. The author's code binarises first, blurs, and keeps all that is
     above zero, which widens the mask by half a kernel (2 pixels). A constant map has nothing salient: an empty mask.
@@ -31,6 +33,8 @@ def saliency_to_mask(
         variant (`str`): `"thesis"` or `"reference_code"`.
         foreground (`torch.Tensor` of shape `(B, 1, H, W)`, *optional*): the percentile is taken over these pixels
             only, and the mask stays inside them.
+        together (`bool`): one percentile for the batch, so that an image with much that is salient gets a larger mask
+            than one with little; the maps are then compared as they are.
 
     Returns:
         `torch.Tensor` of shape `(B, 1, H, W)`: 1 where tissue is repainted, else 0.
@@ -41,17 +45,25 @@ def saliency_to_mask(
     saliency = saliency.float()
     saliency = saliency - saliency.amin(dim=(1, 2, 3), keepdim=True)  # a constant map is exactly 0, blurred or not
     if variant == "thesis":
-        mask = above_percentile(gaussian_blur(saliency, blur_kernel), percentile, foreground)
+        mask = above_percentile(gaussian_blur(saliency, blur_kernel), percentile, foreground, together)
     else:
-        mask = gaussian_blur(above_percentile(saliency, percentile, foreground).float(), blur_kernel) > 0
+        mask = gaussian_blur(above_percentile(saliency, percentile, foreground, together).float(), blur_kernel) > 0
     if foreground is not None:
         mask = mask & foreground.bool()
     return mask.float()
 
 
-def above_percentile(values: torch.Tensor, percentile: float, foreground: torch.Tensor | None = None) -> torch.Tensor:
-    """Which pixels exceed the image's own percentile; boolean, `(B, C, H, W)`. No foreground at all gives none."""
+def above_percentile(
+    values: torch.Tensor, percentile: float, foreground: torch.Tensor | None = None, together: bool = False
+) -> torch.Tensor:
+    """Which pixels exceed the image's own percentile, or that of all images together; boolean, `(B, C, H, W)`.
+
+    No foreground at all gives none.
+    """
     counted = values if foreground is None else values.masked_fill(~foreground.bool(), float("nan"))
+    if together:  # by NumPy, for torch sorts no more than 2^24 values
+        pixels = counted[~counted.isnan()].cpu().numpy()
+        return values > (float(np.percentile(pixels, percentile)) if pixels.size else float("nan"))
     thresholds = torch.stack([image.nanquantile(percentile / 100) for image in counted.flatten(1)])  # (B,)
     return values > thresholds.view(-1, 1, 1, 1)
 

@@ -1,0 +1,155 @@
+"""Choose how a saved Dif-fuse model looks at the slices of a scan together, and its threshold, on whole scans.
+
+python examples/calibrate_scans.py out/difffuse --cases data/phantom/validation --output_dir out/calibrated \
+    --grid '{"smoothing_mm": [0, 4], "together": [false, true], "neighbour_probability": [null, 0.5]}'
+
+`calibrate_pipeline.py` chooses a schedule and a map on slices; this goes on from there, with scans (folders with drawn
+lesions, of anatomies or patients that nothing was trained on) and exactly what `difffuse detect` does. Every rule of
+the grid (`ScanRule`, `percentile`) is run on every scan. The one with the best mean Dice over the scans with a lesion,
+each at its own best threshold, is kept for `--preset`. Thresholds for shares of healthy brain are of the brain outside
+the drawn lesions. What is finished is kept in --scores: after an interrupt, repeat the command.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from difffuse_hf import DifFusePipeline
+from difffuse_hf.detection.load import load_model
+from difffuse_hf.detection.run import MODEL_FILES, fingerprint_of
+from difffuse_hf.detection.sources import files_of, read_source
+from difffuse_hf.detection.volume import detect_volume
+from difffuse_hf.errors import InputError, run_script
+from difffuse_hf.evaluation.anomaly import HEALTHY_SHARE
+from difffuse_hf.evaluation.lesions import dice_of_counts, reached, share_threshold
+from difffuse_hf.io.files import complete_folder, write_whole
+from difffuse_hf.io.hub import model_folder
+from difffuse_hf.pipelines.calibration import Calibration, ScanRule
+from difffuse_hf.pipelines.presets import PRESETS
+
+REACH, STEPS = 4.0, 121  # thresholds from a quarter of the one that slices gave to four times it
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    source = model_folder(args.model)
+    pipeline, _ = load_model(source, args.device)
+    assert pipeline.processor is not None  # `load_model` has looked
+    plan = pipeline.calibration(args.preset)
+    if not plan.threshold:
+        raise InputError(f"{args.model} has no threshold of slices to start from; run calibrate_pipeline.py first.")
+    cases = sorted(one for one in args.cases.iterdir() if one.is_dir() and not one.name.startswith("."))
+    if not cases:
+        raise InputError(f"{args.cases} holds no case folders; give a folder of scans with drawn lesions.")
+    thresholds = plan.threshold * REACH ** np.linspace(-1, 1, STEPS)
+    plans = [rule_of(plan, dict(zip(args.grid, values))) for values in product(*args.grid.values())]
+    model = fingerprint_of(sorted(file for file in source.rglob("*") if file.suffix in MODEL_FILES), args.preset)
+    kept = json.loads(args.scores.read_text()) if args.scores.exists() else {}
+    counts = np.zeros((len(plans), len(cases), 4, STEPS))
+    for (number, folder), (row, one) in product(enumerate(cases), enumerate(plans)):
+        name = f"{fingerprint_of(files_of(folder, pipeline.processor)[1], model)} {json.dumps(of_plan(one))}"
+        if name not in kept:
+            kept[name] = score(pipeline, folder, args.preset, one, thresholds, args.seed).tolist()
+            args.scores.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(args.scores, lambda file: file.write_text(json.dumps(kept)))
+        counts[row, number] = kept[name]
+        best = dice_of_counts(counts[row, number]).max() if counts[row, number, 2].any() else float("nan")
+        print(f"{folder.name}  {json.dumps(of_plan(one))}: best Dice {best:.3f}", flush=True)
+    chosen = choose(plans, counts, thresholds, args.false_positives)
+    pipeline.processor.calibrations = {**pipeline.processor.calibrations, args.preset: chosen.to_dict()}
+    with complete_folder(args.output_dir) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        pipeline.processor.save_pretrained(folder / "processor")
+    print(f"Saved {args.output_dir}. Chosen by {chosen.chosen_by}.")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a model folder, a Hub repository user/name, or demo")
+    parser.add_argument("--cases", type=Path, required=True, help="folder of scans with drawn lesions")
+    parser.add_argument("--output_dir", type=Path, required=True, help="where the calibrated model goes")
+    parser.add_argument("--scores", type=Path, required=True, help="JSON file of what is finished")
+    parser.add_argument("--preset", choices=list(PRESETS), default="fast")
+    parser.add_argument("--grid", type=json.loads, required=True, help="values of a ScanRule, and percentile, as JSON")
+    parser.add_argument("--false_positives", type=float, nargs="*", default=[HEALTHY_SHARE], metavar="SHARE",
+                        help="calibrate thresholds that so much healthy brain reaches")  # fmt: skip
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def rule_of(plan: Calibration, values: dict) -> Calibration:
+    """A plan with a percentile and rule in place of its own.
+
+    Raises:
+        InputError: there is no such value.
+    """
+    values = dict(values)
+    percentile = values.pop("percentile", plan.percentile)
+    try:
+        return replace(plan, percentile=percentile, scan=replace(plan.scan or ScanRule(), **values))
+    except TypeError as error:
+        raise InputError(f"--grid has an unknown name ({error}); a ScanRule has none such.") from error
+
+
+def of_plan(plan: Calibration) -> dict:
+    """What the grid varies."""
+    return {"percentile": plan.percentile, **plan.to_dict()["scan"]}
+
+
+def score(
+    pipeline: DifFusePipeline, folder: Path, preset: str, plan: Calibration, thresholds: np.ndarray, seed: int
+) -> np.ndarray:
+    """Voxels of a scan that reach each threshold, see `reached`."""
+    assert pipeline.processor is not None
+    before = pipeline.processor.calibrations
+    pipeline.processor.calibrations = {**before, preset: plan.to_dict()}
+    try:
+        case, _ = read_source(folder, pipeline.processor)
+        if case.reference is None:
+            raise InputError(f"{folder} has no drawn lesion (a reference that is empty, for a scan without one).")
+        result = detect_volume(pipeline, case, preset, seed=seed, progress=False, display_steps=0)
+    finally:
+        pipeline.processor.calibrations = before
+    return reached(result.anomaly, case.reference > 0, result.tissue > 0, thresholds)
+
+
+def choose(
+    plans: Sequence[Calibration], counts: np.ndarray, thresholds: np.ndarray, shares: Sequence[float]
+) -> Calibration:
+    """The rule and threshold with the best mean Dice over the scans with a lesion, and thresholds for the shares.
+
+    Args:
+        plans: of each rule.
+        counts (`np.ndarray` of shape `(rules, scans, 4, thresholds)`): of `reached`.
+    """
+    sick = counts[0, :, 2, 0] > 0  # scans
+    if not sick.any():
+        raise InputError("None of the scans has a drawn lesion, so nothing can be chosen.")
+    dice = np.stack([[dice_of_counts(scan) for scan in rule[sick]] for rule in counts])  # (rules, scans, thresholds)
+    best, at = np.unravel_index(dice.mean(1).argmax(), dice.mean(1).shape)
+    first = dice[0, :, dice[0].mean(0).argmax()]
+    gain = dice[best, :, at] - first
+    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else float("nan")
+    by = (
+        f"{sick.sum()} whole scans with a lesion and {(~sick).sum()} without: mean Dice "
+        f"{dice[best, :, at].mean():.3f}, {gain.mean():+.3f} ± {error:.3f} over {json.dumps(of_plan(plans[0]))}"
+    )
+    limits = {f"{share:g}": share_threshold(counts[best], thresholds, share) for share in shares}
+    chosen = plans[best]
+    return replace(
+        chosen,
+        threshold=float(thresholds[at]),
+        false_positive_thresholds=limits,
+        chosen_by=f"{chosen.chosen_by}; then {by}" if chosen.chosen_by else by,
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)
