@@ -1,13 +1,14 @@
 """Choose how a saved Dif-fuse model looks at the slices of a scan together, and its threshold, on whole scans.
 
 python examples/calibrate_scans.py out/difffuse --cases data/phantom/validation --output_dir out/calibrated \
-    --grid '{"smoothing_mm": [0, 4], "together": [false, true], "neighbour_probability": [null, 0.5]}'
+    --scores out/scores.json --rules '[{}, {"smoothing_mm": 4, "together": true, "neighbour_probability": 0.5}]'
 
 `calibrate_pipeline.py` chooses a schedule and a map on slices; this goes on from there, with scans (folders with drawn
-lesions, of anatomies or patients that nothing was trained on) and exactly what `difffuse detect` does. Every rule of
-the grid (`ScanRule`, `percentile`) is run on every scan. The one with the best mean Dice over the scans with a lesion,
-each at its own best threshold, is kept for `--preset`. Thresholds for shares of healthy brain are of the brain outside
-the drawn lesions. What is finished is kept in --scores: after an interrupt, repeat the command.
+lesions, of anatomies or patients that nothing was trained on) and exactly what `difffuse detect` does. Every one of the
+rules (values of `ScanRule`, and `percentile`) is run on every scan. The one with the best mean Dice over the scans with
+a lesion, at its own best threshold, is kept for `--preset`; the first is what it is compared with. Thresholds for
+shares of healthy brain are of the brain outside the drawn lesions. What is finished is kept in --scores: after an
+interrupt, repeat the command.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     if not cases:
         raise InputError(f"{args.cases} holds no case folders; give a folder of scans with drawn lesions.")
     thresholds = plan.threshold * REACH ** np.linspace(-1, 1, STEPS)
-    plans = [rule_of(plan, dict(zip(args.grid, values))) for values in product(*args.grid.values())]
+    plans = [rule_of(plan, values) for values in args.rules]
     model = fingerprint_of(sorted(file for file in source.rglob("*") if file.suffix in MODEL_FILES), args.preset)
     kept = json.loads(args.scores.read_text()) if args.scores.exists() else {}
     counts = np.zeros((len(plans), len(cases), 4, STEPS))
@@ -76,7 +77,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, required=True, help="where the calibrated model goes")
     parser.add_argument("--scores", type=Path, required=True, help="JSON file of what is finished")
     parser.add_argument("--preset", choices=list(PRESETS), default="fast")
-    parser.add_argument("--grid", type=json.loads, required=True, help="values of a ScanRule, and percentile, as JSON")
+    parser.add_argument("--rules", type=json.loads, required=True, help="values of each rule, a JSON list of objects")
     parser.add_argument("--false_positives", type=float, nargs="*", default=[HEALTHY_SHARE], metavar="SHARE",
                         help="calibrate thresholds that so much healthy brain reaches")  # fmt: skip
     parser.add_argument("--device", default="cpu")
@@ -85,7 +86,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def rule_of(plan: Calibration, values: dict) -> Calibration:
-    """A plan with a percentile and rule in place of its own.
+    """A plan with a percentile and rule in place of its own, which stand where the values name none.
 
     Raises:
         InputError: there is no such value.
@@ -95,11 +96,11 @@ def rule_of(plan: Calibration, values: dict) -> Calibration:
     try:
         return replace(plan, percentile=percentile, scan=replace(plan.scan or ScanRule(), **values))
     except TypeError as error:
-        raise InputError(f"--grid has an unknown name ({error}); a ScanRule has none such.") from error
+        raise InputError(f"--rules has an unknown name ({error}); give those of a ScanRule, or percentile.") from error
 
 
 def of_plan(plan: Calibration) -> dict:
-    """What the grid varies."""
+    """What the rules vary."""
     return {"percentile": plan.percentile, **plan.to_dict()["scan"]}
 
 
