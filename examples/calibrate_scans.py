@@ -3,9 +3,9 @@
 python examples/calibrate_scans.py out/difffuse --cases data/phantom/validation --output_dir out/calibrated \
     --scores out/scores.json --rules '[{}, {"smoothing_mm": 4, "together": true, "neighbour_probability": 0.5}]'
 
-`calibrate_pipeline.py` chooses a schedule and a map on slices; this goes on from there, with scans (folders with drawn
-lesions, of anatomies or patients that nothing was trained on) and exactly what `difffuse detect` does. Every one of the
-rules (values of `ScanRule`, and `percentile`) is run on every scan. The one with the best mean Dice over the scans with
+`calibrate_pipeline.py` chooses a schedule and a map on slices; this goes on from there, with scans (folders with
+drawn lesions, of anatomies or patients that nothing was trained on) and exactly what `difffuse detect` does. Every
+rule (values of `ScanRule`, and `percentile`) is run on every scan. The one with the best mean Dice over the scans with
 a lesion, at its own best threshold, is kept for `--preset`; the first is what it is compared with. Thresholds for
 shares of healthy brain are of the brain outside the drawn lesions. What is finished is kept in --scores: after an
 interrupt, repeat the command.

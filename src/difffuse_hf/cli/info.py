@@ -67,6 +67,7 @@ def _calibration(one: dict[str, Any]) -> str:
             f"anomaly threshold {_number(one['threshold'])}",
             *(f"{_number(value)} for a share of {share} false positives" for share, value in shares),
             *(f"{word} {_number(one[key])}" for word, key in _OWN.items() if one[key] is not None),
+            *(["slices looked at together"] if one.get("scan") else []),
         ]
     )
 

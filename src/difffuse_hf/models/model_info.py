@@ -17,7 +17,7 @@ from ..io.model_folder import components_of, read_json, stored_tensors
 
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # safetensors, torch
 BATCH_NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # stored, and not parameters
-_OF_PRESET = ("threshold", "noise_level", "percentile", "false_positive_thresholds", "chosen_by")  # see `Calibration`
+_OF_PRESET = ("threshold", "noise_level", "percentile", "false_positive_thresholds", "chosen_by", "scan")  # `Calibration`
 
 
 def describe_model(name: str | Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def describe_model(name: str | Path) -> dict[str, Any]:
         `anomaly_threshold`, `false_positive_thresholds`: of the presets that were not calibrated by themselves.
         `lesion_probability_threshold`: of the classifier, below which a slice is left as it is.
         `presets`: {preset that was calibrated: `threshold`, `noise_level`, `percentile`, `false_positive_thresholds`,
-            `chosen_by`}.
+            `chosen_by`, `scan`}.
 
     Raises:
         InputError: there is no such model, or its folder is incomplete or damaged.
