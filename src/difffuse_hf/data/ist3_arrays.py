@@ -46,7 +46,7 @@ class IST3Arrays(FolderBuilder):
     """
 
     BUILDER_CONFIG_CLASS = IST3ArraysConfig
-    BUILDER_CONFIGS = [IST3ArraysConfig(name="slices", version="1.0.0", description="One row per slice, exact mask.")]
+    BUILDER_CONFIGS = [IST3ArraysConfig(name="slices", version="1.1.0", description="One row per slice, exact mask.")]
     DEFAULT_CONFIG_NAME = "slices"
     DEFAULT_WRITER_BATCH_SIZE = 256
     DESCRIPTION = "Synthetic CT of the head in acute ischaemic stroke, at baseline and follow-up, at 2 mm."
