@@ -20,7 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
 from ..errors import InputError
-from .slices import PREVIEW
+from .slice_settings import PREVIEW
 from .splits import SPLITS, split_by_group
 
 PREVIEW_PIXELS = 128  # most, in height

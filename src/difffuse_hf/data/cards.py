@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from huggingface_hub.errors import EntryNotFoundError
 
 from .builder import FolderBuilder
-from .slices import PREVIEW
+from .slice_settings import PREVIEW
 
 _INTERNAL = {"fingerprint", "split", "labels", "masks"} | {f.name for f in dataclasses.fields(datasets.BuilderConfig)}
 _PEOPLE = ("patient", "subject")  # the column that counts people, the first that is there

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import InputError
+from .slice_settings import PREVIEW
 
 if TYPE_CHECKING:
     import datasets
-
-PREVIEW = "preview"
 
 
 def load_slices(dataset: str, split: str, healthy_only: bool = False, **builder_options: Any) -> "datasets.Dataset":
