@@ -87,6 +87,7 @@ def test_a_twin_is_the_slice_of_the_same_subject_without_its_lesion_at_the_same_
     count = add_healthy_twins(slices, raw, tmp_path / "twins", layout, **options)
     before, rows = (load_slices(str(folder), "test") for folder in (slices, tmp_path / "twins"))
     assert rows.column_names == [*before.column_names, "healthy"] and len(rows) == len(before)
+    assert list(datasets.load_dataset(str(tmp_path / "twins"), split="test").features)[-1] == "healthy"  # by its card
     found = rows.with_format("numpy")[:]
     sick = np.flatnonzero(found["label"])
     assert count == len(sick) == 2 * 4

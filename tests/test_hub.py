@@ -10,7 +10,8 @@ from conftest import quiet
 from diffusers import DiffusionPipeline
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
+from test_structure import REPOSITORY
 from tiny_models import tiny_classifier, tiny_noisy_classifier, tiny_unet
 from transformers import AutoImageProcessor
 
@@ -27,8 +28,16 @@ from difffuse_hf import (
     load_pipeline,
 )
 from difffuse_hf.errors import InputError
-from difffuse_hf.io.hub import MODEL_FILES, private_by_default, push, push_folder, refuse_public
-from difffuse_hf.io.model_card import card_line, model_card, write_model_card
+from difffuse_hf.io.hub import (
+    EMBEDDED,
+    MODEL_FILES,
+    embedded_folder,
+    private_by_default,
+    push,
+    push_folder,
+    refuse_public,
+)
+from difffuse_hf.io.model_card import card_line, card_section, model_card, usage, write_model_card
 from difffuse_hf.models.auto import CLASSIFIERS
 
 CARD = {
@@ -320,7 +329,25 @@ def test_the_card_says_what_a_stranger_with_diffusers_alone_needs(pipeline, tmp_
         DiffusionPipeline.from_pretrained(tmp_path)
     card = model_card(**CARD)
     assert str(refused.value) in " ".join(card.split()) and "pip install difffuse_hf" in card
-    assert "\nfrom difffuse_hf import DifFusePipeline\n" in card
+    assert "\nfrom difffuse_hf import load_pipeline\n" in card
+
+
+def test_diffusers_answers_to_a_name_on_the_hub_what_card_and_questions_say(pipeline, connected_hub, monkeypatch):
+    pipeline.push_to_hub("tester/brains")
+    here = HfApi().model_info  # diffusers keeps the function of the Hub that was known at its import
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.model_info", lambda name, **_: here(name))
+    with pytest.raises(ValueError) as refused:
+        DiffusionPipeline.from_pretrained("tester/brains")
+    file, said = str(refused.value).replace("tester/brains", "user/name").split(" ", 1)
+    assert "/difffuse_hf." in file
+    assert said in (REPOSITORY / "docs" / "faq.md").read_text(encoding="utf-8")
+    ending = said[said.index("is not a module") :].rstrip(".")
+    assert ending in " ".join(model_card(**CARD).split())
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_an_embedded_model_is_used_as_its_card_says(name):
+    assert card_section(embedded_folder(name), "Use") == usage(name)
 
 
 def test_a_model_card_goes_into_a_saved_pipeline_only(pipeline, tmp_path):

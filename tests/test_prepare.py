@@ -5,12 +5,14 @@ import importlib.util
 import json
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 datasets = pytest.importorskip("datasets", reason="needs the extra `train`")
 
@@ -19,8 +21,9 @@ from test_brats2021 import SETTINGS, write_case  # noqa: E402
 from difffuse_hf.cli.main import main as difffuse  # noqa: E402
 from difffuse_hf.cli.scripts import prepare_script  # noqa: E402
 from difffuse_hf.data.brats2021 import BraTS2021  # noqa: E402
-from difffuse_hf.data.builder import classifier_config  # noqa: E402
+from difffuse_hf.data.builder import classifier_config, preview  # noqa: E402
 from difffuse_hf.data.prepare import make_builder, prepare  # noqa: E402
+from difffuse_hf.data.slices import load_slices  # noqa: E402
 from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.models.processing_acat import ACATProcessor  # noqa: E402
 from difffuse_hf.models.processing_difffuse import DifFuseProcessor  # noqa: E402
@@ -72,6 +75,26 @@ def test_the_preprocessing_of_ct_is_what_its_processor_saves(tmp_path, num_slice
     ACATProcessor(image_size=(20, 16), num_slices=num_slices).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert saved == classifier_config((20, 16), num_slices)
+
+
+def test_a_row_comes_with_a_picture_that_says_nothing_else_and_that_training_does_not_see(builder, tmp_path):
+    prepare(builder(split="train"), tmp_path / "out")
+    rows = load(tmp_path / "out", tmp_path, split="train")
+    picture, image = rows[0]["preview"], np.asarray(rows[0]["image"])
+    shown = np.asarray(picture, np.float32) / 255
+    assert shown.shape == (image.shape[1], image.shape[0] * image.shape[2]) and picture.format == "JPEG"
+    assert np.abs(shown - np.hstack(image)).mean() < 0.02
+    assert not picture.getexif() and "comment" not in picture.info
+    stored = rows.cast_column("preview", datasets.Image(decode=False))[0]["preview"]
+    assert stored["path"] is None and b"BraTS2021" not in stored["bytes"]
+    assert "preview" not in load_slices(str(tmp_path / "out"), "train").column_names
+
+
+def test_the_picture_of_a_scan_shows_four_slices_and_a_large_one_is_made_small():
+    scan = np.linspace(0, 1, 11, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 500, 400), np.float32)
+    picture = np.asarray(Image.open(BytesIO(preview(scan))))
+    assert picture.shape == (128, 410)
+    np.testing.assert_allclose(picture[64, 50::103], [51, 102, 153, 204], atol=3)
 
 
 def test_nifti_files_travel_inside_the_parquet(cases, builder, tmp_path):
@@ -126,9 +149,13 @@ def test_a_failure_leaves_the_folder_as_it_was(builder, tmp_path):
 def test_the_card_counts_rows_people_and_labels_and_says_what_must_stay_private(builder, tmp_path):
     prepare(builder(), tmp_path / "out")
     _, metadata, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
-    files = yaml.safe_load(metadata)["configs"][0]["data_files"]
-    assert [entry["split"] for entry in files] == ["train", "validation", "test"]
-    for rows in load(tmp_path / "out", tmp_path).values():
+    metadata = yaml.safe_load(metadata)
+    splits = {split["name"]: split["num_examples"] for split in metadata["dataset_info"]["splits"]}
+    assert [entry["split"] for entry in metadata["configs"][0]["data_files"]] == ["train", "validation", "test"]
+    assert metadata["task_categories"] == ["image-classification", "image-segmentation"]
+    assert metadata["license_link"] == "https://www.synapse.org/brats2021"
+    for split, rows in load(tmp_path / "out", tmp_path).items():
+        assert splits[split] == len(rows)
         lesions = sum(rows["label"])
         assert f"| {len(rows)} | {len(set(rows['subject']))} | {len(rows) - lesions} | {lesions} |" in text
     for line in (

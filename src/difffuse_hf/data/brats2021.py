@@ -46,7 +46,7 @@ class BraTS2021(SliceBuilder):
     BUILDER_CONFIG_CLASS = SliceConfig
     BUILDER_CONFIGS = [
         SliceConfig(name="volumes", version="1.0.0", description="One row per patient, NIfTI files."),
-        SliceConfig(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
+        SliceConfig(name="slices", version="1.1.0", description="One row per axial slice, image-level label."),
     ]
     DESCRIPTION = "Multi-parametric MRI of patients with glioma, skull-stripped, 1 mm, with tumour labels."
     HOMEPAGE = "https://www.synapse.org/brats2021"

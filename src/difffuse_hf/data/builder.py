@@ -9,16 +9,21 @@ import csv
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from datasets.exceptions import DatasetGenerationError
+from PIL import Image
 
 from ..errors import InputError
+from .slice_settings import PREVIEW
 from .splits import SPLITS, split_by_group
 
+PREVIEW_PIXELS = 128  # most, in height
 _UNUSABLE = "unusable input"  # marks the errors that are for the user
 
 
@@ -118,6 +123,11 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
         """The columns of the configuration, in their order."""
         raise NotImplementedError
 
+    def columns(self) -> dict[str, Any]:
+        """What a row holds: `features`, and where these are arrays, which no viewer shows, first a picture of them."""
+        features, arrays = self.features(), (datasets.Array3D, datasets.Array4D)
+        return {PREVIEW: datasets.Image(), **features} if isinstance(features.get("image"), arrays) else features
+
     def cases(self) -> tuple[list[Any], list[str]]:
         """What a split is dealt from, in order (folders, files, rows of a table), and the group of each."""
         raise NotImplementedError
@@ -129,7 +139,7 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
     def _info(self):
         return datasets.DatasetInfo(
             description=self.DESCRIPTION,
-            features=datasets.Features(self.features()),
+            features=datasets.Features(self.columns()),
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
             license=self.LICENCE,
@@ -144,9 +154,11 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
         return split_generators({split: [cases[i] for i in part] for split, part in parts.items()})
 
     def _generate_examples(self, cases):  # pyright: ignore[reportIncompatibleMethodOverride]  as `gen_kwargs` has it
+        with_preview = PREVIEW in self.columns()
         for case in cases:
             try:
-                yield from self.examples(case)
+                for key, row in self.examples(case):
+                    yield key, {PREVIEW: preview(row["image"]), **row} if with_preview else row
             except InputError as error:  # of thousands of cases this is the one
                 if not isinstance(case, str) or case in str(error):
                     raise
@@ -158,6 +170,18 @@ def split_generators(parts: Mapping[str, list]) -> list[datasets.SplitGenerator]
     return [
         datasets.SplitGenerator(name=split, gen_kwargs={"cases": parts[split]}) for split in SPLITS if parts.get(split)
     ]
+
+
+def preview(image: np.ndarray) -> bytes:
+    """A JPEG of what lies in [0, 1]: the channels of a slice (C, H, W), or four slices of a scan (S, C, H, W), side by
+    side. For the eye alone: training reads `image`."""
+    if image.ndim == 4:
+        image = image[np.linspace(0, len(image) - 1, 6).round().astype(int)[1:-1], 0]
+    picture = Image.fromarray((255 * np.hstack(image).clip(0, 1)).round().astype(np.uint8))
+    picture.thumbnail((picture.width, PREVIEW_PIXELS))
+    file = BytesIO()
+    picture.save(file, format="JPEG", quality=85)
+    return file.getvalue()
 
 
 def classifier_config(image_size: Sequence[int], num_slices: int | None = None) -> dict[str, Any]:

@@ -11,10 +11,15 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from huggingface_hub.errors import EntryNotFoundError
 
 from .builder import FolderBuilder
+from .slice_settings import PREVIEW
 
 _INTERNAL = {"fingerprint", "split", "labels", "masks"} | {f.name for f in dataclasses.fields(datasets.BuilderConfig)}
 _PEOPLE = ("patient", "subject")  # the column that counts people, the first that is there
 
+_ABOUT_PREVIEW = f"""
+`{PREVIEW}` is a small JPEG of the row for the eye alone: the channels of a slice, or four slices of a scan, side by
+side. The values to compute with are in `image`.
+"""
 _CARD = """---
 {metadata}
 ---
@@ -40,7 +45,7 @@ Builder `{builder}` of difffuse_hf, configuration `{config}`.
 ## Columns
 
 {columns}
-
+{about_preview}
 ## Options
 
 {options}
@@ -91,20 +96,42 @@ def count_rows(builder: FolderBuilder, shards: Sequence[Path]) -> dict[str, int]
     return counts
 
 
-def dataset_card(builder: FolderBuilder, counts: Mapping[str, Mapping[str, int]], address: str) -> str:
+def describe(metadata: DatasetCardData, shards: Mapping[str, Sequence[Path]]) -> DatasetCardData:
+    """Put columns, rows and bytes of the Parquet files of each split into a card's metadata, as `dataset_info`."""
+    files = {split: [pq.ParquetFile(shard) for shard in found] for split, found in shards.items()}
+    first = next(file for found in files.values() for file in found)
+    splits = datasets.SplitDict()
+    for split, found in files.items():
+        groups = [file.metadata.row_group(i) for file in found for i in range(file.num_row_groups)]
+        unpacked, rows = (sum(getattr(group, name) for group in groups) for name in ("total_byte_size", "num_rows"))
+        splits.add(datasets.SplitInfo(split, unpacked, rows))
+    info = datasets.DatasetInfo(
+        features=datasets.Features.from_arrow_schema(first.schema_arrow),
+        splits=splits,
+        download_size=sum(shard.stat().st_size for found in shards.values() for shard in found),
+        dataset_size=sum(split.num_bytes for split in splits.values()),
+    )
+    datasets.info.DatasetInfosDict(default=info).to_dataset_card_data(metadata)
+    return metadata
+
+
+def dataset_card(builder: FolderBuilder, shards: Mapping[str, Sequence[Path]], address: str) -> str:
     """The card in Markdown with the Hub's metadata on top.
 
     Args:
         builder (`FolderBuilder`): what made the data set.
-        counts (`Mapping`): of each split, see `count_rows`.
+        shards (`Mapping`): the Parquet files of each split.
         address (`str`): folder or Hub name, shown in the example.
     """
-    info, synthetic = builder.info, builder.synthetic
+    info, synthetic, columns = builder.info, builder.synthetic, builder.columns()
+    counts = {split: count_rows(builder, found) for split, found in shards.items()}
     name = type(builder).__name__
     metadata = DatasetCardData(
         license="other",
         license_name="synthetic-data" if synthetic else "see-access-and-licence",
         pretty_name=f"{name}, synthetic" if synthetic else name,
+        license_link=None if synthetic else builder.HOMEPAGE,
+        task_categories=["image-classification", *(["image-segmentation"] if {"mask", "seg"} & set(columns) else [])],
         tags=["medical", "difffuse", *(["synthetic"] if synthetic else [])],
         configs=[
             {
@@ -117,7 +144,7 @@ def dataset_card(builder: FolderBuilder, counts: Mapping[str, Mapping[str, int]]
     rows = [[split, *(str(row.get(heading, 0)) for heading in headings)] for split, row in counts.items()]
     options = {field.name: getattr(builder.config, field.name) for field in dataclasses.fields(builder.config)}
     return _CARD.format(
-        metadata=metadata.to_yaml(),
+        metadata=describe(metadata, shards).to_yaml(),
         name=metadata.pretty_name,
         builder=name,
         origin=f"**SYNTHETIC: subjects in the layout of {name}, made by `BrainPhantom`; no patient is in here.**"
@@ -131,7 +158,8 @@ def dataset_card(builder: FolderBuilder, counts: Mapping[str, Mapping[str, int]]
         if synthetic
         else "Patient data: keep this data set private, and share it only as its licence allows.",
         counts=_table(["split", *headings], rows),
-        columns=_table(["column", "type"], [[key, f"`{feature}`"] for key, feature in builder.features().items()]),
+        columns=_table(["column", "type"], [[key, f"`{feature}`"] for key, feature in columns.items()]),
+        about_preview=_ABOUT_PREVIEW if PREVIEW in columns else "",
         options=_table(
             ["option", "value"],
             [[key, f"`{value}`"] for key, value in options.items() if key not in _INTERNAL],

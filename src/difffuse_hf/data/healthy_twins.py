@@ -63,6 +63,9 @@ def add_healthy_twins(
         InputError: the data are not synthetic, or the slices were made of another cohort or with other options.
     """
     import datasets
+    from huggingface_hub import DatasetCard
+
+    from .cards import describe
 
     require_choice("layout", layout, LAYOUTS)
     slices, output, count = Path(slices), Path(output), 0
@@ -86,8 +89,9 @@ def add_healthy_twins(
                 )
                 rows.to_parquet(folder / shard.name)
                 count += len(twins)
-        card = (slices / "README.md").read_text(encoding="utf-8")
-        text = card + ("" if CARD[:20] in card else CARD.format(splits=", ".join(splits)))
+        card = DatasetCard.load(slices / "README.md")
+        describe(card.data, {split: shards_of(folder, split) for split in shards})
+        text = str(card) + ("" if CARD[:20] in str(card) else CARD.format(splits=", ".join(splits)))
         (folder / "README.md").write_text(text, encoding="utf-8")
     return count
 

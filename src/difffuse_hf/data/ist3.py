@@ -97,8 +97,8 @@ class IST3(FolderBuilder):
 
     BUILDER_CONFIG_CLASS = IST3Config
     BUILDER_CONFIGS = [
-        IST3Config(name="volumes", version="1.3.0", description="One row per scan, side of the lesion, its mask."),
-        IST3Config(name="slices", version="1.2.0", description="One row per axial slice, image-level label."),
+        IST3Config(name="volumes", version="1.4.0", description="One row per scan, side of the lesion, its mask."),
+        IST3Config(name="slices", version="1.3.0", description="One row per axial slice, image-level label."),
     ]
     DEFAULT_CONFIG_NAME = "volumes"
     DEFAULT_WRITER_BATCH_SIZE = 16  # a volume is 9 MB

@@ -49,7 +49,7 @@ class IST3Arrays(FolderBuilder):
 
     BUILDER_CONFIG_CLASS = IST3ArraysConfig
     BUILDER_CONFIGS = [
-        IST3ArraysConfig(name="slices", version="1.0.0", description="One row per slice, exact mask."),
+        IST3ArraysConfig(name="slices", version="1.1.0", description="One row per slice, exact mask."),
         IST3ArraysConfig(name="volumes", version="1.0.0", description="One row per scan, side of the infarct."),
     ]
     DEFAULT_CONFIG_NAME = "slices"

@@ -96,8 +96,8 @@ class MosMed(FolderBuilder):
 
     BUILDER_CONFIG_CLASS = MosMedConfig
     BUILDER_CONFIGS = [
-        MosMedConfig(name="volumes", version="1.1.0", description="One row per study: 11 slices, and their label."),
-        MosMedConfig(name="slices", version="2.0.0", description="One row per axial slice, image-level label."),
+        MosMedConfig(name="volumes", version="1.2.0", description="One row per study: 11 slices, and their label."),
+        MosMedConfig(name="slices", version="2.1.0", description="One row per axial slice, image-level label."),
         MosMedConfig(name="nifti", version="1.0.0", description="One row per study, NIfTI files."),
     ]
     DEFAULT_CONFIG_NAME = "volumes"

@@ -74,7 +74,7 @@ def prepare(
         InputError: the other splits in `output` have other columns, or the upload failed.
     """
     from ..io.hub import push_folder
-    from .cards import count_rows, dataset_card
+    from .cards import dataset_card
 
     output = Path(output)
     with complete_folder(output) as folder:
@@ -95,11 +95,11 @@ def prepare(
         if processor is not None:
             text = json.dumps(processor, indent=2, sort_keys=True) + "\n"  # as an image processor saves itself
             (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
-        counts = {split: count_rows(builder, shards) for split in SPLITS if (shards := shards_of(folder, split))}
-        card = dataset_card(builder, counts, push_to_hub or str(output))
+        shards = {split: found for split in SPLITS if (found := shards_of(folder, split))}
+        card = dataset_card(builder, shards, push_to_hub or str(output))
         (folder / "README.md").write_text(card, encoding="utf-8")
-    for split in made:
-        print(f"{split}: {counts[split]['rows']} rows in {output}")
+    for split, info in made.items():
+        print(f"{split}: {info.num_examples} rows in {output}")
     if push_to_hub:
         address = push_folder(
             output,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..errors import require_choice
 
 LESION_PROBABILITY = 0.5  # of the classifier, below which a slice is left as it is
+PREVIEW = "preview"  # the column of a prepared set that has a picture of each row, for the eye
 HEAD, CHEST = BODY_PARTS = ("head", "chest")
 
 

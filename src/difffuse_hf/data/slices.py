@@ -1,7 +1,7 @@
 """Slices for training: where they are read from, whatever form they lie in.
 
 A set of slices has the columns `image` (C, H, W) float32 in [0, 1] and `label` (0 healthy, 1 lesion), and stays on
-disk as memory-mapped Arrow whatever its size.
+disk as memory-mapped Arrow whatever its size. `preview`, if there is one, is a picture of `image` for the eye.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import InputError
+from .slice_settings import PREVIEW
 
 if TYPE_CHECKING:
     import datasets
@@ -41,6 +42,7 @@ def load_slices(dataset: str, split: str, healthy_only: bool = False, **builder_
         raise InputError(
             f"{dataset} has no column {' and no column '.join(sorted(missing))}, so it is no set of slices."
         )
+    slices = slices.remove_columns([name for name in slices.column_names if name == PREVIEW])  # no picture to decode
     if healthy_only:
         slices = slices.select(np.flatnonzero(np.asarray(slices["label"]) == 0))
     return slices

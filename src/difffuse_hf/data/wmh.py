@@ -99,7 +99,7 @@ class WMH(SliceBuilder):
     BUILDER_CONFIG_CLASS = WMHConfig
     BUILDER_CONFIGS = [
         WMHConfig(name="volumes", version="1.0.0", description="One row per patient, NIfTI files."),
-        WMHConfig(name="slices", version="1.0.0", description="One row per axial slice, image-level label."),
+        WMHConfig(name="slices", version="1.1.0", description="One row per axial slice, image-level label."),
     ]
     DESCRIPTION = (
         "FLAIR and T1 MRI of memory-clinic patients from five scanners, with manual segmentations of "

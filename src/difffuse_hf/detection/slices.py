@@ -158,7 +158,7 @@ class ScanSlices:
         batches = indices.split(size) if len(indices) else ()
         if callable(self.progress):
             return _told(batches, doing, self.progress)
-        return track(batches, doing, disable=not self.progress)
+        return track(batches, doing, disable=not (self.progress and batches))
 
     @contextmanager
     def _without_progress_bar(self) -> Iterator[None]:

@@ -58,15 +58,7 @@ _CARD = """---
 
 ## Use
 
-```python
-from difffuse_hf import DifFusePipeline
-
-pipe = DifFusePipeline.from_pretrained("{repo_id}")
-output = pipe(image)  # (B, C, H, W) in [0, 1]: counterfactuals, anomaly_maps, masks, saliency
-```
-
-or `difffuse detect SCAN --model {repo_id} --output out`. Both need the package: `pip install difffuse_hf`. Diffusers
-alone does not know the pipeline and ends with "module diffusers has no attribute DifFusePipeline"; import it as above.
+{usage}
 
 ## Training data
 
@@ -80,6 +72,23 @@ alone does not know the pipeline and ends with "module diffusers has no attribut
 
 {credits}
 """
+
+
+_USAGE = """```python
+from difffuse_hf import load_pipeline
+
+pipe = load_pipeline("{repo_id}")
+output = pipe(image)  # (B, C, H, W) in [0, 1]: counterfactuals, anomaly_maps, masks, saliency
+```
+
+or `difffuse detect SCAN --model {repo_id} --output out`. Both need the package: `pip install difffuse_hf`. Diffusers
+alone does not know the pipeline and ends with "module diffusers has no attribute DifFusePipeline", or for a name on
+the Hub with "... is not a module in 'diffusers/pipelines'"; import it as above."""
+
+
+def usage(repo_id: str) -> str:
+    """How a saved pipeline is used, the section `Use` of its card: a folder, a name on the Hub, or of `EMBEDDED`."""
+    return _USAGE.format(repo_id=repo_id)
 
 
 def model_card(
@@ -119,7 +128,7 @@ def model_card(
         metadata=metadata.to_yaml(),
         name=name,
         description=description,
-        repo_id=repo_id,
+        usage=usage(repo_id),
         training_data=training_data,
         scores=_table(scores),
         credits="\n".join(f"- {line}" for line in [f"{thesis} (Edinburgh, 2024).", *credits]),
