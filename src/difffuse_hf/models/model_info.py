@@ -17,7 +17,8 @@ from ..io.model_folder import components_of, read_json, stored_tensors
 
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # safetensors, torch
 BATCH_NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # stored, and not parameters
-_OF_PRESET = ("threshold", "noise_level", "percentile", "false_positive_thresholds", "chosen_by", "scan")  # `Calibration`
+# Of a `Calibration`.
+_OF_PRESET = ("threshold", "noise_level", "percentile", "false_positive_thresholds", "chosen_by", "scan")
 
 
 def describe_model(name: str | Path) -> dict[str, Any]:
