@@ -81,7 +81,7 @@ def test_info_tells_the_kinds_of_ct_apart(model, tmp_path, body_part, kind):
 def test_info_lists_calibrated_presets_with_their_thresholds_and_modalities_that_may_be_missing(model, tmp_path):
     chosen = {"threshold": 0.7, "noise_level": 350, "percentile": 90, "false_positive_thresholds": {"0.01": 0.9}}
     folder = changed(model, tmp_path / "m", calibrations={"fast": chosen}, optional_modalities=["t1"])
-    assert describe_model(folder)["presets"] == {"fast": {**chosen, "chosen_by": None}}
+    assert describe_model(folder)["presets"] == {"fast": {**chosen, "chosen_by": None, "scan": None}}
     _, out, _ = run("info", folder)
     assert (
         "fast, calibrated: anomaly threshold 0.7, 0.9 for a share of 0.01 false positives, K 350, percentile 90" in out

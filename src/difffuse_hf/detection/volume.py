@@ -80,18 +80,14 @@ def detect_volume(
     usable = processor.usable_slices(slices)
     scan = ScanSlices(pipeline, slices, plan, batch_size, seed, progress)
     probability = scan.classify(usable)  # (S,)
-    rule = plan.scan or ScanRule()
-    suspicious = usable
-    if not all_slices:
-        least = processor.lesion_probability_threshold
-        suspicious = find_suspicious(probability, usable, least, rule.neighbour_probability)
+    rule, least = plan.scan or ScanRule(), processor.lesion_probability_threshold
+    suspicious = usable if all_slices else find_suspicious(probability, usable, least, rule.neighbour_probability)
     if masks:
         suspicious = torch.cat([suspicious, _checked(masks, usable, slices)]).unique()
-    if slice_smoothing_sigma is not None or rule.smoothing_mm or rule.together:
-        scan.shared_noise = slice_smoothing_sigma is not None
+    scan.shared_noise = slice_smoothing_sigma is not None
+    if scan.shared_noise or rule.smoothing_mm or rule.together:
         sigma = rule.smoothing_mm / geometry.step_mm(case.affine)
-        if slice_smoothing_sigma is not None:
-            sigma = slice_smoothing_sigma
+        sigma = sigma if slice_smoothing_sigma is None else slice_smoothing_sigma
         scan.look_through(suspicious, sigma, rule.together, call_arguments.get("percentile"))
     made = scan.repaint(suspicious, {"preset": preset, **call_arguments}, masks)
 
