@@ -104,6 +104,12 @@ def of_plan(plan: Calibration) -> dict:
     return {"percentile": plan.percentile, **plan.to_dict()["scan"]}
 
 
+def in_words(plan: Calibration) -> str:
+    """What the rules vary, for a sentence."""
+    plain = plan.scan in (None, ScanRule())
+    return f"percentile {plan.percentile:g} of each slice by itself" if plain else json.dumps(of_plan(plan))
+
+
 def score(
     pipeline: DifFusePipeline, folder: Path, preset: str, plan: Calibration, thresholds: np.ndarray, seed: int
 ) -> np.ndarray:
@@ -140,7 +146,7 @@ def choose(
     error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else float("nan")
     by = (
         f"{sick.sum()} whole scans with a lesion and {(~sick).sum()} without: mean Dice "
-        f"{dice[best, :, at].mean():.3f}, {gain.mean():+.3f} ± {error:.3f} over {json.dumps(of_plan(plans[0]))}"
+        f"{dice[best, :, at].mean():.3f}, {gain.mean():+.3f} ± {error:.3f} over {in_words(plans[0])}"
     )
     limits = {f"{share:g}": share_threshold(counts[best], thresholds, share) for share in shares}
     chosen = plans[best]
