@@ -8,6 +8,7 @@ from ..data.cards import is_synthetic
 from ..evaluation.admission import AdmissionTest
 from ..evaluation.anomaly import HEALTHY_SHARE, INFARCT_SIZES, SIZES
 from ..evaluation.anomaly_runs import AnomalySettings, ScoredMethods
+from ..evaluation.effort import SEARCHED
 from ..evaluation.paired import REFERENCE, paired_differences
 from ..evaluation.sweep import Curves, Grid
 from .charts import draw_dice_curves, draw_grid
@@ -24,13 +25,16 @@ OVERLAP = [
     Column("auprc", "AUPRC", digits=3),
     *(Column(f"dice_{size}", f"Dice, {size} lesions", digits=3) for size in SIZES),
     Column("volume_dice", "Dice by volume", digits=3),
+    Column("lesion_sensitivity", "lesions found, %", 100, digits=1),
 ]
 PICTURE = [
     Column("change_outside", "change outside the lesion", digits=4, best="smallest"),
     Column("healthy_change", "change of healthy slices", digits=4, best="smallest"),
     Column("false_positives", "healthy brain flagged, %", 100, best="smallest"),
+    Column("false_slices", "healthy slices flagged, %", 100, digits=1, best="smallest"),
     Column("flip_rate", "pass as healthy, %", 100, digits=1),
     Column("kid", "KID", digits=4, best="smallest"),
+    Column("calls", "network calls", digits=0, best="smallest", spread=False),
     Column("seconds_per_slice", "s per slice", digits=2, best="smallest"),
 ]
 TWIN = [
@@ -89,7 +93,9 @@ def write_anomaly_tables(
         results = judged(results, scored.admission)
         tables.append(measures_table(results, OVERLAP, caption, ANOMALY_COHORTS.get(out_of_domain_cohort or "", ())))
         tables += twin_tables(results, {}, scored.admission, f"in {Path(dataset).name}")
-    data = {"limit": settings.limit, "synthetic": synthetic}
+    if any("setting" in one for seeds in scored.about.values() for one in seeds):
+        tables.append(settings_table(scored.about))
+    data = {"limit": settings.limit, "synthetic": synthetic, "about": scored.about, "slices": scored.slices}
     data |= {"results": scored.results, "out_of_domain": scored.out_of_domain, "differences": differences}
     data |= {"twin_differences": twins} if twins else {}
     data["admission"] = {name: [[asdict(one) for one in some] for some in seeds] for name, seeds in
@@ -140,6 +146,21 @@ def differences_table(
         text = f"{one['mean']:+.{digits}f}{error}" if same else "not judged"
         rows.append([name, text, str(one["slices"]), str(one["subjects"])])
     return Table(caption, ["method", "difference", "slices", "subjects"], rows)
+
+
+def settings_table(about: Mapping[str, Sequence[Mapping]]) -> Table:
+    """The setting that was chosen for every seed, and those of its values that lie at an edge of what was tried."""
+    rows = []
+    for name, seeds in about.items():
+        for number, one in enumerate(seeds):
+            setting = one.get("setting", {})
+            words = ", ".join(f"{what} {setting[what]:g}" for what in SEARCHED if what in setting)
+            edges = ", ".join(one.get("at_an_edge", ()))
+            rows.append([name, str(number), words or UNDEFINED, edges or UNDEFINED])
+    caption = (
+        "Settings chosen on validation slices. At an edge: no value beyond it was tried, so another may be better."
+    )
+    return Table(caption, ["method", "seed", "setting", "at an edge"], rows)
 
 
 def twin_tables(
