@@ -216,6 +216,27 @@ def test_the_rivals_networks_are_trained_with_the_recipe_of_the_u_nets():
             assert (recipe in commands[f"0/{name}"]) == equal  # else each has its paper's
 
 
+@pytest.mark.parametrize("size", ["evening", "ranking", "full"])
+def test_the_trainings_of_chapter_six_know_all_their_flags(size):
+    steps = [one for one in table().RUNS["anomaly"](size, "/out", "/maps", None) if one.name.startswith("0/")]
+    networks = [one.command for one in steps if one.command[1].startswith("examples/train_")]
+    assert len(networks) == 9
+    for _, script, *flags in networks:
+        specification = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        parsed = []
+
+        def stop(*given, parse=module.parse_arguments, parsed=parsed):
+            parsed.append(parse(*given))
+            raise KeyboardInterrupt
+
+        module.parse_arguments = stop
+        with pytest.raises(KeyboardInterrupt):
+            module.main(flags)
+        assert (parsed[0].patience > 0) == (size == "ranking") and parsed[0].validation_steps < parsed[0].max_steps
+
+
 def test_a_dry_run_prints_command_lines_and_an_unknown_size_what_there_is(tmp_path, capsys):
     main = table().main
     main(["anomaly", "smoke", str(tmp_path / "out"), "maps", "--dry-run", "--launch", "accelerate launch"])

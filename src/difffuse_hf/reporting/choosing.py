@@ -132,12 +132,12 @@ def advice(
 
 def level_with(best: str, slices: Mapping[str, Sequence[Mapping]]) -> list[str]:
     """The methods whose Dice, slice by slice, is less than two paired standard errors below that of the best."""
-    differences = paired_differences(slices, reference=best)
-    return [
-        name
-        for name, one in differences.items()
-        if one["standard_error"] is not None and one["mean"] <= LEVEL * one["standard_error"]
-    ]
+    found = []
+    for name, one in paired_differences(slices, reference=best).items():
+        short, error = one["mean"], one["standard_error"]
+        if short is not None and error is not None and short <= LEVEL * error:
+            found.append(name)
+    return found
 
 
 def trainings_table(trainings: Mapping[str, Sequence[Training]]) -> Table:
