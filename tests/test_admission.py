@@ -110,7 +110,14 @@ def test_differences_of_the_error_against_the_twin_stand_in_a_table_of_their_own
     text = (tmp_path / "anomaly.md").read_text()
     assert "| DDPM | -0.0250 ± 0.0050 | 2 | 2 |" in text and "in elsewhere" in text and "0.1250" in text
     data = json.loads((tmp_path / "anomaly.json").read_text())
-    assert list(data["twin_differences"]) == ["DDPM"] and set(data["differences"]) == {"DDPM", "bare"}
+    assert list(data["twin_differences"]["Dif-fuse"]) == ["DDPM"]
+    assert set(data["differences"]["Dif-fuse"]) == {"DDPM", "bare"}
+    tables = write_anomaly_tables(
+        scored, AnomalySettings(), tmp_path, [str(tmp_path)], references=["Dif-fuse", "DDPM", "x"]
+    )
+    captions = [table.caption for table in tables if table.caption.startswith("Dice of")]
+    assert [caption.split(" minus")[0] for caption in captions] == ["Dice of Dif-fuse", "Dice of DDPM"]
+    assert "| Dif-fuse | +0.0250 ± 0.0050 | 2 | 2 |" in (tmp_path / "anomaly.md").read_text()
 
 
 def test_a_row_that_fails_is_not_judged_and_its_figures_stay_in_the_json(tmp_path):

@@ -165,6 +165,7 @@ def add_tables(steps: Steps, size: AnomalySize, out: str, methods: str, to: str,
         here, twins = f"{out}/{seed}/{methods}", f"{out}/{seed}/twins"
         rows += ["--all", here, twins, "--method", "Dif-fuse, late blending", f"{here}/Dif-fuse", twins, late]
     steps.add(Path(to).name, "python", "examples/evaluate_anomaly.py", rows, elsewhere, judges,
+              "--reference", "Dif-fuse", "Dif-fuse, adaptive mask",
               "--limit", 3 * size.limit // 2, "--output_dir", to, to=to)  # fmt: skip
 
 
