@@ -8,9 +8,15 @@ python examples/assemble_competitors.py --dataset data/slices --output_dir out/m
 
 A method whose networks are not given is left out. What is tuned is the method's own main setting (`GRIDS`) together
 with the channels of its anomaly map (all, or FLAIR alone), by the mean Dice of `--limit` validation slices with a
-lesion at their best threshold. The two rows called calibrated go beyond their papers: several samples, and a map that
-is chosen with them as `calibrate_pipeline.py` does. `methods.json` lists folders, options and every value tried, and
-is what `evaluate_anomaly.py --all` reads. Folders that are there are kept: repeat the command after an interrupt.
+lesion at their best threshold. Where the best value is the last of its grid, the search goes on (`BEYOND`). With
+`--without_masks` no drawn lesion is looked at: what counts is the Dice that image labels let one estimate
+(`label_threshold`), of `--limit` healthy slices as well.
+
+Rows beyond the papers, each with what the one before has: "Dif-fuse, few steps" is the preset `fast`, of several short
+samples; "calibrated" has a map that is chosen with schedule and samples as `calibrate_pipeline.py` does, such as a
+signed one in standard deviations, and RePaint has it too; "adaptive mask" has the choice to narrow the mask by a first
+look. `methods.json` lists folders, options and every value tried, and is what `evaluate_anomaly.py --all` reads.
+Folders that are there are kept: repeat the command after an interrupt.
 """
 
 import argparse
@@ -34,7 +40,14 @@ from difffuse_hf import (
 )
 from difffuse_hf.data.slices import load_slices
 from difffuse_hf.errors import run_script
-from difffuse_hf.evaluation.anomaly import Slices, as_slices, choose_threshold, run_method
+from difffuse_hf.evaluation.anomaly import (
+    HEALTHY_SHARE,
+    Slices,
+    as_slices,
+    choose_threshold,
+    label_threshold,
+    run_method,
+)
 from difffuse_hf.evaluation.calibration import LESION_SIGNS, decide, schedules, search
 from difffuse_hf.io.files import complete_folder, write_whole
 from difffuse_hf.models.precision import fastest_dtype, to_fastest
@@ -68,12 +81,16 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "Dif-fuse, gradient masks": ("DifFusePipeline", MASK, {"saliency_options": {"method": "gradient"}}),
     "Dif-fuse, Algorithm 2": ("DifFusePipeline", MASK, {"preset": "thesis"}),
     "Dif-fuse": ("DifFusePipeline", MASK, {}),
+    "Dif-fuse, few steps": ("DifFusePipeline", MASK, {"preset": "fast"}),
     "Dif-fuse, calibrated": ("DifFusePipeline", MASK, {"preset": "fast"}),
+    "Dif-fuse, adaptive mask": ("DifFusePipeline", MASK, {"preset": "fast"}),
 }
 CALIBRATED = {  # name in the tables: preset whose values the grid is put in place of; the map is chosen with them
     "RePaint, calibrated": ("exact", CALIBRATED_AS),
     "Dif-fuse, calibrated": ("fast", "fast"),
+    "Dif-fuse, adaptive mask": ("fast", "fast"),
 }
+OWN_STEPS = ("Dif-fuse, few steps", *CALIBRATED)  # theirs, and not --num_inference_steps
 PERCENTILES = [80.0, 90.0, 95.0]  # of every mask
 SQUARES = {"erosion_size": [1, 3, 5], "median_size": [1, 3, 5]}
 GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90 is a percentile of the image
@@ -90,7 +107,23 @@ GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90
     "ACAT": {"percentile": PERCENTILES},
     "RePaint, calibrated": {"num_samples": [4], "percentile": PERCENTILES},
     "RePaintPipeline": {"percentile": PERCENTILES},
+    "Dif-fuse, adaptive mask": {
+        "noise_level": [200, 350, 500],
+        "percentile": [80.0, 90.0],
+        "scout_samples": [0, 2],
+        "scout_threshold": [0.08],
+        "scout_margin_mm": [6.0],
+    },
     "DifFusePipeline": {"noise_level": [200, 350, 500], "percentile": PERCENTILES},
+}
+BEYOND = {  # where a search goes on, one value at a time, that finds its best one at the end of its grid
+    "noise_level": [25, 50, 350, 500, 700],
+    "percentile": [50.0, 70.0, 98.0],
+    "guidance_scale": [1.0, 1.5, 2.0, 10.0, 30.0, 100.0, 300.0],
+    "healthy_share": [0.005, 0.01, 0.3, 0.4],
+    "region_size": [1, 3, 21],
+    "erosion_size": [7],
+    "median_size": [7],
 }
 OF_CALIBRATION = ("healthy_share",)  # settings of `calibrate` that a call does not take
 CHOSEN_WITHOUT_MASKS = ("mask_threshold", "largest_divergence", "similarity_threshold")  # by `calibrate`
@@ -115,6 +148,7 @@ def main(argv: list[str] | None = None) -> None:
                 "denoising_autoencoder", "fanogan", "itermask")  # fmt: skip
     for name in networks:
         parser.add_argument(f"--{name}")
+    parser.add_argument("--without_masks", action="store_true", help="tune by image labels, as if nothing were drawn")
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--num_inference_steps", type=int, help="of the diffusion pipelines; every level by default")
     parser.add_argument("--repaint_steps", type=int, nargs=3, metavar=("STEPS", "JUMP", "RESAMPLES"),
@@ -127,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=100, help="validation slices of each class used for tuning")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "auto"], default="float32",
                         help="of the U-Net while it tunes; auto: the fastest that the device has")  # fmt: skip
     args = parser.parse_args(argv)
@@ -181,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def call_options(name: str, kind: str, steps: int | None) -> dict:
     """Arguments of the method's call; a calibrated schedule has its own steps, but for the chain for the eye."""
-    if name in CALIBRATED:
+    if name in OWN_STEPS:
         return {"display_steps": steps} if kind == "DifFusePipeline" and steps else {}
     options = {"num_inference_steps": steps} if kind in STRIDED else {}
     options |= {"display_steps": 0} if kind == "DifFusePipeline" else {}
@@ -228,27 +262,56 @@ def build(kind: str, networks: dict, settings: dict, args):
 def tune(name: str, pipeline, validation: Slices, options: dict, grid: dict, args) -> tuple[list[dict], dict]:
     """Every setting of the grid, with every choice of channels, with its validation Dice; and the best one."""
     sick, healthy = validation.with_lesion(), validation.select(validation.labels == 0)
+    some_slices = [sick, healthy] if args.without_masks else [sick]
     channels, tried = channel_choices(pipeline, args.anomaly_channels), []
-    for values in product(*grid.values()):
-        setting, made = dict(zip(grid, values)), None
+    waiting = [dict(zip(grid, values)) for values in product(*grid.values())]
+    while waiting:
+        setting, made = waiting.pop(0), None
         of_the_call = {one: value for one, value in setting.items() if one not in OF_CALIBRATION}
         for some in channels:
             pipeline.register_to_config(anomaly_channels=some)
             if made is not None and pipeline.map_is_of_the_counterfactual:
-                maps = pipeline.map_of(sick.images, made)
+                made = [(pipeline.map_of(slices.images, one), one) for slices, (_, one) in zip(some_slices, made)]
             else:
-                steps = {name: options[name] for name in ("num_inference_steps",) if name in options}
-                if hasattr(pipeline, "calibrate"):
-                    generator = torch.Generator().manual_seed(args.seed)
-                    pipeline.calibrate(healthy.images, generator=generator, **steps, **setting)
-                if hasattr(pipeline, "calibrate_by_labels"):
-                    pipeline.calibrate_by_labels(validation.images, validation.labels, **steps, **setting)
+                choose_own(pipeline, validation, healthy, setting, options, args.seed)
                 label, how = f"{name} {json.dumps(setting)}", {"batch_size": args.batch_size, **of_the_call, **options}
-                maps, made = run_method(pipeline, sick.images, args.seed, label=label, **how)
+                made = [run_method(pipeline, slices.images, args.seed, label=label, **how) for slices in some_slices]
             chosen = {**setting, "anomaly_channels": some}
             chosen |= {one: pipeline.config[one] for one in CHOSEN_WITHOUT_MASKS if one in pipeline.config}
-            tried.append({"setting": chosen, "dice": choose_threshold(maps, sick).dice})
-    return tried, max(tried, key=lambda one: one["dice"])["setting"]
+            maps = [one for one, _ in made]
+            best_here = (
+                label_threshold(maps[0], sick, maps[1], healthy)
+                if args.without_masks
+                else choose_threshold(maps[0], sick)
+            )
+            tried.append({"setting": chosen, "dice": best_here.dice})
+        best = max(tried, key=lambda one: one["dice"])["setting"]
+        if not waiting:
+            waiting = further(best, [one["setting"] for one in tried], list(grid))
+    return tried, best
+
+
+def further(best: dict, tried: list[dict], names: list[str]) -> list[dict]:
+    """Where the best value of a setting is the lowest or highest tried, the same with the next one beyond it."""
+    found = []
+    for name in names:
+        values, here = [one[name] for one in tried], {one: best[one] for one in names}
+        lower = [one for one in BEYOND.get(name, ()) if one < min(values)]
+        higher = [one for one in BEYOND.get(name, ()) if one > max(values)]
+        if lower and best[name] == min(values):
+            found.append({**here, name: max(lower)})
+        if higher and best[name] == max(values):
+            found.append({**here, name: min(higher)})
+    return found
+
+
+def choose_own(pipeline, validation: Slices, healthy: Slices, setting: dict, options: dict, seed: int) -> None:
+    """Let a method choose what its paper chooses, on healthy slices or by image labels."""
+    steps = {name: options[name] for name in ("num_inference_steps",) if name in options}
+    if hasattr(pipeline, "calibrate"):
+        pipeline.calibrate(healthy.images, generator=torch.Generator().manual_seed(seed), **steps, **setting)
+    if hasattr(pipeline, "calibrate_by_labels"):
+        pipeline.calibrate_by_labels(validation.images, validation.labels, **steps, **setting)
 
 
 def channel_choices(pipeline, given: list[int] | None) -> list[list[int] | None]:
@@ -265,7 +328,10 @@ def calibrate(name: str, pipeline, validation: Slices, grid: dict, args) -> list
     sick, healthy = validation.with_lesion(), validation.select(validation.labels == 0)
     preset, saved_as = CALIBRATED[name]
     plans = schedules(pipeline, preset, grid)
-    found = list(search(pipeline, plans, sick, healthy, LESION_SIGNS, seed=args.seed, batch_size=args.batch_size))
+    how: dict = {"seed": args.seed, "batch_size": args.batch_size, "with_masks": not args.without_masks}
+    if args.without_masks:
+        how["false_positives"] = [HEALTHY_SHARE]
+    found = list(search(pipeline, plans, sick, healthy, LESION_SIGNS, **how))
     best = decide([choice for choices in found for choice in choices])
     pipeline.processor.calibrations = {saved_as: best.calibration.to_dict()}
     shown = [choices[0] for choices in found if best not in choices] + [best]

@@ -9,7 +9,8 @@ threshold is the best on the run's validation split; the test split chooses noth
 models with the same thresholds on a data set that they have never seen. `--classifier`, one for each seed and trained
 on its data, judges whether counterfactuals pass as healthy, and its features make a kernel distance to healthy slices
 (`--inception` takes Inception's instead); without it each model's own does. Rows that fail an admission test on
-validation slices are not judged; differences to the row "Dif-fuse" have a table of their own.
+validation slices are not judged; differences to the row "Dif-fuse" (`--reference` takes others) have a table of their
+own.
 What is finished is kept: after an interrupt, repeat the command.
 """
 
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly_runs import AnomalyRun, AnomalySettings, assembled_methods, score_runs
+from difffuse_hf.evaluation.paired import REFERENCE
 from difffuse_hf.io.files import own_folder
 from difffuse_hf.reporting.anomaly_tables import write_anomaly_tables
 from difffuse_hf.reporting.thesis import ANOMALY_COHORTS
@@ -38,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     with own_folder(output):
         scored = score_runs(methods, output / "runs", settings, args.overwrite)
         datasets = [run.dataset for runs in methods.values() for run in runs]
-        tables = write_anomaly_tables(scored, settings, output, datasets, args.cohort, args.out_of_domain_cohort)
+        about = (args.cohort, args.out_of_domain_cohort, args.reference)
+        tables = write_anomaly_tables(scored, settings, output, datasets, *about)
     Console().print(tables[0].markdown())
     print(f"All tables: {output / 'anomaly.md'}; slices and their counterfactuals: {output / 'anomaly.png'}")
 
@@ -57,6 +60,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--classifier", nargs="*", default=[], dest="classifiers",
                         help="that judges the counterfactuals: of each seed, in their order")  # fmt: skip
     parser.add_argument("--inception", action="store_true", help="KID over Inception's features, fetched if missing")
+    parser.add_argument("--reference", nargs="*", default=[REFERENCE], metavar="NAME",
+                        help="rows that all others are compared with, slice by slice")  # fmt: skip
     parser.add_argument("--limit", type=int, help="slices of each class and split; all by default")
     parser.add_argument("--channels", type=int, nargs="*",
                         help="as if only these modalities had been acquired: the other channels are 0")  # fmt: skip

@@ -12,6 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
+
 from difffuse_hf import DifFusePipeline
 from difffuse_hf.data.cards import is_synthetic
 from difffuse_hf.data.slices import load_slices
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="validation slices with a lesion; all by default")
     parser.add_argument("--seeds", type=int, default=3, help="of the sampling")
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
 
     pipeline = load_pipeline(args.model, args.device)

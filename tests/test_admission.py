@@ -102,6 +102,7 @@ def test_differences_of_the_error_against_the_twin_stand_in_a_table_of_their_own
         {name: [{"subject": ["a", "b"], "dice": [0.4, 0.6], "twin_error": some}] for name, some in errors.items()}
         | {"bare": [{"subject": ["a", "b"], "dice": [0.4, 0.6]}]},
         dict.fromkeys((*errors, "bare"), [[]]),
+        {},
     )  # fmt: skip
     tables = write_anomaly_tables(scored, AnomalySettings(), tmp_path, [str(tmp_path)])
     rows = {table.caption.split(",")[0]: table.rows for table in reversed(tables)}  # this data set's, then elsewhere's
@@ -109,7 +110,14 @@ def test_differences_of_the_error_against_the_twin_stand_in_a_table_of_their_own
     text = (tmp_path / "anomaly.md").read_text()
     assert "| DDPM | -0.0250 ± 0.0050 | 2 | 2 |" in text and "in elsewhere" in text and "0.1250" in text
     data = json.loads((tmp_path / "anomaly.json").read_text())
-    assert list(data["twin_differences"]) == ["DDPM"] and set(data["differences"]) == {"DDPM", "bare"}
+    assert list(data["twin_differences"]["Dif-fuse"]) == ["DDPM"]
+    assert set(data["differences"]["Dif-fuse"]) == {"DDPM", "bare"}
+    tables = write_anomaly_tables(
+        scored, AnomalySettings(), tmp_path, [str(tmp_path)], references=["Dif-fuse", "DDPM", "x"]
+    )
+    captions = [table.caption for table in tables if table.caption.startswith("Dice of")]
+    assert [caption.split(" minus")[0] for caption in captions] == ["Dice of Dif-fuse", "Dice of DDPM"]
+    assert "| Dif-fuse | +0.0250 ± 0.0050 | 2 | 2 |" in (tmp_path / "anomaly.md").read_text()
 
 
 def test_a_row_that_fails_is_not_judged_and_its_figures_stay_in_the_json(tmp_path):
@@ -120,10 +128,16 @@ def test_a_row_that_fails_is_not_judged_and_its_figures_stay_in_the_json(tmp_pat
         {name: [{"dice": dice}] for name, dice in zip(names, (0.5, 0.875))}, {},
         {name: {**tiles, "threshold": np.array(0.1)} for name in names},
         dict.fromkeys(names, of_slices), {"Dif-fuse": [[]], "f-AnoGAN": [tests]},
+        {"Dif-fuse": [{"setting": {"noise_level": 500, "percentile": 80.0}, "at_an_edge": ["noise_level"]}],
+         "f-AnoGAN": [{}]},
     )  # fmt: skip
     write_anomaly_tables(scored, AnomalySettings(), tmp_path, [str(tmp_path)])
     text, data = (tmp_path / "anomaly.md").read_text(), json.loads((tmp_path / "anomaly.json").read_text())
     assert "0.875" not in text and "| Dif-fuse | 0.500 |" in text
     assert "not judged (1 of 1 seeds): change of healthy slices: 0.050, 0.02 at most |" in text
     assert "| f-AnoGAN | not judged | 2 | 2 |" in text
+    assert (
+        r"| Dif-fuse | 0 | noise_level 500, percentile 80 | noise_level |" in text
+        and "| f-AnoGAN | 0 | – | – |" in text
+    )
     assert data["results"]["f-AnoGAN"] == [{"dice": 0.875}] and not data["admission"]["f-AnoGAN"][0][0]["passed"]

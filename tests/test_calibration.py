@@ -154,6 +154,10 @@ def test_calls_are_counted_in_images_while_they_are_watched(whole_pipeline, imag
     assert calls.images == 2 * (2 + 2)
     whole_pipeline.unet(image, 0)
     assert calls.images == 8
+    with Calls(whole_pipeline.unet, whole_pipeline.classifier) as calls:
+        whole_pipeline.unet(image, 0)
+        whole_pipeline.classifier(image)
+    assert calls.images == 4
 
 
 def test_other_scanners_keep_the_median_the_order_and_the_background():

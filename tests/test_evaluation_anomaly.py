@@ -80,6 +80,10 @@ def test_overlaps_are_means_over_slices_by_size_and_over_whole_subjects():
     found = anomaly.score_maps(maps, sick, Threshold(0.5, 1.0, "validation"), edges=[3, 5])
     assert found["dice"] == pytest.approx((1 + 1 + 0.8) / 3) and found["iou"] == pytest.approx((1 + 1 + 4 / 6) / 3)
     assert [found[f"dice_{size}"] for size in anomaly.SIZES] == pytest.approx([1, 1, 0.8])
+    assert found["lesion_sensitivity"] == 1
+    sick.masks[0, 0, 4, 4] = 1  # a second lesion in a slice, of four in all
+    assert anomaly.score_maps(maps, sick, Threshold(0.5, 1.0, "validation"), [3, 5])["lesion_sensitivity"] == 0.75
+    sick.masks[0, 0, 4, 4] = 0
     both = Slices(sick.images, sick.masks, sick.labels, ["a", "a", "b"], "test")
     assert anomaly.score_maps(maps, both, Threshold(0.5, 1.0, "validation"), [3, 5])["volume_dice"] == pytest.approx(
         0.9
@@ -195,10 +199,11 @@ def test_healthy_slices_that_come_back_unchanged_lose_nothing():
     healthy = slices().select(torch.tensor([0, 2]))
     threshold = Threshold(0.1, 1.0, "validation")
     same = anomaly.score_healthy(torch.zeros(2, 1, 6, 6), healthy.images, healthy, threshold)
-    assert same == {"healthy_change": 0, "false_positives": 0}
+    assert same == {"healthy_change": 0, "false_positives": 0, "false_slices": 0}
     maps = torch.zeros(2, 1, 6, 6)
     maps[0, 0, 1, 1] = maps[0, 0, 0, 0] = 0.5  # one pixel of 32 in the brain, one outside
     changed = anomaly.score_healthy(maps, healthy.images + 0.1, healthy, threshold)
+    assert changed["false_slices"] == 0.5
     assert changed["false_positives"] == pytest.approx(1 / 32) and changed["healthy_change"] == pytest.approx(0.1)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_choosing import rows_of
 from tiny_scans import tiny_volumes, write_case
 from tiny_trainings import TINY
 
@@ -15,18 +16,24 @@ from difffuse_hf import DenoisingAutoencoder, DifFusePipeline, DifFuseProcessor,
 from difffuse_hf.cli import main as cli
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.anomaly_runs import assembled_methods
+from difffuse_hf.evaluation.needs import labels_needed, networks_needed
 from difffuse_hf.pipelines.auto import load_pipeline
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(script, *flags, grids=None):
+def load(script):
     path = ROOT / script
     specification = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
+    return module
+
+
+def run(script, *flags, grids=None):
+    module = load(script)
     if grids is not None:
-        module.GRIDS = grids(module.GRIDS)
+        module.GRIDS, module.BEYOND = grids(module.GRIDS), {}
     module.main([str(flag) for flag in flags])
 
 
@@ -186,8 +193,14 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
         grids=short)  # fmt: skip
     assert (folder / "DDPM" / "tuning.json").stat().st_mtime_ns == first  # what is there is kept
     methods = {one["name"]: one for one in json.loads((folder / "methods.json").read_text())}
-    assert len(methods) == 25
-    for name in ("Dif-fuse, calibrated", "RePaint, calibrated"):
+    assert len(methods) == 27
+    page = rows_of((ROOT / "docs" / "choosing-a-method.md").read_text(encoding="utf-8"))
+    for name in page.keys() & methods.keys():
+        pipeline = load_pipeline(methods[name]["model"])
+        assert page[name][-2:] == [", ".join(networks_needed(pipeline)), labels_needed(pipeline)], name
+    assert len(page.keys() & methods.keys()) == len(page) - 2  # all but the head and the line below it
+    calibrated = ("Dif-fuse, calibrated", "RePaint, calibrated", "Dif-fuse, adaptive mask")
+    for name in calibrated:
         method = methods.pop(name)
         (chosen,) = (one["setting"] for one in method["tuning"] if one["chosen"])
         assert load_pipeline(method["model"]).calibration().to_dict() == chosen and chosen["recipe"]
@@ -199,12 +212,37 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
         config = load_pipeline(method["model"]).config
         assert {name: config[name] for name in chosen} == chosen
     rows = assembled_methods(str(folder), str(root / "slices"))
-    assert {name for name, _ in rows} == {*methods, "Dif-fuse, calibrated", "RePaint, calibrated"}
+    assert {name for name, _ in rows} == {*methods, *calibrated}
     few = ["f-AnoGAN", "DenoisingAE", "Dif-fuse"]
     (folder / "methods.json").write_text(json.dumps([methods[name] for name in few]))
     run("examples/evaluate_anomaly.py", "--all", folder, root / "slices", "--limit", 1, "--device", "cpu",
         "--output_dir", root / "all methods")  # fmt: skip
     data = json.loads((root / "all methods" / "anomaly.json").read_text())
-    assert list(data["results"]) == few and set(data["differences"]) == set(few[:2])
+    assert list(data["results"]) == few and set(data["differences"]["Dif-fuse"]) == set(few[:2])
     (measures,) = data["results"]["Dif-fuse"]
     assert "flip_rate" in measures and "kid" not in measures  # its own classifier judges; of one slice there is no KID
+    assert measures["calls"] == 2 * 2 and data["results"]["f-AnoGAN"][0]["calls"] == 1
+    assert "Settings chosen on validation slices" in (root / "all methods" / "anomaly.md").read_text()
+
+    blind = (*assemble[:4], folder.with_name("without masks"), *networks)
+    some = ("--methods", "DDPM", "Dif-fuse, calibrated", "--without_masks")
+    run(*blind, *settings, "--saliency_options", options, *some, grids=short)
+    tuned = json.loads((folder.with_name("without masks") / "methods.json").read_text())
+    assert [one["name"] for one in tuned] == ["DDPM", "Dif-fuse, calibrated"]
+    with_masks = [one["dice"] for one in methods["DDPM"]["tuning"]]
+    assert [one["dice"] for one in tuned[0]["tuning"]] != with_masks  # an estimate, of other slices too
+
+
+def test_a_search_goes_on_beyond_the_end_of_its_grid_and_not_inside_of_it():
+    further = load("examples/assemble_competitors.py").further
+    tried = [{"noise_level": level, "percentile": share} for level in (100, 200, 350) for share in (80.0, 90.0)]
+    names = ["noise_level", "percentile"]
+    assert further({"noise_level": 100, "percentile": 90.0, "anomaly_channels": None}, tried, names) == [
+        {"noise_level": 50, "percentile": 90.0},
+        {"noise_level": 100, "percentile": 98.0},
+    ]
+    inside = [*tried, {"noise_level": 200, "percentile": 70.0}, {"noise_level": 200, "percentile": 98.0}]
+    assert further({"noise_level": 200, "percentile": 80.0}, inside, names) == []
+    assert further({"noise_level": 25, "percentile": 80.0}, [{"noise_level": 25, "percentile": 80.0}], names[:1]) == [
+        {"noise_level": 50}
+    ]

@@ -173,7 +173,8 @@ def test_an_interrupt_reaches_the_steps_and_the_next_call_goes_on(tmp_path, kind
     ("run", "size", "count"),
     [("classification", "smoke", 84), ("classification", "night", 282), ("classification", "full", 354),
      ("layers", "smoke", 12), ("layers", "full", 30), ("subtle", "smoke", 12), ("subtle", "evening", 32),
-     ("anomaly", "smoke", 17), ("anomaly", "evening", 41), ("anomaly", "full", 41), ("demo_model", "full", 19),
+     ("anomaly", "smoke", 21), ("anomaly", "evening", 47), ("anomaly", "ranking", 47), ("anomaly", "full", 47),
+     ("demo_model", "full", 19),
      ("stroke", "smoke", 10), ("stroke", "evening", 22), ("brain_model", "smoke", 21), ("brain_model", "evening", 21),
      ("brain_model", "full", 21)],
 )  # fmt: skip
@@ -201,7 +202,9 @@ def test_the_networks_of_chapter_six_wait_for_their_data_alone_and_the_table_for
     networks = ("classifier", "autoencoder", "healthy", "simplex", "conditional", "noisy_classifier", "denoising_ae",
                 "itermask")  # fmt: skip
     assert set(graph["2/methods"]) == {"2/data", "2/fanogan", *(f"2/{name}" for name in networks)}
-    assert {"0/methods", "1/methods", "2/twins", "wmh", "cases"} <= set(graph["tables"])
+    assert {"0/methods", "1/methods", "2/twins", "wmh_twins", "cases"} <= set(graph["tables"])
+    assert "1/methods_by_labels" in graph["tables_by_labels"] and "1/methods" not in graph["tables_by_labels"]
+    assert {"tables", "tables_by_labels", "2/fanogan", "0/healthy"} <= set(graph["choosing"])
     assert set(graph["2/twins"]) == {"glioma", "2/data"}
 
 
@@ -213,14 +216,35 @@ def test_the_rivals_networks_are_trained_with_the_recipe_of_the_u_nets():
             assert (recipe in commands[f"0/{name}"]) == equal  # else each has its paper's
 
 
+@pytest.mark.parametrize("size", ["evening", "ranking", "full"])
+def test_the_trainings_of_chapter_six_know_all_their_flags(size):
+    steps = [one for one in table().RUNS["anomaly"](size, "/out", "/maps", None) if one.name.startswith("0/")]
+    networks = [one.command for one in steps if one.command[1].startswith("examples/train_")]
+    assert len(networks) == 9
+    for _, script, *flags in networks:
+        specification = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        parsed = []
+
+        def stop(*given, parse=module.parse_arguments, parsed=parsed):
+            parsed.append(parse(*given))
+            raise KeyboardInterrupt
+
+        module.parse_arguments = stop
+        with pytest.raises(KeyboardInterrupt):
+            module.main(flags)
+        assert (parsed[0].patience > 0) == (size == "ranking") and parsed[0].validation_steps < parsed[0].max_steps
+
+
 def test_a_dry_run_prints_command_lines_and_an_unknown_size_what_there_is(tmp_path, capsys):
     main = table().main
     main(["anomaly", "smoke", str(tmp_path / "out"), "maps", "--dry-run", "--launch", "accelerate launch"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 17 and not (tmp_path / "out").exists()
+    assert len(lines) == 21 and not (tmp_path / "out").exists()
     assert lines[0].startswith("python datasets_scripts/make_phantom.py")
     assert sum(line.startswith("accelerate launch examples/train_") for line in lines) == 9
-    with pytest.raises(InputError, match="`SIZE` must be one of smoke, evening, full, got 'night'"):
+    with pytest.raises(InputError, match="`SIZE` must be one of smoke, evening, ranking, full, got 'night'"):
         main(["anomaly", "night", str(tmp_path / "out"), "maps"])
     with pytest.raises(InputError, match="There is no folder maps-of-nobody"):
         main(["anomaly", "smoke", str(tmp_path / "out"), "maps-of-nobody"])

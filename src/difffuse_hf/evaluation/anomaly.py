@@ -13,6 +13,7 @@ from rich.progress import track
 
 from ..errors import InputError
 from ..saliency.common import class_logits
+from .lesions import lesions_found
 from .localisation import average_precision
 from .segmentation import best_dice, best_threshold, dice, iou
 
@@ -239,7 +240,8 @@ def size_edges(slices: Slices) -> list[float]:
 def score_maps(maps: torch.Tensor, slices: Slices, threshold: Threshold, edges: Sequence[float]) -> dict[str, float]:
     """How well maps find the lesions of slices that all have one: means over slices, and over subjects.
 
-    `dice`, `iou` at the threshold; `best_dice` with a threshold for each slice, a ceiling and no result; `auprc`, the
+    `dice`, `iou` at the threshold, and `lesion_sensitivity`, the share of the lesions (pieces of a slice's drawn mask)
+    that it finds any pixel of; `best_dice` with a threshold for each slice, a ceiling and no result; `auprc`, the
     area under precision and recall of a slice's pixels; `dice_small`, `dice_medium`, `dice_large` by the areas
     `edges`; `volume_dice`, of each subject's slices together; `dice_infarct_1` and `auprc_infarct_1` to 4 where the
     scans' sizes are known.
@@ -247,11 +249,13 @@ def score_maps(maps: torch.Tensor, slices: Slices, threshold: Threshold, edges: 
     found = maps >= threshold.value
     overlap = dice(found, slices.masks)
     area = torch.tensor([average_precision(m, d[0]) for m, d in zip(maps.numpy(), slices.masks.numpy())])
+    hit, number = np.sum([lesions_found(f[0], d[0] > 0) for f, d in zip(found.numpy(), slices.masks.numpy())], axis=0)
     scores = {
         "dice": float(overlap.mean()),
         "iou": float(iou(found, slices.masks).mean()),
         "best_dice": best_dice(maps, slices.masks),
         "auprc": float(area.mean()),
+        "lesion_sensitivity": hit / number,
     }
     if slices.infarct_sizes is not None:
         for size in INFARCT_SIZES:
@@ -292,11 +296,14 @@ def score_healthy(
     maps: torch.Tensor, counterfactuals: torch.Tensor, slices: Slices, threshold: Threshold | None
 ) -> dict[str, float]:
     """What healthy slices lose: `healthy_change`, the mean absolute change of intensity in the brain, and with a
-    threshold `false_positives`, the share of the brain that reaches it."""
+    threshold `false_positives`, the share of the brain that reaches it, and `false_slices`, the share of the slices of
+    which any of it does."""
     brain = slices.brain
     scores = {"healthy_change": _mean((counterfactuals - slices.images).abs()[brain.expand_as(slices.images)])}
     if threshold is not None:
-        scores["false_positives"] = _mean((maps >= threshold.value)[brain].float())
+        flagged = (maps >= threshold.value) & brain
+        scores["false_positives"] = _mean(flagged[brain].float())
+        scores["false_slices"] = _mean(flagged.flatten(1).any(1).float())
     return scores
 
 

@@ -37,7 +37,10 @@ from .anomaly import (
     size_edges,
     twin_errors,
 )
+from .calibration import Calls
+from .effort import at_an_edge, chosen_of
 from .image_quality import classifier_features, inception_features, kid
+from .needs import labels_needed, networks_needed, painters
 from .segmentation import dice
 
 Make = Callable[[torch.Tensor, str], tuple[torch.Tensor, torch.Tensor]]
@@ -101,13 +104,15 @@ class AnomalySettings:
 class ScoredMethods(NamedTuple):
     """Of each method the measures of its seeds, the same for every other data set, the slices of its first seed for
     the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`), of each seed the `subject`, `dice` and, where
-    there are healthy twins, `twin_error` of every test slice, and the admission tests."""
+    there are healthy twins, `twin_error` of every test slice, the admission tests, and `about` each seed what it needs
+    (`networks`, `labels`) and how it was tuned (`setting`, `at_an_edge`), where its folder says so."""
 
     results: dict[str, list[dict]]
     out_of_domain: dict[str, dict[str, list[dict]]]
     tiles: dict[str, dict[str, np.ndarray]]
     slices: dict[str, list[dict[str, list]]]
     admission: dict[str, list[list[AdmissionTest]]]
+    about: dict[str, list[dict[str, Any]]]
 
 
 class Thresholds(NamedTuple):
@@ -139,7 +144,7 @@ def score_runs(
         InputError: the options of a run are no JSON, or a model or data set cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scored = ScoredMethods({}, {dataset: {} for dataset in settings.out_of_domain}, {}, {}, {})
+    scored = ScoredMethods({}, {dataset: {} for dataset in settings.out_of_domain}, {}, {}, {}, {})
     for name, runs in settings.with_classifiers(methods).items():
         stem = re.sub(r"[^\w.-]+", "_", name)
         paths = [folder / f"{stem}_{number}.json" for number in range(len(runs))]
@@ -149,6 +154,7 @@ def score_runs(
             done.append(found or score_run(name, number, run, path, settings))
         scored.results[name] = [one["test"] for one in done]
         scored.slices[name] = [one["slices"] for one in done]
+        scored.about[name] = [one["about"] for one in done]
         scored.admission[name] = [[AdmissionTest(**test) for test in one["admission"]] for one in done]
         for dataset, elsewhere in scored.out_of_domain.items():
             elsewhere[name] = [one["out_of_domain"][dataset] for one in done]
@@ -162,7 +168,7 @@ def read_result(path: Path, run: AnomalyRun, settings: AnomalySettings) -> dict 
         return None
     done = json.loads(path.read_text())
     index = Path(run.model) / "model_index.json"
-    newer = index.exists() and path.stat().st_mtime > index.stat().st_mtime and "slices" in done
+    newer = index.exists() and path.stat().st_mtime > index.stat().st_mtime and "about" in done
     return done if newer and done["origin"] == _origin(run, settings) else None
 
 
@@ -185,12 +191,15 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
         as_slices(load_slices(run.dataset, split), split, settings.limit).given(settings.channels)
         for split in ("validation", "test")
     )
-    result: dict[str, Any] = {"origin": _origin(run, settings)}
+    result: dict[str, Any] = {"origin": _origin(run, settings), "about": about(pipeline, run.model)}
     result["admission"] = [asdict(one) for one in admission_tests(pipeline, validation, make)]
     thresholds = choose_thresholds(make, validation)
     if thresholds.best is not None:
         result |= {"threshold": thresholds.best.value, "validation_dice": thresholds.best.dice}
-    result["test"], result["slices"], shown = score_slices(make, test, thresholds, judge, settings.inception)
+    with Calls(*painters(pipeline)) as calls:
+        result["test"], result["slices"], shown = score_slices(make, test, thresholds, judge, settings.inception)
+    if calls.networks:
+        result["test"]["calls"] = calls.images / len(test.images)
     result["out_of_domain"] = {}
     for dataset in settings.out_of_domain:
         foreign = as_slices(load_slices(dataset, "test"), "test", settings.limit).given(settings.channels)
@@ -199,6 +208,15 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
     write_whole(path.with_suffix(".npz"), lambda file: _save_arrays(file, shown))
     write_whole(path, lambda file: file.write_text(json.dumps(result, indent=2)))
     return result
+
+
+def about(pipeline, folder: str) -> dict[str, Any]:
+    """What a method needs, and how it was tuned where its folder has a `tuning.json`."""
+    tuned, found = Path(folder) / "tuning.json", {}
+    if tuned.exists():
+        tuning = json.loads(tuned.read_text())
+        found = {"setting": chosen_of(tuning), "at_an_edge": at_an_edge(tuning)}
+    return {"networks": networks_needed(pipeline), "labels": labels_needed(pipeline), **found}
 
 
 def judge_of(pipeline, run: AnomalyRun, device: str):

@@ -278,17 +278,18 @@ def decide(choices: Sequence[Choice], max_calls: float = float("inf")) -> Choice
 
 
 class Calls:
-    """Counts the images that go through a network: `with Calls(unet) as calls: ...`, then `calls.images`."""
+    """Counts the images that go through networks: `with Calls(unet) as calls: ...`, then `calls.images`."""
 
-    def __init__(self, network: torch.nn.Module):
-        self.network, self.images = network, 0
+    def __init__(self, *networks: torch.nn.Module):
+        self.networks, self.images = networks, 0
 
     def __enter__(self):
         def count(module, inputs):
             self.images += len(inputs[0])
 
-        self.handle = self.network.register_forward_pre_hook(count)
+        self.handles = [network.register_forward_pre_hook(count) for network in self.networks]
         return self
 
     def __exit__(self, *details):
-        self.handle.remove()
+        for handle in self.handles:
+            handle.remove()

@@ -52,13 +52,19 @@ def score_scan(found: np.ndarray, brain: np.ndarray, drawn: np.ndarray | None, v
         "false_slices": _share(np.asarray(found.any((0, 1))), healthy),
     }
     if lesion.any():
-        lesions, number = label_pieces(lesion)
+        hit, number = lesions_found(found, lesion)
         measures |= {
             "dice": dice(torch.from_numpy(found)[None], torch.from_numpy(lesion)[None]).item(),
-            "sensitivity": _touched(lesions, found) / number,
+            "sensitivity": hit / number,
             "voxel_sensitivity": _share(found, lesion),
         }
     return measures
+
+
+def lesions_found(found: np.ndarray, drawn: np.ndarray) -> tuple[int, int]:
+    """How many of the drawn lesions are found, and how many there are; both masks boolean, of a scan or of a slice."""
+    lesions, number = label_pieces(drawn)
+    return _touched(lesions, found), number
 
 
 def _touched(pieces: np.ndarray, mask: np.ndarray) -> int:

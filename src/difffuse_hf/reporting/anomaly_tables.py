@@ -8,6 +8,7 @@ from ..data.cards import is_synthetic
 from ..evaluation.admission import AdmissionTest
 from ..evaluation.anomaly import HEALTHY_SHARE, INFARCT_SIZES, SIZES
 from ..evaluation.anomaly_runs import AnomalySettings, ScoredMethods
+from ..evaluation.effort import SEARCHED
 from ..evaluation.paired import REFERENCE, paired_differences
 from ..evaluation.sweep import Curves, Grid
 from .charts import draw_dice_curves, draw_grid
@@ -24,13 +25,16 @@ OVERLAP = [
     Column("auprc", "AUPRC", digits=3),
     *(Column(f"dice_{size}", f"Dice, {size} lesions", digits=3) for size in SIZES),
     Column("volume_dice", "Dice by volume", digits=3),
+    Column("lesion_sensitivity", "lesions found, %", 100, digits=1),
 ]
 PICTURE = [
     Column("change_outside", "change outside the lesion", digits=4, best="smallest"),
     Column("healthy_change", "change of healthy slices", digits=4, best="smallest"),
     Column("false_positives", "healthy brain flagged, %", 100, best="smallest"),
+    Column("false_slices", "healthy slices flagged, %", 100, digits=1, best="smallest"),
     Column("flip_rate", "pass as healthy, %", 100, digits=1),
     Column("kid", "KID", digits=4, best="smallest"),
+    Column("calls", "network calls", digits=0, best="smallest", spread=False),
     Column("seconds_per_slice", "s per slice", digits=2, best="smallest"),
 ]
 TWIN = [
@@ -53,12 +57,14 @@ def write_anomaly_tables(
     datasets: Sequence[str],
     cohort: str | None = None,
     out_of_domain_cohort: str | None = None,
+    references: Sequence[str] = (REFERENCE,),
 ) -> list[Table]:
     """Write `anomaly.json`, `.md`, `.tex` and `.png`, and give back the tables, the lesions that are found first.
 
     Args:
         datasets: folders of the data sets that the methods were scored on.
         cohort, out_of_domain_cohort: keys of `ANOMALY_COHORTS`, for the thesis's figures beside ours.
+        references: the rows that all others are compared with, slice by slice; those that are not there are left out.
     """
     synthetic = any(map(is_synthetic, datasets))
     where = about_data("test", synthetic, settings.limit)
@@ -75,11 +81,17 @@ def write_anomaly_tables(
         with_admission(measures_table(shown, OVERLAP, found, ANOMALY_COHORTS.get(cohort or "", ())), scored.admission),
         measures_table(shown, PICTURE, caption),
     ]
-    differences, twins = (paired_differences(scored.slices, measure=name) for name in ("dice", "twin_error"))
-    if differences:
-        caption = f"Dice of {REFERENCE} minus that of the method, slice by slice, {where}; ± the error, by subject."
-        tables.append(differences_table(differences, scored.admission, caption))
-    tables += twin_tables(shown, twins, scored.admission, where)
+    by_dice, by_twin = (
+        {one: paired_differences(scored.slices, one, measure) for one in references}
+        for measure in ("dice", "twin_error")
+    )
+    for reference, differences in by_dice.items():
+        if differences:
+            caption = (
+                f"Dice of {reference} minus that of the method, slice by slice, {where}; ± the error, by subject."
+            )
+            tables.append(differences_table(differences, reference, scored.admission, caption))
+    tables += twin_tables(shown, by_twin, scored.admission, where)
     if any(BY_INFARCT[0].measure in seed for seeds in scored.results.values() for seed in seeds):
         caption = f"Lesions found by the size of the scan's infarct, {where}."
         tables.append(measures_table(shown, BY_INFARCT, caption))
@@ -89,9 +101,11 @@ def write_anomaly_tables(
         results = judged(results, scored.admission)
         tables.append(measures_table(results, OVERLAP, caption, ANOMALY_COHORTS.get(out_of_domain_cohort or "", ())))
         tables += twin_tables(results, {}, scored.admission, f"in {Path(dataset).name}")
-    data = {"limit": settings.limit, "synthetic": synthetic}
-    data |= {"results": scored.results, "out_of_domain": scored.out_of_domain, "differences": differences}
-    data |= {"twin_differences": twins} if twins else {}
+    if any("setting" in one for seeds in scored.about.values() for one in seeds):
+        tables.append(settings_table(scored.about))
+    data = {"limit": settings.limit, "synthetic": synthetic, "about": scored.about, "slices": scored.slices}
+    data |= {"results": scored.results, "out_of_domain": scored.out_of_domain, "differences": by_dice}
+    data |= {"twin_differences": by_twin} if any(by_twin.values()) else {}
     data["admission"] = {name: [[asdict(one) for one in some] for some in seeds] for name, seeds in
                          scored.admission.items()}  # fmt: skip
     write_tables(tables, data, folder, "anomaly")
@@ -128,18 +142,34 @@ def _admission_cell(seeds: Sequence[Sequence[AdmissionTest]]) -> str:
 
 def differences_table(
     differences: Mapping[str, Mapping],
+    reference: str,
     admission: Mapping[str, Sequence[Sequence[AdmissionTest]]],
     caption: str,
     digits: int = 3,
 ) -> Table:
-    """A measure of Dif-fuse minus that of each other method, with an error that is clustered by subject."""
+    """A measure of the reference minus that of each other method, with an error that is clustered by subject."""
     rows = []
     for name, one in differences.items():
         error = "" if one["standard_error"] is None else f" ± {one['standard_error']:.{digits}f}"
-        same = passed([*admission[name], *admission[REFERENCE]])
+        same = passed([*admission[name], *admission[reference]])
         text = f"{one['mean']:+.{digits}f}{error}" if same else "not judged"
         rows.append([name, text, str(one["slices"]), str(one["subjects"])])
     return Table(caption, ["method", "difference", "slices", "subjects"], rows)
+
+
+def settings_table(about: Mapping[str, Sequence[Mapping]]) -> Table:
+    """The setting that was chosen for every seed, and those of its values that lie at an edge of what was tried."""
+    rows = []
+    for name, seeds in about.items():
+        for number, one in enumerate(seeds):
+            setting = one.get("setting", {})
+            words = ", ".join(f"{what} {setting[what]:g}" for what in SEARCHED if what in setting)
+            edges = ", ".join(one.get("at_an_edge", ()))
+            rows.append([name, str(number), words or UNDEFINED, edges or UNDEFINED])
+    caption = (
+        "Settings chosen on validation slices. At an edge: no value beyond it was tried, so another may be better."
+    )
+    return Table(caption, ["method", "seed", "setting", "at an edge"], rows)
 
 
 def twin_tables(
@@ -153,10 +183,13 @@ def twin_tables(
         return []
     caption = f"Counterfactuals inside the lesion, {where}, beside the same slices drawn without it; range of 1."
     tables = [measures_table(results, TWIN, caption)]
-    if differences:
-        caption = f"Error against the healthy twin, {REFERENCE} minus the method, slice by slice, {where}; below 0 "
-        caption += f"{REFERENCE} is closer; ± the error, by subject."
-        tables.append(differences_table(differences, admission, caption, digits=4))
+    for reference, some in differences.items():
+        if some:
+            caption = (
+                f"Error against the healthy twin, {reference} minus the method, slice by slice, {where}; below 0 "
+            )
+            caption += f"{reference} is closer; ± the error, by subject."
+            tables.append(differences_table(some, reference, admission, caption, digits=4))
     return tables
 
 

@@ -111,6 +111,29 @@ def draw_grid(
     save(figure, path)
 
 
+def draw_cost(summary: Mapping[str, Mapping[str, Mapping]], title: str, path: str | Path) -> None:
+    """Write a PNG of Dice against the seconds that a slice takes, a point a method with its standard error.
+
+    Args:
+        summary: {method: {"dice": {"mean", "standard_error"}, "seconds_per_slice": {"mean"}}}; NaN is left out.
+    """
+    figure = new_figure(7.6, 4.4)
+    axes = figure.add_subplot()
+    for i, (method, of) in enumerate(summary.items()):
+        dice, seconds = of["dice"], of["seconds_per_slice"]["mean"]
+        if np.isfinite(dice["mean"]) and seconds > 0:
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
+            error = dice["standard_error"] or 0.0
+            axes.errorbar(
+                seconds, dice["mean"], error, color=colour, marker=marker, capsize=2, linestyle="", label=method
+            )
+    axes.set(xscale="log", xlabel="seconds a slice, on this machine", ylabel="Dice", title=title)
+    axes.grid(alpha=0.3)
+    if axes.containers:
+        axes.legend(fontsize=6.5, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+    save(figure, path)
+
+
 def draw_latent_paths(summary: dict, path: str | Path, title: str = "") -> None:
     """Write a PNG of what `summarise_paths` gives: probability by step, distance by step, one against the other."""
     colours = {ONE_STEP: COLOURS[1], NO_DISTANCE: COLOURS[5], OURS: COLOURS[6]}

@@ -28,6 +28,7 @@ class Progress:
     pending_losses: list[float] = field(default_factory=list)  # of the forward passes since the last line of the log
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
     samples_in_a_step: int = 0  # of all processes together; not known of older checkpoints
+    seconds: float = 0.0  # of training, validations and checkpoints with it; 0 in older checkpoints
 
 
 def checkpoints(output_dir: Path) -> list[Path]:

@@ -6,9 +6,11 @@ one process with batches of P·B does. All else that is random in step n, on pro
 with (seed, n, p). A run that was stopped anywhere therefore continues bit by bit as if it had not been.
 """
 
+import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,7 +33,7 @@ from ..io.hub import HUB_ERRORS, push_folder, refuse_public
 from .arguments import TrainingArguments, learning_rate_factor, make_optimizer
 from .batch_norm import restore_batch_norm, synchronise_batch_norm
 from .checkpoints import load_checkpoint, load_initial_weights, save_checkpoint
-from .run_log import RunLog
+from .run_log import TRAINING, RunLog
 from .sampler import StepBatches, step_generator
 from .signals import ignore_interrupts, signals_noted
 
@@ -57,7 +59,8 @@ class Trainer:
     dropout, and what is drawn from the generator, differ.
 
     `history.jsonl` in the output folder has a line {"step", "loss", "learning_rate"} for every line of the log, the
-    loss being the mean since the line before, and a line {"step", "validation": metrics} for every validation.
+    loss being the mean since the line before, and a line {"step", "validation": metrics} for every validation;
+    `training.json` is written at the end and says how many steps it took and how many seconds.
 
     Ctrl-C (SIGTERM) finishes the step, writes a checkpoint and exits with code 130 (143); a second one ends at once.
 
@@ -139,6 +142,7 @@ class Trainer:
         """Train to the end and leave the model; the last validation's metrics."""
         args = self.args
         with self._own_folder(), signals_noted() as received, self._progress_bar():
+            self.since = time.perf_counter()
             self.model.train()
             while self.progress.step < args.max_steps and not self._out_of_patience():
                 self.step()
@@ -217,6 +221,7 @@ class Trainer:
     def checkpoint(self) -> None:
         """Write a checkpoint of this step."""
         self._check_weights()
+        self._take_time()
         self.progress.pending_losses = self._over_processes(self.losses).tolist() if self.losses else []
         limit = self.args.checkpoints_total_limit
         save_checkpoint(self.accelerator, self.args.output_dir, limit, self.progress, self.ema)
@@ -236,6 +241,10 @@ class Trainer:
         """Save the weights to keep, unless `patience` has, and push them; the processes stay for another stage."""
         if not self.args.patience or self.progress.best_loss == math.inf:
             self._save()
+        self._take_time()
+        if self.accelerator.is_main_process:
+            took = {"steps": self.progress.step, "seconds": self.progress.seconds}
+            write_whole(Path(self.args.output_dir, TRAINING), lambda path: path.write_text(json.dumps(took)))
         restore_batch_norm(self.bare_model)
         if self.push and self.accelerator.is_main_process:
             push_trained(self.args)
@@ -326,6 +335,11 @@ class Trainer:
         if self.save is not None and self.accelerator.is_main_process:
             with self.kept_weights() as model:
                 self.save(model)
+
+    def _take_time(self) -> None:
+        now = time.perf_counter()
+        self.progress.seconds += now - self.since
+        self.since = now
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.progress.step % every == 0

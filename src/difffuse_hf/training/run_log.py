@@ -6,6 +6,8 @@ from typing import Any
 
 from ..io.files import write_whole
 
+HISTORY, TRAINING = "history.jsonl", "training.json"  # in the folder of a trained network
+
 
 class RunLog:
     """`history.jsonl` in the output folder, a line a record, each with the `step` it was written after.
@@ -17,7 +19,7 @@ class RunLog:
     """
 
     def __init__(self, output_dir: str | Path, last_step: int = 0):
-        self.path = Path(output_dir) / "history.jsonl"
+        self.path = Path(output_dir) / HISTORY
         kept = []
         for line in self.path.read_text().splitlines(keepends=True) if self.path.exists() else []:
             if not line.endswith("\n") or json.loads(line)["step"] > last_step:
