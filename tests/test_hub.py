@@ -345,6 +345,12 @@ def test_diffusers_answers_to_a_name_on_the_hub_what_card_and_questions_say(pipe
     assert ending in " ".join(model_card(**CARD).split())
 
 
+def test_a_pipeline_pushed_from_python_has_a_card_that_says_how_to_load_it_and_claims_nothing(pipeline, connected_hub):
+    pipeline.push_to_hub("tester/brains")
+    card = connected_hub.files("tester/brains")["README.md"].decode()
+    assert usage("tester/brains") in card and "Not stated." in card and "Not evaluated yet." in card
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_an_embedded_model_is_used_as_its_card_says(name):
     assert card_section(embedded_folder(name), "Use") == usage(name)

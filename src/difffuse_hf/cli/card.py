@@ -16,4 +16,4 @@ def card(
     from ..io.hub import embedded_folder, local_folder
     from ..io.model_card import read_card
 
-    say(read_card(embedded_folder(model) or local_folder(model, patterns=["README.md"])))
+    say(read_card(embedded_folder(model) or local_folder(model, patterns=["README.md"]), model))

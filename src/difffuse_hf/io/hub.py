@@ -14,6 +14,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, R
 from huggingface_hub.errors import HTTPError as HubHTTPError  # pyright: ignore[reportPrivateImportUsage]
 
 from ..errors import InputError, first_line
+from .model_card import model_card, write_model_card
 from .model_folder import check_model_folder, forget_origin
 
 HUB_ERRORS = (OSError, HubHTTPError)  # of its client, where the Hub cannot be reached or refuses
@@ -144,6 +145,9 @@ _NOT_DONE = {"create_pr", "revision", "subfolder", "commit_description", "tags"}
 def _push(saved, folder, repo_id, commit_message=None, public=False, private=None, token=None, **options):
     message = commit_message or f"Upload {type(saved).__name__}"
     public = public or private is False
+    if Path(folder, "model_index.json").is_file() and not Path(folder, "README.md").exists():
+        kind = f"A `{type(saved).__name__}` of difffuse_hf."  # how it is loaded is known, if nothing else
+        write_model_card(folder, model_card(repo_id, kind, "Not stated.", {}, repo_id=repo_id))
     return push_folder(folder, repo_id, public=public, commit_message=message, token=token, **options)
 
 

@@ -194,15 +194,15 @@ def write_model_card(folder: str | Path, card: str) -> Path:
     return path
 
 
-def read_card(folder: str | Path) -> str:
-    """The text of the README.md in the folder of a model or a data set, with its metadata.
+def read_card(folder: str | Path, name: str | None = None) -> str:
+    """The text of the README.md in the folder of a model or a data set, called `name`, with its metadata.
 
     Raises:
         InputError: there is none, or it is a link to elsewhere.
     """
     card = Path(folder) / "README.md"
     if not card.is_file():
-        raise InputError(f"{folder} has no card: there is no README.md in it.")
+        raise InputError(f"{name or folder} has no card: there is no README.md in it.")
     check_inside(card, Path(folder))
     with card.open(encoding="utf-8", errors="replace") as file:
         return file.read(MOST_CHARACTERS)
