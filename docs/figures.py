@@ -44,7 +44,7 @@ QUALITY = 85  # of JPEG
 
 
 def overview(path: Path, work: Path) -> None:
-    """README: two slices of the subject of `difffuse demo`, from the scan to the lesion."""
+    """README: two slices of the subject of `difffuse demo`, one from the scan to the lesion and one that is missed."""
     pipeline = load_pipeline("demo")
     case = read_case(draw_example(work), pipeline.processor.modalities)
     case = replace(case, name="A synthetic subject, the embedded model")
