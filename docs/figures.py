@@ -1,7 +1,7 @@
 """The pictures of these pages that show synthetic subjects and the embedded models, made by the package's own code.
 
-    python docs/figures.py                        # all of them into docs/, ten minutes of one core
-    python docs/figures.py --only phantoms --output out/figures
+python docs/figures.py                        # all of them into docs/, ten minutes of one core
+python docs/figures.py --only phantoms --output out/figures
 """
 
 import argparse
@@ -16,8 +16,16 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from difffuse_hf import AutoDDPMPipeline, RePaintPipeline, THORPipeline, UnmaskedPipeline
-from difffuse_hf import BrainPhantom, detect_volume, load_pipeline, preprocess_ct, read_case
+from difffuse_hf import (
+    BrainPhantom,
+    RePaintPipeline,
+    THORPipeline,
+    UnmaskedPipeline,
+    detect_volume,
+    load_pipeline,
+    preprocess_ct,
+    read_case,
+)
 from difffuse_hf.phantoms.brain_phantom import EXAMPLE_SEED, draw_example
 from difffuse_hf.reporting.figures import (
     ANOMALY_COLOURS,
@@ -36,18 +44,18 @@ QUALITY = 85  # of JPEG
 
 
 def overview(path: Path, work: Path) -> None:
-    """README: two slices of the subject of `difffuse demo`, from the scan to the lesion."""
+    """README: two slices of the subject of `difffuse demo`, one from the scan to the lesion and one that is missed."""
     pipeline = load_pipeline("demo")
     case = read_case(draw_example(work), pipeline.processor.modalities)
     case = replace(case, name="A synthetic subject, the embedded model")
-    result = detect_volume(pipeline, case, progress=False)
+    result = detect_volume(pipeline, case, progress=False, num_shown=2)
     write_overview(result, select_slices(result, 2), [], path)
 
 
 def phantoms(path: Path, work: Path) -> None:
     """Data sets: the slice with most of the lesion of a synthetic subject of each layout."""
     tiles = [_largest(BrainPhantom(layout, seed=5).subject(2), name) for layout, name in PICTURES.items()]
-    studies = (BrainPhantom("mosmed", seed=5).subject(index) for index in range(20))
+    studies = (BrainPhantom("mosmed", seed=5).subject(index) for index in range(5))
     tiles.append(_largest(max(studies, key=lambda study: study.lesion_ml), "ct", (-1000, 400)))
     figure = Figure(figsize=(1.9 * len(tiles), 2.3), dpi=150, layout="constrained", facecolor="white")
     for axes, (image, lesion), title in zip(figure.subplots(1, len(tiles)), tiles, (*PICTURES, "mosmed")):
@@ -126,7 +134,6 @@ def competitors(path: Path, work: Path) -> None:
         "Dif-fuse": (demo, {"preset": "exact", "num_inference_steps": 50}),
         "RePaint": (RePaintPipeline(**parts, **finders, **shared), {"num_inference_steps": 25, "num_resamples": 4}),
         "DDIM-DDPM": (UnmaskedPipeline(**parts), {"noise_level": 350, "num_inference_steps": 50}),
-        "AutoDDPM": (AutoDDPMPipeline(**parts), {"num_inference_steps": 50}),
         "THOR": (THORPipeline(**parts), {"num_inference_steps": 50}),
     }
     case = BrainPhantom(seed=EXAMPLE_SEED).subject(0, lesion=False)
