@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         about = (args.cohort, args.out_of_domain_cohort, args.reference)
         tables = write_anomaly_tables(scored, settings, output, datasets, *about)
     Console().print(tables[0].markdown())
-    print(f"All tables: {output / 'anomaly.md'}; slices and their counterfactuals: {output / 'anomaly.png'}")
+    print(f"All tables: {output / 'anomaly.md'}; slices and their counterfactuals: anomaly*.png beside it")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -21,6 +21,7 @@ from difffuse_hf.evaluation.anomaly import Slices  # noqa: E402
 from difffuse_hf.evaluation.anomaly_runs import AnomalySettings, ScoredMethods  # noqa: E402
 from difffuse_hf.evaluation.paired import paired_differences  # noqa: E402
 from difffuse_hf.evaluation.statistics import clustered_mean_and_error, mean_and_error  # noqa: E402
+from difffuse_hf.reporting import anomaly_tables  # noqa: E402
 from difffuse_hf.reporting.anomaly_tables import write_anomaly_tables  # noqa: E402
 
 
@@ -120,7 +121,8 @@ def test_differences_of_the_error_against_the_twin_stand_in_a_table_of_their_own
     assert "| Dif-fuse | +0.0250 ± 0.0050 | 2 | 2 |" in (tmp_path / "anomaly.md").read_text()
 
 
-def test_a_row_that_fails_is_not_judged_and_its_figures_stay_in_the_json(tmp_path):
+def test_a_row_that_fails_is_not_judged_and_its_figures_stay_in_the_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(anomaly_tables, "MOST_COLUMNS", 1)
     tiles = {name: np.full((1, 1, 8, 8), 0.5) for name in ("image", "lesion", "counterfactual", "map")}
     names, tests = ("Dif-fuse", "f-AnoGAN"), [AdmissionTest("change of healthy slices", 0.05, 0.02, False)]
     of_slices = [{"subject": ["a", "b"], "dice": [0.4, 0.6]}]
@@ -136,6 +138,7 @@ def test_a_row_that_fails_is_not_judged_and_its_figures_stay_in_the_json(tmp_pat
     assert "0.875" not in text and "| Dif-fuse | 0.500 |" in text
     assert "not judged (1 of 1 seeds): change of healthy slices: 0.050, 0.02 at most |" in text
     assert "| f-AnoGAN | not judged | 2 | 2 |" in text
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["anomaly.png", "anomaly_2.png"]
     assert (
         r"| Dif-fuse | 0 | noise_level 500, percentile 80 | noise_level |" in text
         and "| f-AnoGAN | 0 | – | – |" in text

@@ -46,6 +46,7 @@ BY_INFARCT = [
     for measure, heading in (("dice", "Dice"), ("auprc", "AUPRC"))
     for size in INFARCT_SIZES
 ]
+MOST_COLUMNS = 10  # methods in a picture
 SWEPT = {"noise_level": "noise level K", "percentile": "percentile τ of the mask", "num_samples": "samples"}
 DICE = [Column("dice", "Dice", digits=3), Column("best_dice", "best-possible Dice", digits=3)]
 
@@ -60,6 +61,8 @@ def write_anomaly_tables(
     references: Sequence[str] = (REFERENCE,),
 ) -> list[Table]:
     """Write `anomaly.json`, `.md`, `.tex` and `.png`, and give back the tables, the lesions that are found first.
+
+    Of more than ten methods there are more pictures, `anomaly_2.png` and so on.
 
     Args:
         datasets: folders of the data sets that the methods were scored on.
@@ -110,7 +113,10 @@ def write_anomaly_tables(
                          scored.admission.items()}  # fmt: skip
     write_tables(tables, data, folder, "anomaly")
     title = f"Counterfactuals and what changed{', synthetic data' if synthetic else ''}"
-    methods_figure(scored.tiles, title, folder / "anomaly.png")
+    names = list(scored.tiles)
+    for first in range(0, len(names), MOST_COLUMNS):
+        some = {name: scored.tiles[name] for name in names[first : first + MOST_COLUMNS]}
+        methods_figure(some, title, folder / f"anomaly{f'_{first // MOST_COLUMNS + 1}' if first else ''}.png")
     return tables
 
 
