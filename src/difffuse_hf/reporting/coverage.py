@@ -1,8 +1,8 @@
 """What detection did not look at: how many slices of a scan were repainted, why the others were not, what lies there.
 
 A slice is *usable* if the model is meant for it, *flagged* if the classifier finds it suspicious, and *repainted* if
-it is flagged, or usable with `all_slices`. The anomaly map is empty in all slices that were not repainted, whatever is
-in them.
+it is flagged, beside one that is (as far as the model's `ScanRule` says), or usable with `all_slices`. The anomaly map
+is empty in all slices that were not repainted, whatever is in them.
 """
 
 from dataclasses import dataclass
