@@ -114,7 +114,7 @@ def test_a_network_still_improves_where_the_last_third_of_its_validations_is_bet
     assert (training_of(tmp_path).steps, training_of(tmp_path).hours) == (3, None)
     (tmp_path / "gan").mkdir()
     for folder, seconds in ((tmp_path, 1800), (tmp_path / "gan", 5400)):
-        (folder / "training.json").write_text(json.dumps({"steps": 10, "seconds": seconds}))
+        (folder / "duration.json").write_text(json.dumps({"steps": 10, "seconds": seconds}))
     one = training_of(tmp_path)
     assert (one.steps, one.hours, one.still_improving) == (20, 2.0, True)
     assert trainings_table({"U-Net": [one, one]}).rows == [["U-Net", "20", "2.00", "2 of 2"]]

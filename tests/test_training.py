@@ -45,7 +45,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_weights_of_an_uni
     assert not same(whole, cut)
     assert [line["step"] for line in history(tmp_path / "cut")] == [3, 3, 6, 6, 9, 9]  # a loss and a validation each
     assert history(tmp_path / "cut") == history(tmp_path / "whole")
-    took = json.loads((tmp_path / "cut" / "training.json").read_text())
+    took = json.loads((tmp_path / "cut" / "duration.json").read_text())
     until = json.loads((tmp_path / "cut" / "checkpoint-4" / "progress.json").read_text())["seconds"]
     assert took["steps"] == 9 and took["seconds"] > until > 0  # of both parts
 

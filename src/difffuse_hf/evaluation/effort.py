@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..training.run_log import HISTORY, TRAINING
+from ..training.run_log import DURATION, HISTORY
 
 LEAST_GAIN = 0.01  # share of the validation loss by which a network has to improve, to be called improving
 SEARCHED = {  # settings of the methods' own, each with the value that ends its range, if there is one
@@ -50,7 +50,7 @@ def training_of(folder: str | Path) -> Training:
         raise InputError(f"{folder} holds no {HISTORY}, so no network was trained there.")
     lines = [json.loads(line) for line in (path / HISTORY).read_text().splitlines()]
     losses = [line["validation"]["loss"] for line in lines if "validation" in line]
-    took = [json.loads(one.read_text()) for one in (path / TRAINING, path / "gan" / TRAINING) if one.exists()]
+    took = [json.loads(one.read_text()) for one in (path / DURATION, path / "gan" / DURATION) if one.exists()]
     steps = sum(one["steps"] for one in took) if took else max((line["step"] for line in lines), default=0)
     hours = sum(one["seconds"] for one in took) / 3600 if took else None
     return Training(path.name, steps, hours, improves(losses))

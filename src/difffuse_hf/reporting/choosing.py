@@ -172,4 +172,4 @@ def _value(mean: Mapping[str, Mapping[str, Mapping]], name: str, measure: str) -
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return " and ".join(["; ".join(names[:-1]), names[-1]] if len(names) > 1 else names)  # names hold commas

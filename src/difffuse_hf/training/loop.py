@@ -33,7 +33,7 @@ from ..io.hub import HUB_ERRORS, push_folder, refuse_public
 from .arguments import TrainingArguments, learning_rate_factor, make_optimizer
 from .batch_norm import restore_batch_norm, synchronise_batch_norm
 from .checkpoints import load_checkpoint, load_initial_weights, save_checkpoint
-from .run_log import TRAINING, RunLog
+from .run_log import DURATION, RunLog
 from .sampler import StepBatches, step_generator
 from .signals import ignore_interrupts, signals_noted
 
@@ -60,7 +60,7 @@ class Trainer:
 
     `history.jsonl` in the output folder has a line {"step", "loss", "learning_rate"} for every line of the log, the
     loss being the mean since the line before, and a line {"step", "validation": metrics} for every validation;
-    `training.json` is written at the end and says how many steps it took and how many seconds.
+    `duration.json` is written at the end and says how many steps it took and how many seconds.
 
     Ctrl-C (SIGTERM) finishes the step, writes a checkpoint and exits with code 130 (143); a second one ends at once.
 
@@ -244,7 +244,7 @@ class Trainer:
         self._take_time()
         if self.accelerator.is_main_process:
             took = {"steps": self.progress.step, "seconds": self.progress.seconds}
-            write_whole(Path(self.args.output_dir, TRAINING), lambda path: path.write_text(json.dumps(took)))
+            write_whole(Path(self.args.output_dir, DURATION), lambda path: path.write_text(json.dumps(took)))
         restore_batch_norm(self.bare_model)
         if self.push and self.accelerator.is_main_process:
             push_trained(self.args)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..io.files import write_whole
 
-HISTORY, TRAINING = "history.jsonl", "training.json"  # in the folder of a trained network
+HISTORY, DURATION = "history.jsonl", "duration.json"  # in the folder of a trained network
 
 
 class RunLog:
