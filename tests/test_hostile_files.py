@@ -2,7 +2,10 @@
 
 import gzip
 import importlib.util
+import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -43,6 +46,23 @@ def test_malformed_scans_end_in_a_scan_a_decision_or_one_sentence(start, tmp_pat
 def test_what_was_once_a_crash_is_a_sentence(number, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert hostile.try_one(0, number, tmp_path / "top") == ("sentence", "")
+
+
+@pytest.mark.parametrize(
+    "program, said",
+    [("while True: pass", "computed over 0.3 s"), ("import time; time.sleep(60)", "waited over 0.3 s")],
+)
+def test_a_process_that_computes_on_or_waits_without_end_hangs(program, said, monkeypatch):
+    """The clock's limit is out of the way of the one that computes, and the CPU's of the one that sleeps."""
+    monkeypatch.setattr(hostile, "MOST_SECONDS", 0.3)
+    ours, theirs = multiprocessing.Pipe()
+    with subprocess.Popen([sys.executable, "-S", "-c", program]) as process:
+        try:
+            assert hostile.hang_of(ours, process.pid) == said
+            theirs.send("an answer")
+            assert hostile.hang_of(ours, process.pid) is None
+        finally:
+            process.kill()
 
 
 def refuse_to_read(*_):
