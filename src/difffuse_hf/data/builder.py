@@ -177,7 +177,7 @@ def preview(image: np.ndarray) -> bytes:
     side. For the eye alone: training reads `image`."""
     if image.ndim == 4:
         image = image[np.linspace(0, len(image) - 1, 6).round().astype(int)[1:-1], 0]
-    picture = Image.fromarray((255 * np.hstack(image).clip(0, 1)).round().astype(np.uint8))
+    picture = Image.fromarray((255 * np.hstack(list(image)).clip(0, 1)).round().astype(np.uint8))
     picture.thumbnail((picture.width, PREVIEW_PIXELS))
     file = BytesIO()
     picture.save(file, format="JPEG", quality=85)
