@@ -36,6 +36,7 @@ EXTRAS = {
     "dev": [
         "highdicom>=0.23",
         "hypothesis>=6.100",
+        "psutil>=5.9",
         "pytest>=9.0",  # faulthandler_exit_on_timeout
         "pytest-cov>=5.0",
         "pytest-randomly>=3.15",

@@ -33,7 +33,7 @@ DEMO = {
     "channels": [16, 32, 64],
     "strides": [2, 2, 1],
     "intensity_augmentation": 0.2,
-    "mixed_precision": "bf16",
+    "mixed_precision": "auto",
     "max_steps": 2000,
     "batch_size": 16,
     "warmup_steps": 100,

@@ -42,7 +42,7 @@ DEMO = {
     "intensity_augmentation": 0.2,
     "noise_augmentation": 0.1,
     "shift_augmentation": 4,
-    "mixed_precision": "bf16",
+    "mixed_precision": "auto",
     "max_steps": 2000,
     "batch_size": 64,
     "learning_rate": 1e-3,

@@ -40,7 +40,7 @@ DEMO = {
     "norm_num_groups": 8,
     "max_timestep": 500,  # the demo model is asked to repaint from K = 500
     "intensity_augmentation": 0.1,
-    "mixed_precision": "bf16",
+    "mixed_precision": "auto",
     "max_steps": 2600,
     "batch_size": 16,
     "learning_rate": 5e-4,

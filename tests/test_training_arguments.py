@@ -1,11 +1,13 @@
 """What a training is told: presets, choices, and what bad usage says."""
 
 import pytest
+import torch
 from accelerate import tracking
 from accelerate.utils import LoggerType
 from tiny_trainings import TINY, load_script
 
 from difffuse_hf.errors import InputError
+from difffuse_hf.training import arguments
 from difffuse_hf.training.arguments import TrainingArguments, json_options, learning_rate_factor, parse_arguments
 
 BASE = ["--dataset", "data", "--output_dir", "out"]
@@ -85,7 +87,7 @@ def test_a_word_that_this_script_does_not_know_ends_it_with_one_sentence(script,
     [
         ({"optimizer": "sgd"}, "`optimizer` must be one of adam, adamw, amsgrad, rmsprop, got 'sgd'"),
         ({"lr_scheduler": "linear"}, "`lr_scheduler` must be one of constant, cosine, got 'linear'"),
-        ({"mixed_precision": "fp8"}, "`mixed_precision` must be one of no, fp16, bf16, got 'fp8'"),
+        ({"mixed_precision": "fp8"}, "`mixed_precision` must be one of auto, no, fp16, bf16, got 'fp8'"),
         ({"preset": "ours"}, "`preset` must be one of thesis, demo, got 'ours'"),
         ({"report_to": "paper"}, "`report_to` must be one of none, "),
     ],
@@ -108,3 +110,14 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine():
     assert learning_rate_factor(4, args) == 1
     assert learning_rate_factor(54, args) == pytest.approx(0.5)
     assert 0 < learning_rate_factor(103, args) < 1e-3
+
+
+def test_automatic_precision_is_that_in_which_the_device_computes(monkeypatch):
+    def made(**options):
+        return TrainingArguments(dataset="data", output_dir="out", cpu=True, **options)
+
+    for native, expected in ((torch.bfloat16, "bf16"), (torch.float32, "no")):
+        monkeypatch.setattr(arguments, "fastest_dtype", lambda device, native=native: native)
+        assert arguments.mixed_precision_of(made(mixed_precision="auto")) == expected
+    assert arguments.mixed_precision_of(made(mixed_precision="fp16")) == "fp16"
+    assert arguments.mixed_precision_of(made()) is None

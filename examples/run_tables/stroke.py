@@ -97,7 +97,7 @@ def add_networks(steps: Steps, size: StrokeSize, seed: int, here: str) -> None:
         f"--lr_scheduler cosine --validation_steps 200 --validation_samples 600 --max_steps {classifier}",
         "autoencoder": f"--preset demo --intensity_augmentation 0.05 --strides 2 1 1 --max_steps {autoencoder}",
         "diffusion": f"--preset demo --intensity_augmentation 0.03 --patch_size 2 {size.unet} --max_steps {unet}",
-        "denoising_ae": "--channels 16 32 64 96 --learning_rate 1e-3 --cosine_steps 0 --mixed_precision bf16 "
+        "denoising_ae": "--channels 16 32 64 96 --learning_rate 1e-3 --cosine_steps 0 --mixed_precision auto "
         f"--validation_steps 250 --validation_samples 256 --flip --max_steps {denoising}",
     }
     for part, recipe in recipes.items():

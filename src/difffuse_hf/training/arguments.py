@@ -14,6 +14,7 @@ from accelerate.utils import LoggerType
 from transformers import HfArgumentParser
 
 from ..errors import InputError, require_choice
+from ..models.precision import fastest_dtype
 
 TRACKERS = ("none", *(tracker.value for tracker in LoggerType))
 Optimizer = Literal["adam", "adamw", "amsgrad", "rmsprop"]
@@ -65,7 +66,9 @@ class TrainingArguments:
     warmup_steps: int = option(0, "Steps over which the learning rate rises linearly.")
     max_grad_norm: float = option(0.0, "Clip the gradient to this norm; 0 = off.")
     ema_decay: float = option(0.0, "Decay of the averaged weights, which are the ones validated and saved; 0 = off.")
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "Left out, what `accelerate launch` says.")
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] | None = option(
+        None, "auto: bf16 where the device computes in it. Left out, what `accelerate launch` says."
+    )
     cpu: bool = option(False, "Train on the CPU even where there is a GPU; needed for several CPU processes.")
     num_workers: int = option(0, "Processes that read slices, as of torch's DataLoader.")
     checkpointing_steps: int = option(1000, "Steps between checkpoints; 0 = none but on Ctrl-C.")
@@ -171,6 +174,14 @@ def json_options(flag: str, text: str) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise InputError(f"{flag} {text} names no options; write them as '{{\"name\": value}}'.")
     return options
+
+
+def mixed_precision_of(args: TrainingArguments) -> str | None:
+    """What accelerate is told; "auto" is bf16 where the device computes in it, and no lower precision elsewhere."""
+    if args.mixed_precision != "auto":
+        return args.mixed_precision
+    device = "cpu" if args.cpu or not torch.cuda.is_available() else "cuda"
+    return "bf16" if fastest_dtype(device) == torch.bfloat16 else "no"
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], args: TrainingArguments) -> torch.optim.Optimizer:

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from ..errors import InputError
 from ..io.files import own_folder, write_into, write_whole
 from ..io.hub import HUB_ERRORS, push_folder, refuse_public
-from .arguments import TrainingArguments, learning_rate_factor, make_optimizer
+from .arguments import TrainingArguments, learning_rate_factor, make_optimizer, mixed_precision_of
 from .batch_norm import restore_batch_norm, synchronise_batch_norm
 from .checkpoints import load_checkpoint, load_initial_weights, save_checkpoint
 from .run_log import DURATION, RunLog
@@ -445,7 +445,7 @@ def _make_accelerator(args: TrainingArguments, find_unused_parameters: bool) -> 
     """Accelerate's device and processes; its trackers are not started yet."""
     accelerator = Accelerator(
         cpu=args.cpu,
-        mixed_precision=args.mixed_precision,
+        mixed_precision=mixed_precision_of(args),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=None if args.report_to == "none" else args.report_to,
         project_config=ProjectConfiguration(args.output_dir, os.path.join(args.output_dir, "logs")),
