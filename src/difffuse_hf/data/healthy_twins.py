@@ -7,7 +7,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from rich.progress import track
@@ -63,7 +63,7 @@ def add_healthy_twins(
         InputError: the data are not synthetic, or the slices were made of another cohort or with other options.
     """
     import datasets
-    from huggingface_hub import DatasetCard
+    from huggingface_hub import DatasetCard, DatasetCardData
 
     from .cards import describe
 
@@ -90,7 +90,7 @@ def add_healthy_twins(
                 rows.to_parquet(folder / shard.name)
                 count += len(twins)
         card = DatasetCard.load(slices / "README.md")
-        describe(card.data, {split: shards_of(folder, split) for split in shards})
+        describe(cast(DatasetCardData, card.data), {split: shards_of(folder, split) for split in shards})
         text = str(card) + ("" if CARD[:20] in str(card) else CARD.format(splits=", ".join(splits)))
         (folder / "README.md").write_text(text, encoding="utf-8")
     return count

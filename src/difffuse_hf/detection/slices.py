@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from rich.progress import track
-from scipy import ndimage
 
 from ..data.slice_settings import LESION_PROBABILITY
 from ..pipelines.calibration import Calibration
 from ..pipelines.pipeline_difffuse import DifFusePipeline, without_found
+from ..preprocessing.shapes import label_pieces
 from ..saliency.mask import saliency_to_mask, smooth_through_slices
 
 TRAJECTORY_BYTES = 400_000_000  # most that the kept inversions of a batch of slices may take
@@ -187,7 +187,7 @@ def find_suspicious(
     sure = counts & (probability >= threshold)
     if neighbours is None:
         return sure.nonzero()[:, 0]
-    runs, _ = ndimage.label((sure | counts & (probability >= neighbours)).numpy())
+    runs, _ = label_pieces((sure | counts & (probability >= neighbours)).numpy())
     return torch.from_numpy(np.flatnonzero(np.isin(runs, runs[sure.numpy()])))
 
 
