@@ -121,3 +121,17 @@ def test_automatic_precision_is_that_in_which_the_device_computes(monkeypatch):
         assert arguments.mixed_precision_of(made(mixed_precision="auto")) == expected
     assert arguments.mixed_precision_of(made(mixed_precision="fp16")) == "fp16"
     assert arguments.mixed_precision_of(made()) is None
+
+
+def test_the_hub_repository_is_named_in_either_way_or_by_the_output_folder():
+    def pushed(*flags):
+        return parse_arguments(
+            TrainingArguments, argv=["--dataset", "d", "--output_dir", "out/u-net", *flags]
+        ).push_to_hub
+
+    assert pushed() is None
+    assert pushed("--push_to_hub", "me/u-net", "--seed", "1") == "me/u-net"
+    assert pushed("--push_to_hub", "--hub_model_id", "me/model") == "me/model"
+    assert pushed("--push_to_hub") == "u-net"
+    with pytest.raises(SystemExit):
+        pushed("--hub_model_id", "me/model")

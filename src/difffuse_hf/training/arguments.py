@@ -5,6 +5,7 @@ import math
 from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -79,7 +80,10 @@ class TrainingArguments:
     patience: int = option(0, "Validations without a lower loss before stopping; the best weights are kept. 0 = off.")
     report_to: str = option("tensorboard", "A tracker of accelerate, or `none`.", choices=TRACKERS)
     log_every: int = option(10, "Steps between lines of the log.")
-    push_to_hub: str | None = option(None, "Push the trained model to this Hub repository, a private one.")
+    push_to_hub: str | None = option(None, "Push the trained model to this Hub repository, a private one; alone, to "
+                                     "--hub_model_id.")  # fmt: skip
+    hub_model_id: str | None = option(None, "Of --push_to_hub, as diffusers' scripts have it; else the output "
+                                      "folder's name, with your account.")  # fmt: skip
     public: bool = option(False, "Let --push_to_hub make or use a public repository.")
 
     def __post_init__(self):
@@ -89,6 +93,10 @@ class TrainingArguments:
             if allowed and not (value is None and NoneType in get_args(hints[name])):
                 require_choice(name, value, allowed)
         _require_tracker(self.report_to)
+        if self.hub_model_id and self.push_to_hub not in ("", self.hub_model_id):
+            raise InputError("--hub_model_id goes with --push_to_hub alone, which then pushes there.")
+        if self.push_to_hub == "":
+            self.push_to_hub = self.hub_model_id or Path(self.output_dir).resolve().name
 
 
 @dataclass(kw_only=True)
@@ -148,6 +156,9 @@ def parse_arguments(
     presets = {"thesis": {}, **(presets or {})}
     usage = "%(prog)s --dataset DATASET --output_dir OUTPUT_DIR [further flags, see --help]"
     parser = HfArgumentParser(cast(Any, arguments_class), allow_abbrev=False, usage=usage)
+    for action in parser._actions:  # a flag with a value or, as those of diffusers' scripts, without one
+        if action.dest == "push_to_hub":
+            action.nargs, action.const = "?", ""
     first = ArgumentParser(allow_abbrev=False, add_help=False, usage=usage)
     first.add_argument("--preset", default="thesis")
     preset = first.parse_known_args(argv)[0].preset
