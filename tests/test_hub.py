@@ -10,7 +10,7 @@ from conftest import quiet
 from diffusers import DiffusionPipeline
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, ModelCard, constants
 from test_structure import REPOSITORY
 from tiny_models import tiny_classifier, tiny_noisy_classifier, tiny_unet
 from transformers import AutoImageProcessor
@@ -37,7 +37,7 @@ from difffuse_hf.io.hub import (
     push_folder,
     refuse_public,
 )
-from difffuse_hf.io.model_card import card_line, card_section, model_card, usage, write_model_card
+from difffuse_hf.io.model_card import card_line, card_section, classifier_card, model_card, usage, write_model_card
 from difffuse_hf.models.auto import CLASSIFIERS
 
 CARD = {
@@ -364,3 +364,21 @@ def test_a_model_card_goes_into_a_saved_pipeline_only(pipeline, tmp_path):
     assert path.name == "README.md" and "Healthy brains" in path.read_text()
     assert card_line(tmp_path) == "Repaints lesions of FLAIR and T1 slices as healthy tissue."
     assert torch.equal(DifFusePipeline.from_pretrained(tmp_path).unet.conv_in.weight, pipeline.unet.conv_in.weight)
+
+
+def test_a_classifiers_card_links_data_and_base_model_on_the_hub_and_names_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data/slices").mkdir(parents=True)
+    made = {
+        "description": "d",
+        "training_data": "t",
+        "scores": {},
+        "classes": ["a", "b"],
+        "dataset": "x",
+        "repo_id": "r",
+    }
+    card = ModelCard(classifier_card("n", **made, trained_on="clinic/stroke", base_model="clinic/baseline"))
+    assert (card.data.datasets, card.data.base_model) == (["clinic/stroke"], "clinic/baseline")
+    for trained_on, base_model in (("data/slices", "/data/out"), ("", "out/runs/baseline")):
+        card = ModelCard(classifier_card("n", **made, trained_on=trained_on, base_model=base_model))
+        assert card.data.datasets is None and card.data.base_model is None

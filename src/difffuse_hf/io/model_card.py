@@ -144,10 +144,19 @@ def classifier_card(
     dataset: str,
     repo_id: str,
     license: str = "apache-2.0",
+    trained_on: str = "",
+    base_model: str = "",
 ) -> str:
-    """The text of a classifier's card, see `model_card`; `classes` are the names of its logits, in order."""
+    """The text of a classifier's card, see `model_card`; `classes` are the names of its logits, in order.
+
+    `trained_on` and `base_model`, a data set and the model that training started from, are linked where they are names
+    on the Hub; paths of a machine are left out.
+    """
+    data, base = hub_name(trained_on), hub_name(base_model)
     metadata = ModelCardData(
         license=license,
+        datasets=None if data is None else [data],
+        base_model=base,
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["difffuse", "medical-imaging"],
@@ -162,6 +171,11 @@ def classifier_card(
         training_data=training_data,
         scores=_table(scores),
     )
+
+
+def hub_name(name: str) -> str | None:
+    """The name `user/name` of a repository on the Hub; None for what is a folder, or could be none."""
+    return name if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists() else None
 
 
 def _table(scores: Mapping[str, float | str]) -> str:

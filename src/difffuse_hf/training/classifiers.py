@@ -203,6 +203,8 @@ def write_card(model, train: datasets.Dataset, args: ClassifierArguments, metric
         classes=names,
         dataset=data,
         repo_id=args.push_to_hub or args.output_dir,
+        trained_on=args.dataset,
+        base_model=getattr(args, "classifier", ""),  # of ACAT and its competitors
     )
     write_whole(Path(args.output_dir, "README.md"), lambda path: path.write_text(card, encoding="utf-8"))
 
