@@ -176,3 +176,12 @@ def test_one_bad_case_of_each_kind_does_not_end_a_cohort(tmp_path):
     assert len(failures) == 4 and not [
         sentence for sentence in failures if "\n" in sentence or "worked on" in sentence
     ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("number", [b"1e400 ", b"inf   ", b"no-one"])
+def test_a_number_of_a_header_that_is_none_is_as_if_it_were_not_there(number, tmp_path):
+    paths = write_series(tmp_path, np.zeros((3, 8, 8)), AcquisitionNumber=12345)
+    paths[1].write_bytes(paths[1].read_bytes().replace(b"12345 ", number))
+    headers, failed = read_headers(paths)
+    assert [header.acquisition for header in headers] == [12345, None, 12345] and not failed

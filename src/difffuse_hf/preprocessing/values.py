@@ -22,7 +22,7 @@ def text_of(dataset: Dataset, name: str) -> str:
 def numbers_of(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
     try:
         numbers = tuple(float(value) for value in values_of(dataset, name))
-    except ValueError:  # text where a number belongs
+    except (ValueError, OverflowError):  # text or infinity where a number belongs
         return None
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
 
@@ -31,7 +31,7 @@ def number_of(dataset: Dataset, name: str) -> float | None:
     """The first value: windows are often given in pairs."""
     try:
         number = float(values_of(dataset, name)[0])
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
