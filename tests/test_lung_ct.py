@@ -207,7 +207,7 @@ def test_what_needs_a_drawn_lesion_is_a_dash_where_there_is_none(prepared, model
     flags = [*run, *options, "--device", "cpu", "--output_dir", prepared / "scores"]
     load_script("evaluate_anomaly").main([str(flag) for flag in flags])
     ((scores,),) = json.loads((prepared / "scores" / "anomaly.json").read_text())["results"].values()
-    assert set(scores) == {"seconds_per_slice", "healthy_change", "kid", "flip_rate", "change_outside"}
+    assert set(scores) == {"seconds_per_slice", "calls", "healthy_change", "kid", "flip_rate", "change_outside"}
     assert scores["change_outside"] is None and np.isfinite([scores["healthy_change"], scores["kid"]]).all()
     table = (prepared / "scores" / "anomaly.md").read_text()
     assert "No lesion is drawn in these data, so nothing that needs one is scored." in table

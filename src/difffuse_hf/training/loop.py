@@ -137,6 +137,7 @@ class Trainer:
             settings = {n: v if isinstance(v, (int, float)) else str(v) for n, v in asdict(args).items()}
             self.accelerator.init_trackers("difffuse_hf", config=settings)
         self.passes = self._read_passes(dataset)
+        self.since = time.perf_counter()  # up to which `progress.seconds` has counted
 
     def fit(self) -> dict[str, float]:
         """Train to the end and leave the model; the last validation's metrics."""
@@ -426,7 +427,7 @@ def push_trained(args: TrainingArguments) -> None:
             args.push_to_hub,
             public=args.public,
             allow_patterns=["*.safetensors", "*.json", "*.md"],
-            ignore_patterns=["checkpoint-*/*", "logs/*"],
+            ignore_patterns=["checkpoint-*/*", "logs/*", DURATION],
             commit_message="Trained with difffuse_hf",
         )
 
