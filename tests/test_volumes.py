@@ -357,3 +357,23 @@ def test_a_calibrated_rule_smooths_saliency_by_millimetres_and_takes_one_percent
     }  # fmt: skip
     other = made(ScanRule(smoothing_mm=6.0, together=True), percentile=50.0)
     assert other.slices.mask[brain].mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_mask_drawn_on_a_slice_leaves_the_others_as_they_were_where_slices_are_taken_together(
+    pipeline, case, monkeypatch
+):
+    plan = dataclasses.replace(pipeline.calibration("exact"), scan=ScanRule(smoothing_mm=6.0, together=True))
+    monkeypatch.setattr(pipeline.processor, "calibrations", {"exact": plan.to_dict()})
+    least = detect(pipeline, case, preset="exact").lesion_probability[:-1].max()
+    monkeypatch.setattr(pipeline.processor, "lesion_probability_threshold", float(least))
+    options = {"preset": "exact", "all_slices": False}
+    before = detect(pipeline, case, **options)
+    drawn = int(next(i for i in before.slices.indices if int(i) not in before.parameters["repainted_slices"]))
+    mask = np.zeros((24, 24), np.float32)
+    mask[8:12, 8:12] = 1
+    after = detect(pipeline, case, masks={drawn: mask}, **options)
+    assert sorted({*before.parameters["repainted_slices"], drawn}) == after.parameters["repainted_slices"]
+    others = before.slices.indices != drawn
+    torch.testing.assert_close(after.slices.mask[others], before.slices.mask[others])
+    torch.testing.assert_close(after.slices.anomaly[others], before.slices.anomaly[others])
+    assert np.array_equal(after.slices.mask[~others][0, 0].numpy(), mask) and not after.slices.saliency[~others].any()

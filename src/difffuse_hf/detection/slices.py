@@ -99,8 +99,12 @@ class ScanSlices:
         for index, mask in (masks or {}).items():
             given[index, 0] = torch.as_tensor(mask, dtype=given.dtype)
         drawn = torch.isin(suspicious, torch.tensor(list(masks or {}), dtype=torch.long))
-        for some, where in ((suspicious[~drawn], self.masks), (suspicious[drawn], given)):
-            for index, output in self._through(some, "Finding lesions", {"display_steps": 0, **call}, where):
+        for some, where, saliency in (
+            (suspicious[~drawn], self.masks, self.saliency),
+            (suspicious[drawn], given, None),
+        ):
+            scan = replace(self, saliency=saliency)
+            for index, output in scan._through(some, "Finding lesions", {"display_steps": 0, **call}, where):
                 made.counterfactual[index] = output.expected.float().cpu()
                 made.anomaly[index] = output.anomaly_maps.float().cpu()
                 made.mask[index] = output.masks.float().cpu()

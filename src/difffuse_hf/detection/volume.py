@@ -82,13 +82,13 @@ def detect_volume(
     probability = scan.classify(usable)  # (S,)
     rule, least = plan.scan or ScanRule(), processor.lesion_probability_threshold
     suspicious = usable if all_slices else find_suspicious(probability, usable, least, rule.neighbour_probability)
-    if masks:
-        suspicious = torch.cat([suspicious, _checked(masks, usable, slices)]).unique()
     scan.shared_noise = slice_smoothing_sigma is not None
     if scan.shared_noise or rule.smoothing_mm or rule.together:
         sigma = rule.smoothing_mm / geometry.step_mm(case.affine)
         sigma = sigma if slice_smoothing_sigma is None else slice_smoothing_sigma
         scan.look_through(suspicious, sigma, rule.together, call_arguments.get("percentile"))
+    if masks:
+        suspicious = torch.cat([suspicious, _checked(masks, usable, slices)]).unique()
     made = scan.repaint(suspicious, {"preset": preset, **call_arguments}, masks)
 
     reference = _reference_slices(processor, case, geometry)
