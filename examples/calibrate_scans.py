@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from difffuse_hf import DifFusePipeline
+from difffuse_hf import DifFusePipeline, __version__
 from difffuse_hf.detection.load import load_model
 from difffuse_hf.detection.run import MODEL_FILES, fingerprint_of
 from difffuse_hf.detection.sources import files_of, read_source
@@ -45,12 +45,15 @@ def main(argv: list[str] | None = None) -> None:
     plan = pipeline.calibration(args.preset)
     if not plan.threshold:
         raise InputError(f"{args.model} has no threshold of slices to start from; run calibrate_pipeline.py first.")
+    if not args.cases.is_dir():
+        raise InputError(f"{args.cases} is no folder; give one that holds scans with drawn lesions.")
     cases = sorted(one for one in args.cases.iterdir() if one.is_dir() and not one.name.startswith("."))
     if not cases:
         raise InputError(f"{args.cases} holds no case folders; give a folder of scans with drawn lesions.")
     thresholds = plan.threshold * REACH ** np.linspace(-1, 1, STEPS)
     plans = [rule_of(plan, values) for values in args.rules]
-    model = fingerprint_of(sorted(file for file in source.rglob("*") if file.suffix in MODEL_FILES), args.preset)
+    weights = sorted(file for file in source.rglob("*") if file.suffix in MODEL_FILES)
+    model = fingerprint_of(weights, json.dumps([__version__, args.preset, args.seed]))
     kept = json.loads(args.scores.read_text()) if args.scores.exists() else {}
     counts = np.zeros((len(plans), len(cases), 4, STEPS))
     for (number, folder), (row, one) in product(enumerate(cases), enumerate(plans)):
