@@ -221,5 +221,17 @@ def test_the_walks_and_the_index_of_equations_name_what_is_there():
     assert missing == []
 
 
+def test_no_merge_was_left_half_done():
+    """Markers of a conflict, which are no error of syntax in a docstring or a document."""
+    folders = ("src", "examples", "datasets_scripts", "benchmarks", "pipelines", "tests", "docs")
+    files = [file for folder in folders for file in (REPOSITORY / folder).rglob("*.*") if file.suffix in (".py", ".md")]
+    marked = [
+        str(file.relative_to(REPOSITORY))
+        for file in [*files, *REPOSITORY.glob("*.md")]
+        if re.search(r"^(<{7}|>{7}) ", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    ]
+    assert marked == []
+
+
 def test_the_readme_is_short():
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
