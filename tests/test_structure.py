@@ -224,7 +224,7 @@ def test_the_walks_and_the_index_of_equations_name_what_is_there():
 def test_no_merge_was_left_half_done():
     """Markers of a conflict, which are no error of syntax in a docstring or a document."""
     folders = ("src", "examples", "datasets_scripts", "benchmarks", "pipelines", "tests", "docs")
-    files = [file for folder in folders for file in (REPOSITORY / folder).rglob("*.*") if file.suffix in (".py", ".md")]
+    files = [file for folder in folders for kind in ("py", "md") for file in (REPOSITORY / folder).rglob(f"*.{kind}")]
     marked = [
         str(file.relative_to(REPOSITORY))
         for file in [*files, *REPOSITORY.glob("*.md")]
