@@ -24,7 +24,7 @@ from difffuse_hf import LesionClassifier, LesionClassifierConfig
 from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.classification import roc_auc
 from difffuse_hf.io.files import write_whole
-from difffuse_hf.phantoms.ist3_arrays import SIDES, read_rows
+from difffuse_hf.phantoms.ist3_arrays import SIDES, WINDOW_HU, read_rows
 from difffuse_hf.training.augmentation import flip_labels
 
 SIZES = {"1-2": (1, 2), "1": (1,), "2": (2,), "3": (3,), "4": (4,), "all": (1, 2, 3, 4)}
@@ -33,12 +33,13 @@ SIZES = {"1-2": (1, 2), "1": (1,), "2": (2,), "3": (3,), "4": (4,), "all": (1, 2
 class Cohort:
     """Scans of some folders, mapped into memory."""
 
-    def __init__(self, folders: Sequence[str]):
+    def __init__(self, folders: Sequence[str], window_hu: Sequence[float] = WINDOW_HU):
         self.images = [np.load(Path(folder, "image.npy"), mmap_mode="r") for folder in folders]
         self.first = np.cumsum([0, *(len(images) for images in self.images)])  # number of a folder's first scan
         rows = [row for folder in folders for row in read_rows(folder)]
         self.labels = torch.tensor([int(row["label"]) for row in rows])
         self.sizes = np.array([int(row["infarct_size"]) for row in rows])
+        self.window_hu = window_hu
 
     def __len__(self):
         return len(self.labels)
@@ -47,7 +48,9 @@ class Cohort:
         """Scans (B, S, 1, H, W) in [0, 1]."""
         folders = np.searchsorted(self.first, indices, side="right") - 1
         scans = [self.images[folder][index - self.first[folder]] for folder, index in zip(folders, indices)]
-        return torch.from_numpy(np.stack(scans))[:, :, None].float() / 255
+        stored = torch.from_numpy(np.stack(scans))[:, :, None].float() / 255
+        (low, high), (first, last) = self.window_hu, WINDOW_HU
+        return ((stored * (last - first) + first - low) / (high - low)).clamp(0, 1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,10 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--window_hu", type=float, nargs=2, default=WINDOW_HU, metavar=("LOW", "HIGH"))
     args = parser.parse_args(argv)
 
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    cohorts = {name: Cohort(getattr(args, name)) for name in ("train", "validation", "test")}
+    cohorts = {name: Cohort(getattr(args, name), args.window_hu) for name in ("train", "validation", "test")}
     for seed in args.seeds:
         for kind, number in args.pooling:
             path = Path(args.output_dir, f"{kind}-{number}-{seed}.json")

@@ -29,6 +29,7 @@ from difffuse_hf.detection.volume import detect_volume
 from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.evaluation.anomaly import HEALTHY_SHARE
 from difffuse_hf.evaluation.lesions import dice_of_counts, reached, share_threshold
+from difffuse_hf.evaluation.statistics import mean_and_error
 from difffuse_hf.io.files import complete_folder, write_whole
 from difffuse_hf.io.hub import model_folder
 from difffuse_hf.pipelines.calibration import Calibration, ScanRule
@@ -45,11 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = pipeline.calibration(args.preset)
     if not plan.threshold:
         raise InputError(f"{args.model} has no threshold of slices to start from; run calibrate_pipeline.py first.")
-    if not args.cases.is_dir():
-        raise InputError(f"{args.cases} is no folder; give one that holds scans with drawn lesions.")
-    cases = sorted(one for one in args.cases.iterdir() if one.is_dir() and not one.name.startswith("."))
-    if not cases:
-        raise InputError(f"{args.cases} holds no case folders; give a folder of scans with drawn lesions.")
+    cases = [case for folder in args.cases for case in cases_in(folder)]
     thresholds = plan.threshold * REACH ** np.linspace(-1, 1, STEPS)
     plans = [rule_of(plan, values) for values in args.rules]
     weights = sorted(file for file in source.rglob("*") if file.suffix in MODEL_FILES)
@@ -76,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a model folder, a Hub repository user/name, or demo")
-    parser.add_argument("--cases", type=Path, required=True, help="folder of scans with drawn lesions")
+    parser.add_argument("--cases", type=Path, nargs="+", required=True, help="folders of scans with drawn lesions")
     parser.add_argument("--output_dir", type=Path, required=True, help="where the calibrated model goes")
     parser.add_argument("--scores", type=Path, required=True, help="JSON file of what is finished")
     parser.add_argument("--preset", choices=list(PRESETS), default="fast")
@@ -86,6 +83,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
+
+
+def cases_in(folder: Path) -> list[Path]:
+    """The case folders in a folder, in order.
+
+    Raises:
+        InputError: there is no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give one that holds scans with drawn lesions.")
+    cases = sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    if not cases:
+        raise InputError(f"{folder} holds no case folders; give a folder of scans with drawn lesions.")
+    return cases
 
 
 def rule_of(plan: Calibration, values: dict) -> Calibration:
@@ -145,11 +156,11 @@ def choose(
     dice = np.stack([[dice_of_counts(scan) for scan in rule[sick]] for rule in counts])  # (rules, scans, thresholds)
     best, at = np.unravel_index(dice.mean(1).argmax(), dice.mean(1).shape)
     first = dice[0, :, dice[0].mean(0).argmax()]
-    gain = dice[best, :, at] - first
-    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else float("nan")
+    gain, error, _ = mean_and_error(dice[best, :, at] - first)
+    margin = "" if error is None else f" ± {error:.3f}"
     by = (
         f"{sick.sum()} whole scans with a lesion and {(~sick).sum()} without: mean Dice "
-        f"{dice[best, :, at].mean():.3f}, {gain.mean():+.3f} ± {error:.3f} over {in_words(plans[0])}"
+        f"{dice[best, :, at].mean():.3f}, {gain:+.3f}{margin} over {in_words(plans[0])}"
     )
     limits = {f"{share:g}": share_threshold(counts[best], thresholds, share) for share in shares}
     chosen = plans[best]

@@ -6,14 +6,15 @@ python examples/runs.py subtle smoke|evening|night OUT ANATOMIES
 python examples/runs.py anomaly smoke|evening|ranking|full OUT ANATOMIES --cases CASES
 python examples/runs.py stroke smoke|evening OUT ANATOMIES
 python examples/runs.py demo_model full OUT ANATOMIES
+python examples/runs.py flair_model smoke|evening OUT ANATOMIES
 python examples/runs.py brain_model smoke|evening|full OUT ANATOMIES
 
 `classification` is chapters 4 and 5: classifiers, saliency maps, ACAT and its competitors. `layers` is Fig. 4.3, the
 half-brain CNN with one to eight convolutions, on the data of `classification` where OUT is the same. `subtle` asks
 whether ACAT finds the small infarct, beside a floor and a ceiling, on patients drawn straight to arrays. `anomaly` is
 chapter 6: all networks, every method of Table 6.1 tuned and scored, and which to take; `stroke` is its methods on head
-CT, and the model `ct` of the package. `demo_model` is the package's model `demo`, `brain_model` one of finer slices
-that needs FLAIR alone and knows five kinds of lesion; what its evening gave is in docs/results.md.
+CT, and the model `ct` of the package. `demo_model` is the package's model `demo`, `flair_model` its model
+`flair`, and `brain_model` one of finer slices for any modalities; what its evening gave is in docs/real-scans.md.
 smoke: does everything run? its figures mean nothing. night, evening: small slices, three seeds, for two cores and so
 long. ranking: 96 x 96 pixels, each network until its validation stops improving, 225 test slices of each class, for
 a GPU. full: the thesis's sizes and epochs, for GPUs (of the demo model: two hours on two cores). ANATOMIES is a folder
@@ -31,7 +32,7 @@ from pathlib import Path
 
 from run_tables.anomaly import anomaly
 from run_tables.classification import classification, layers
-from run_tables.models import brain_model, demo_model
+from run_tables.models import brain_model, demo_model, flair_model
 from run_tables.steps import Steps
 from run_tables.stroke import stroke
 from run_tables.subtle import subtle
@@ -54,6 +55,7 @@ RUNS: dict[str, Callable[..., Steps]] = {
     "anomaly": anomaly,
     "stroke": stroke,
     "demo_model": demo_model,
+    "flair_model": flair_model,
     "brain_model": brain_model,
 }
 

@@ -174,7 +174,7 @@ def test_an_interrupt_reaches_the_steps_and_the_next_call_goes_on(tmp_path, kind
     [("classification", "smoke", 84), ("classification", "night", 282), ("classification", "full", 354),
      ("layers", "smoke", 12), ("layers", "full", 30), ("subtle", "smoke", 12), ("subtle", "evening", 32),
      ("anomaly", "smoke", 21), ("anomaly", "evening", 47), ("anomaly", "ranking", 47), ("anomaly", "full", 47),
-     ("demo_model", "full", 19),
+     ("demo_model", "full", 19), ("flair_model", "smoke", 27), ("flair_model", "evening", 27),
      ("stroke", "smoke", 10), ("stroke", "evening", 22), ("brain_model", "smoke", 21), ("brain_model", "evening", 21),
      ("brain_model", "full", 21)],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """The models that come with the package, from label maps to a calibrated folder; synthetic subjects only."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,16 +16,21 @@ DEMO_SPLITS = {  # SynthSeg's label maps, subjects and seed of each split; no an
 }
 
 
+def add_heads(steps: Steps, out: str, anatomies: str, split: str, members: str) -> str:
+    """A folder of the label maps with these numbers."""
+    heads = f"{out}/anatomies/{split}"
+    files = [f"{anatomies}/training_seg_{number}.nii.gz" for number in members.split()]
+    steps.add(f"anatomies/{split}", "mkdir", "-p", heads, to=heads)
+    return steps.add(f"anatomies/{split}/links", "ln", "-sf", files, f"{heads}/", to=heads)
+
+
 def add_brain_slices(
     steps: Steps, out: str, anatomies: str, splits: dict, layout: list[str], size: Sequence[int], mm: float
 ) -> str:
     """Synthetic MR subjects of each split on anatomies of its own, and their slices; the folder of these."""
     slices = f"{out}/slices"
     for split, (members, subjects, seed) in splits.items():
-        heads, phantom = f"{out}/anatomies/{split}", f"{out}/phantom/{split}"
-        steps.add(f"anatomies/{split}", "mkdir", "-p", heads, to=heads)
-        files = [f"{anatomies}/training_seg_{number}.nii.gz" for number in members.split()]
-        steps.add(f"anatomies/{split}/links", "ln", "-sf", files, f"{heads}/", to=heads)
+        phantom, heads = f"{out}/phantom/{split}", add_heads(steps, out, anatomies, split, members)
         steps.add(f"phantom/{split}", "difffuse", "phantom", phantom, layout, "--subjects", subjects, "--seed", seed,
                   "--anatomies", heads, to=phantom)  # fmt: skip
         steps.add(f"slices/{split}", "python", "datasets_scripts/prepare_brats2021.py", phantom, slices,
@@ -175,4 +181,84 @@ def brain_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
     rows = ["--all", methods, slices, "--method", "Dif-fuse", calibrated, slices] * len(size.scored)
     steps.add("evaluation", "python", "examples/evaluate_anomaly.py", rows, "--limit", size.rivals, "--dtype", "auto",
               "--output_dir", f"{out}/evaluation", to=f"{out}/evaluation")  # fmt: skip
+    return steps
+
+
+FLAIR_SCANS = {  # SynthSeg's label maps; number and seed of the gliomas, and of subjects of five kinds
+    "train": (DEMO_SPLITS["train"][0], {"brats2021": (70, 100), "mr": (90, 700)}),
+    "validation": (DEMO_SPLITS["validation"][0], {"brats2021": (8, 900), "mr": (10, 901)}),
+    "test": (DEMO_SPLITS["test"][0], {"brats2021": (6, 910), "mr": (10, 911)}),
+}
+
+
+@dataclass(frozen=True)
+class FlairSize:
+    """A model of FLAIR by itself: what differs between a smoke test and the one in the package."""
+
+    share: float  # of the subjects of `FLAIR_SCANS`
+    classifier: str  # flags of its training, as the next two
+    autoencoder: str
+    diffusion: str
+    calibration: int  # validation slices of a class that choose schedule, map and threshold
+    rules: Sequence[dict]  # of the slices of a scan together; the first is what the others are compared with
+    scored: Sequence[int]  # seeds of the sampling
+
+
+FLAIR = {
+    "smoke": FlairSize(0.01, TINY, TINY, TINY, calibration=4, rules=[{}], scored=[0]),
+    "evening": FlairSize(
+        share=1,
+        classifier="--max_steps 2500 --validation_steps 500 --lr_scheduler cosine",
+        autoencoder="--max_steps 800 --validation_steps 400 --lr_scheduler cosine",
+        diffusion="--max_steps 800 --warmup_steps 40 --learning_rate 4e-4 --ema_decay 0.99 --validation_steps 200 "
+        "--validation_samples 96 --checkpointing_steps 100 --intensity_augmentation 0.2",
+        calibration=48,
+        rules=[{}, {"smoothing_mm": 4, "together": True, "neighbour_probability": 0.5}],
+        scored=[0, 1, 2],
+    ),
+}
+
+
+def flair_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
+    """The model `flair` of the package: the demo model's networks cut to FLAIR and trained on; synthetic only."""
+    require_choice("SIZE", name, FLAIR)
+    steps, size, slices, scans = Steps(), FLAIR[name], f"{out}/slices", f"{out}/scans"
+    for split, (members, layouts) in FLAIR_SCANS.items():
+        heads = add_heads(steps, out, anatomies, split, members)
+        for layout, (number, seed) in layouts.items():
+            raw, to = f"{scans}/{split}/{layout}", slices if layout == "brats2021" else f"{slices}/{layout}"
+            steps.add(f"scans/{split}/{layout}", "difffuse", "phantom", raw, "--layout", layout, "--subjects",
+                      math.ceil(size.share * number), "--seed", seed, "--anatomies", heads, to=raw)  # fmt: skip
+            steps.add(f"slices/{split}/{layout}", "difffuse", "prepare", "brats2021", raw, to, "--split", split,
+                      "--modalities flair --image-size 96 96 --pixel-spacing-mm 2 --slice-margin 0".split(),
+                      "--min-foreground", 0.08, to=to)  # fmt: skip
+    start, parts = f"{out}/start", []
+    steps.add("start", "python", "examples/select_modalities.py", "demo", "flair", "--output_dir", start, to=start)
+    for part in ("classifier", "autoencoder", "diffusion"):
+        to = f"{out}/{part}"
+        steps.add(part, "launch", f"examples/train_{part}.py", "--preset", "demo", "--dataset", slices,
+                  "--initial_weights", f"{start}/{'unet' if part == 'diffusion' else part}", "--output_dir", to,
+                  getattr(size, part).split(), "--resume_from_checkpoint latest --report_to none".split(),
+                  to=to)  # fmt: skip
+        parts += [f"--{part}", to]
+    model, calibrated, shipped = f"{out}/model", f"{out}/calibrated", f"{out}/flair"
+    maps = ["--saliency_options", json.dumps({"reference": "reconstruction", "num_steps": 6, "step_size": 0.03})]
+    steps.add("model", "python", "examples/assemble_pipeline.py", "--dataset", slices, parts, "--output_dir", model,
+              "--dtype float16 --preset fast --percentile 95 --morphology_size 3 --limit 60".split(), maps,
+              "--training_data", "Synthetic subjects only: BrainPhantom over the label maps of SynthSeg.",
+              to=model)  # fmt: skip
+    grid = {"noise_level": [350], "percentile": [90, 95]}
+    steps.add("calibrated", "python", "examples/calibrate_pipeline.py", model, "--dataset", slices, "--limit",
+              size.calibration, "--scanner_spread", 0.35, "--grid", json.dumps(grid), "--output_dir", calibrated,
+              to=calibrated)  # fmt: skip
+    validation, test = (
+        [f"{scans}/{split}/{one}" for one in FLAIR_SCANS[split][1]] for split in ("validation", "test")
+    )
+    steps.add("flair", "python", "examples/calibrate_scans.py", calibrated, "--cases", validation, "--rules",
+              json.dumps(size.rules), "--scores", f"{out}/scores.json", "--false_positives", 0.01, 0.001,
+              "--output_dir", shipped, to=shipped)  # fmt: skip
+    for raw, group in zip(test, ([], ["--group_by", "kind"])):
+        to = f"{out}/found/{raw.rpartition('/')[2]}"
+        steps.add(f"found/{raw.rpartition('/')[2]}", "python", "examples/evaluate_scans.py", shipped, "--cases", raw,
+                  group, "--seeds", list(size.scored), "--output_dir", to, to=to)  # fmt: skip
     return steps
