@@ -1,7 +1,7 @@
 """Choose how a saved Dif-fuse model looks at the slices of a scan together, and its threshold, on whole scans.
 
 python examples/calibrate_scans.py out/difffuse --cases data/phantom/validation --output_dir out/calibrated \
-    --scores out/scores.json --rules '[{}, {"smoothing_mm": 4, "together": true, "neighbour_probability": 0.5}]'
+    --rules '[{}, {"smoothing_mm": 4, "together": true, "neighbour_probability": 0.5}]'
 
 `calibrate_pipeline.py` chooses a schedule and a map on slices; this goes on from there, with scans (folders with
 drawn lesions, of anatomies or patients that nothing was trained on) and exactly what `difffuse detect` does. Every
@@ -75,14 +75,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("model", help="a model folder, a Hub repository user/name, or demo")
     parser.add_argument("--cases", type=Path, nargs="+", required=True, help="folders of scans with drawn lesions")
     parser.add_argument("--output_dir", type=Path, required=True, help="where the calibrated model goes")
-    parser.add_argument("--scores", type=Path, required=True, help="JSON file of what is finished")
+    parser.add_argument("--scores", type=Path, help="JSON file of what is finished; OUTPUT_DIR.scores.json by default")
     parser.add_argument("--preset", choices=list(PRESETS), default="fast")
     parser.add_argument("--rules", type=json.loads, required=True, help="values of each rule, a JSON list of objects")
     parser.add_argument("--false_positives", type=float, nargs="*", default=[HEALTHY_SHARE], metavar="SHARE",
                         help="calibrate thresholds that so much healthy brain reaches")  # fmt: skip
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.scores = args.scores or args.output_dir.with_name(f"{args.output_dir.name}.scores.json")
+    return args
 
 
 def cases_in(folder: Path) -> list[Path]:

@@ -255,7 +255,7 @@ def flair_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
         [f"{scans}/{split}/{one}" for one in FLAIR_SCANS[split][1]] for split in ("validation", "test")
     )
     steps.add("flair", "python", "examples/calibrate_scans.py", calibrated, "--cases", validation, "--rules",
-              json.dumps(size.rules), "--scores", f"{out}/scores.json", "--false_positives", 0.01, 0.001,
+              json.dumps(size.rules), "--false_positives", 0.01, 0.001,
               "--output_dir", shipped, to=shipped)  # fmt: skip
     for raw, group in zip(test, ([], ["--group_by", "kind"])):
         to = f"{out}/found/{raw.rpartition('/')[2]}"
