@@ -33,7 +33,7 @@ from difffuse_hf.training.classifiers import (
     load_splits,
     steps,
 )
-from difffuse_hf.training.loop import push_trained
+from difffuse_hf.training.outputs import push_trained
 
 DEMO = {
     "channels": [16, 32, 64, 128],

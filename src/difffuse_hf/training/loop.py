@@ -8,41 +8,35 @@ with (seed, n, p). A run that was stopped anywhere therefore continues bit by bi
 
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from diffusers.training_utils import EMAModel
-from PIL import Image
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..errors import InputError
-from ..io.files import own_folder, write_into, write_whole
-from ..io.hub import HUB_ERRORS, push_folder, refuse_public
-from .arguments import TrainingArguments, learning_rate_factor, make_optimizer, mixed_precision_of
+from ..io.files import own_folder, write_whole
+from .arguments import TrainingArguments, learning_rate_factor, make_optimizer
 from .batch_norm import restore_batch_norm, synchronise_batch_norm
+from .batches import Batch, read_passes, require_rows, step_batches, to_device, validation_batches
 from .checkpoints import load_checkpoint, load_initial_weights, save_checkpoint
+from .outputs import prepare_output, push_trained, refuse_public_early, saver_of, show_pictures
+from .processes import make_accelerator
 from .run_log import DURATION, RunLog
-from .sampler import StepBatches, step_generator
-from .signals import ignore_interrupts, signals_noted
+from .sampler import step_generator
+from .signals import signals_noted
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 MANY_ROWS = 16  # that a sentence lists at most
 
-Batch: TypeAlias = dict[str, torch.Tensor]
 Loss: TypeAlias = Callable[[Any, Batch, torch.Generator], torch.Tensor]
 Validation: TypeAlias = Callable[[Any, Iterator[Batch]], Mapping[str, "float | torch.Tensor"]]
 
@@ -105,15 +99,19 @@ class Trainer:
     ):
         self.push = push
         self.args, self.compute_loss, self.columns = args, compute_loss, list(columns)
-        self.save = _save_pretrained(model, args.output_dir) if save is None else save
+        self.save = saver_of(model, args.output_dir) if save is None else save
         self.validation = None
         if validate is not None and validation_dataset is not None and len(validation_dataset):
             self.validation = validate, validation_dataset
-        self._check_data(dataset)
-        _prepare_output(args.output_dir)
-        _refuse_public_early(args)
+        require_rows(dataset, self.validation and self.validation[1], columns, args.dataset)
+        if args.patience and not (self.validation and args.validation_steps):
+            raise InputError(
+                "`--patience` needs a validation split with slices in it and `--validation_steps` above 0."
+            )
+        prepare_output(args.output_dir)
+        refuse_public_early(args)
 
-        self.accelerator = _make_accelerator(args, find_unused_parameters)
+        self.accelerator = make_accelerator(args, find_unused_parameters)
         if args.initial_weights:
             load_initial_weights(model, args.initial_weights)
         model.to(self.accelerator.device)
@@ -136,7 +134,8 @@ class Trainer:
         if args.report_to != "none" and self.accelerator.is_main_process:
             settings = {n: v if isinstance(v, (int, float)) else str(v) for n, v in asdict(args).items()}
             self.accelerator.init_trackers("difffuse_hf", config=settings)
-        self.passes = self._read_passes(dataset)
+        self.batches = step_batches(args, len(dataset), self.progress.step, self.accelerator)
+        self.passes = read_passes(dataset, columns, self.batches, args.num_workers, self.accelerator.device)
         self.since = time.perf_counter()  # up to which `progress.seconds` has counted
 
     def fit(self) -> dict[str, float]:
@@ -166,7 +165,7 @@ class Trainer:
             group["lr"] = args.learning_rate * learning_rate_factor(step, args)
         for _ in range(args.gradient_accumulation_steps):
             positions, columns = self._next_pass()
-            batch = self._to_device(columns | {"position": torch.tensor(positions)})
+            batch = to_device(columns | {"position": torch.tensor(positions)}, accelerator.device)
             with accelerator.accumulate(self.model):
                 loss = self.compute_loss(self.model, batch, generator)
                 self._check_loss(loss, positions)
@@ -203,14 +202,14 @@ class Trainer:
             return
         step, progress, (validate, dataset) = self.progress.step, self.progress, self.validation
         with self.kept_weights() as model:
-            measured = validate(model, self._validation_batches(dataset))
+            measured = validate(model, validation_batches(dataset, self.columns, self.args, self.accelerator.device))
         pictures = {name: value for name, value in measured.items() if isinstance(value, torch.Tensor)}
         metrics = progress.metrics = {
             name: float(value) for name, value in measured.items() if not isinstance(value, torch.Tensor)
         }
         self.accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=step)
         if self.run_log is not None:
-            _show(pictures, step, self.args.output_dir, self.accelerator.trackers)
+            show_pictures(pictures, step, self.args.output_dir, self.accelerator.trackers)
             self.run_log.append(step, validation=metrics)
         if metrics["loss"] < progress.best_loss:
             progress.best_loss, progress.validations_without_improvement = metrics["loss"], 0
@@ -357,149 +356,8 @@ class Trainer:
         """Each value's mean over the processes."""
         return cast(torch.Tensor, self.accelerator.reduce(torch.stack(values), "mean"))
 
-    def _read_passes(self, dataset: "Dataset") -> Iterator[tuple[range, Batch]]:
-        """Positions and columns of the batch of each forward pass that is left."""
-        args, passes = self.args, self.args.gradient_accumulation_steps
-        self.batches = batches = StepBatches(
-            len(dataset),
-            args.batch_size,
-            args.seed,
-            first=self.progress.step * passes,
-            last=args.max_steps * passes,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
-        loader = DataLoader(
-            cast(Any, dataset.with_format("torch", columns=self.columns)),
-            sampler=batches,
-            batch_size=None,  # the sampler's indices already are batches
-            num_workers=args.num_workers,
-            worker_init_fn=ignore_interrupts,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
-        # `iter` here and not in the first step: it draws from torch's global generator, which a step seeds for itself
-        return zip(map(batches.positions, range(batches.first, batches.last)), iter(loader))
-
-    def _validation_batches(self, dataset: "Dataset") -> Iterator[Batch]:
-        count = min(self.args.validation_samples, len(dataset))
-        chosen = np.linspace(0, len(dataset) - 1, count).astype(int)
-        slices = dataset.select(chosen).with_format("torch", columns=self.columns)
-        for start in range(0, count, self.args.batch_size):
-            yield self._to_device(slices[start : start + self.args.batch_size])
-
-    def _to_device(self, batch: Mapping[str, Any]) -> Batch:
-        for name, value in batch.items():
-            if not isinstance(value, torch.Tensor):
-                raise InputError(
-                    f"The entries of the column '{name}' are no numbers of one shape, so they make no batch; "
-                    "bring all slices or scans to one size, or train with --batch_size 1."
-                )
-        moved = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
-        for name in {"image", "pixel_values"} & moved.keys():
-            if moved[name].ndim == 4:
-                moved[name] = moved[name].contiguous(memory_format=torch.channels_last)  # the faster one to convolve
-        return moved
-
     @contextmanager
     def _progress_bar(self) -> Iterator[None]:
         first, hidden = self.progress.step, not self.accelerator.is_main_process
         with tqdm(initial=first, total=self.args.max_steps, unit="step", disable=hidden, desc="train") as self.bar:
             yield
-
-    def _check_data(self, dataset: "Dataset") -> None:
-        name = self.args.dataset
-        if len(dataset) == 0:
-            raise InputError(f"{name} has no slices to train on in its training split.")
-        _require_columns(dataset, self.columns, name)
-        if self.validation is not None:
-            _require_columns(self.validation[1], self.columns, f"The validation split of {name}")
-        if self.args.patience and (self.validation is None or not self.args.validation_steps):
-            raise InputError(
-                "`--patience` needs a validation split with slices in it and `--validation_steps` above 0."
-            )
-
-
-def push_trained(args: TrainingArguments) -> None:
-    """Push the trained model in `args.output_dir`, without the checkpoints and logs beside it, to where `args` say."""
-    if args.push_to_hub is not None:
-        push_folder(
-            args.output_dir,
-            args.push_to_hub,
-            public=args.public,
-            allow_patterns=["*.safetensors", "*.json", "*.md"],
-            ignore_patterns=["checkpoint-*/*", "logs/*", DURATION],
-            commit_message="Trained with difffuse_hf",
-        )
-
-
-def _refuse_public_early(args: TrainingArguments) -> None:
-    """Say before hours of training what the push would say after them; where the Hub is out of reach, it is left."""
-    if args.push_to_hub is None or args.public or "/" not in args.push_to_hub or int(os.environ.get("RANK", 0)):
-        return
-    try:
-        refuse_public(args.push_to_hub)
-    except HUB_ERRORS:
-        pass
-
-
-def _make_accelerator(args: TrainingArguments, find_unused_parameters: bool) -> Accelerator:
-    """Accelerate's device and processes; its trackers are not started yet."""
-    accelerator = Accelerator(
-        cpu=args.cpu,
-        mixed_precision=mixed_precision_of(args),
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=None if args.report_to == "none" else args.report_to,
-        project_config=ProjectConfiguration(args.output_dir, os.path.join(args.output_dir, "logs")),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
-    )
-    alone = accelerator.num_processes == 1
-    if alone and "WORLD_SIZE" not in os.environ and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= set(os.environ):
-        raise InputError(  # the launcher sets the port for several processes only, and then starts one
-            "`accelerate launch` was told of several processes but has started one, as it does without several GPUs; "
-            "leave out its --num_processes, or start them on the CPU with `torchrun --nproc_per_node 2 SCRIPT ... "
-            "--cpu`."
-        )
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if started > 1 and alone:  # accelerate looks for GPUs only, unless told
-        raise InputError(
-            f"{started} processes were started, but without a GPU each of them would train a model of its own; "
-            "add --cpu to let them train one on the CPU."
-        )
-    return accelerator
-
-
-def _save_pretrained(model: Any, output_dir: str) -> Callable[[Any], object] | None:
-    return (lambda kept: write_into(output_dir, kept.save_pretrained)) if hasattr(model, "save_pretrained") else None
-
-
-def _require_columns(dataset: "Dataset", columns: Sequence[str], name: str) -> None:
-    missing = [column for column in columns if column not in dataset.column_names]
-    if missing:
-        raise InputError(
-            f"{name} has no column {' and no column '.join(missing)}, which this training needs; "
-            f"it has {', '.join(dataset.column_names)}."
-        )
-
-
-def _prepare_output(output_dir: str) -> None:
-    try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        probe = Path(output_dir) / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write to {output_dir}: {error.strerror}; choose another --output_dir.") from None
-
-
-def _show(pictures: Mapping[str, torch.Tensor], step: int, output_dir: str, trackers: list) -> None:
-    """Pictures (H, W) in [0, 1] as files in `output_dir` and in the trackers that take images."""
-    for name, picture in pictures.items():
-        grey = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
-        folder = Path(output_dir, "pictures")
-        folder.mkdir(exist_ok=True)
-        image = Image.fromarray(grey)
-        write_whole(folder / f"{name}-{step:06d}.png", partial(image.save, format="PNG"))
-        for tracker in trackers:
-            if tracker.name in ("tensorboard", "wandb"):
-                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({f"validation/{name}": grey[None, ..., None]}, step=step, **layout)
