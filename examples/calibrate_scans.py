@@ -158,12 +158,12 @@ def choose(
     dice = np.stack([[dice_of_counts(scan) for scan in rule[sick]] for rule in counts])  # (rules, scans, thresholds)
     best, at = np.unravel_index(dice.mean(1).argmax(), dice.mean(1).shape)
     first = dice[0, :, dice[0].mean(0).argmax()]
-    gain, error, _ = mean_and_error(dice[best, :, at] - first)
-    margin = "" if error is None else f" ± {error:.3f}"
     by = (
-        f"{sick.sum()} whole scans with a lesion and {(~sick).sum()} without: mean Dice "
-        f"{dice[best, :, at].mean():.3f}, {gain:+.3f}{margin} over {in_words(plans[0])}"
+        f"{sick.sum()} whole scans with a lesion and {(~sick).sum()} without: mean Dice {dice[best, :, at].mean():.3f}"
     )
+    if len(plans) > 1:
+        gain, error, _ = mean_and_error(dice[best, :, at] - first)
+        by += f", {gain:+.3f}{'' if error is None else f' ± {error:.3f}'} over {in_words(plans[0])}"
     limits = {f"{share:g}": share_threshold(counts[best], thresholds, share) for share in shares}
     chosen = plans[best]
     return replace(

@@ -213,7 +213,7 @@ FLAIR = {
         diffusion="--max_steps 800 --warmup_steps 40 --learning_rate 4e-4 --ema_decay 0.99 --validation_steps 200 "
         "--validation_samples 96 --checkpointing_steps 100 --intensity_augmentation 0.2",
         calibration=48,
-        rules=[{}, {"smoothing_mm": 4, "together": True, "neighbour_probability": 0.5}],
+        rules=[{"smoothing_mm": 4, "together": True, "neighbour_probability": 0.5}],  # as was chosen for `demo`
         scored=[0, 1, 2],
     ),
 }

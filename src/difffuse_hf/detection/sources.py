@@ -21,6 +21,7 @@ import numpy as np
 from ..data.slice_settings import CHEST
 from ..errors import InputError, first_line
 from ..io.case import Case, looks_like, read_case
+from ..io.hub import EMBEDDED, embedded_folder
 from ..io.layouts import REFERENCE, Source, case_name, find_case, volumes_of
 from ..io.volume_file import ENDINGS, VolumeFile, read_volume_file, volume_files
 from ..models.processing_difffuse import DifFuseProcessor
@@ -147,18 +148,38 @@ def told_of_another_kind(source: Source, processor: DifFuseProcessor) -> Iterato
     """Where volumes cannot be used in here, and look like MR to a model of CT or the reverse, that is what is said."""
     try:
         yield
-    except InputError:
+    except InputError as error:
         takes = "MR" if processor.window_hu is None else "CT"
         volume = _first_volume(source)
         kind = None if volume is None else looks_like(volume.voxels)
         if volume is None or kind in (None, takes):
-            raise
+            raise InputError(f"{error}{does_with_less(source, processor)}") from error
         low, high = volume.voxels.min(), volume.voxels.max()
         remedy = " (CT is taken in Hounsfield units, with bone and air)" if takes == "CT" else ""
         raise InputError(
             f"{volume.file} looks like {kind}: its values go from {low:g} to {high:g}; the model takes "
             f"{processor.recipe.kind} ({', '.join(processor.modalities)}), so choose a model of {kind}{remedy}."
         ) from None
+
+
+def does_with_less(source: Source, processor: DifFuseProcessor) -> str:
+    """Of a case that lacks modalities, the end of a sentence: a model of the package that does without them."""
+    if _can_be_found(source, processor):
+        return ""
+    for name in EMBEDDED:
+        other = DifFuseProcessor.from_pretrained(embedded_folder(name), subfolder="processor")
+        if set(other.modalities) < set(processor.modalities) and _can_be_found(source, other):
+            return f" A model of the package needs {', '.join(other.modalities)} alone: --model {name}."
+    return ""
+
+
+def _can_be_found(source: Source, processor: DifFuseProcessor) -> bool:
+    """Whether the files that a model takes are there."""
+    try:
+        find_case(source, processor.modalities, processor.optional_modalities)
+    except InputError:
+        return False
+    return True
 
 
 def _first_volume(source: Source) -> VolumeFile | None:
