@@ -208,8 +208,8 @@ FLAIR = {
     "smoke": FlairSize(0.01, TINY, TINY, TINY, calibration=4, rules=[{}], scored=[0]),
     "evening": FlairSize(
         share=1,
-        classifier="--max_steps 2500 --validation_steps 500 --lr_scheduler cosine",
-        autoencoder="--max_steps 800 --validation_steps 400 --lr_scheduler cosine",
+        classifier="--max_steps 1600 --validation_steps 400 --lr_scheduler cosine",
+        autoencoder="--max_steps 700 --validation_steps 350 --lr_scheduler cosine",
         diffusion="--max_steps 800 --warmup_steps 40 --learning_rate 4e-4 --ema_decay 0.99 --validation_steps 200 "
         "--validation_samples 96 --checkpointing_steps 100 --intensity_augmentation 0.2",
         calibration=48,
