@@ -115,10 +115,11 @@ class Server:
     def files(self) -> dict[str, int]:
         """Sizes of all that visitors brought, or that was made of it."""
         found = {}
-        for path in (path for part in ("served", "work") for path in (self.root / part).rglob("*")):
-            with suppress(FileNotFoundError):  # it may go meanwhile
-                if path.is_file():
-                    found[str(path.relative_to(self.root))] = path.stat().st_size
+        for part in ("served", "work"):
+            for folder, _, names in os.walk(self.root / part):  # which outlives folders that go meanwhile
+                for path in (Path(folder, name) for name in names):
+                    with suppress(FileNotFoundError):
+                        found[str(path.relative_to(self.root))] = path.stat().st_size
         return found
 
 
@@ -250,7 +251,9 @@ class Queue:
 def spy(stranger: Visitor, tried: set[str]) -> int:
     """Ask for all files and folders of the other sessions, as an address and as an upload of one's own; those had."""
     root, had = stranger.server.root, 0
-    there = {str(path) for path in [root, root / "served", root / "work", *(root / "work").rglob("*")]}
+    there = {str(root), str(root / "served")}
+    for folder, _, names in os.walk(root / "work"):
+        there |= {folder, *(os.path.join(folder, name) for name in names)}
     for path in sorted(there - tried)[:20]:
         had += stranger.ask("GET", f"file={path}").status_code == 200
         had += stranger.take([path]) == "good"
