@@ -21,6 +21,7 @@ class Command:
 
     def __init__(self, root: Path):
         self.root, self.reference = root, root / "reference" / "output"
+        self.counts: dict[str, int] = {}  # what else there is to tell of the kills
 
     def run(self, output: Path) -> None:
         raise NotImplementedError
@@ -72,6 +73,76 @@ class Preprocess(Command):
             "doubled": str(len(records) - len(set(records))),
             "thumbnails": str(len(list((output / "thumbnails").iterdir()))),
         }
+
+
+class PreprocessHeads(Command):
+    """Two series of a synthetic head that are registered and kept, and one that does not fit the template."""
+
+    def __init__(self, root: Path):
+        super().__init__(root)
+        self.registering, self.counts = root / "registering", {"amid_registration": 0}
+        from dicom_files import write_series
+        from synthetic_head import SPACING, turn, turned_head
+
+        for number, rotation in enumerate((turn("y", 4), turn("y", -6), turn("y", 180))):
+            uid = f"1.2.826.0.2.{number + 1}"
+            write_series(
+                root / "dicom" / f"{number}", turned_head(rotation)[0].hounsfield, SPACING, StudyInstanceUID=uid,
+                SeriesInstanceUID=f"{uid}.1", FrameOfReferenceUID=f"{uid}.2", PatientID=f"P{number}",
+                SOPInstanceUID=lambda i, uid=uid: f"{uid}.3.{i + 1}",
+            )  # fmt: skip
+
+    def run(self, output: Path) -> None:
+        from difffuse_hf.preprocessing import steps
+        from difffuse_hf.preprocessing.ct import preprocess_ct
+
+        register = steps.register
+
+        def noted(*arguments):
+            self.registering.touch()
+            registration = register(*arguments)
+            self.registering.unlink()
+            return registration
+
+        steps.register = noted  # in this process, which ends with the run
+        config = steps.CTPreprocessConfig(image_size=(100, 80), num_slices=5)
+        preprocess_ct(self.root / "dicom", output, config, progress=False)
+
+    def whole(self, output: Path) -> None:
+        """Each scan can be read to its end, and each series that is recorded as kept has one."""
+        self.counts["amid_registration"] += self.registering.exists()
+        self.registering.unlink(missing_ok=True)
+        for scan in output.glob("scans/[!.]*"):
+            voxels_of(scan)
+        for row in map(json.loads, self.finished(output)):
+            assert row["decision"] != "keep" or (output / row["file"]).exists(), f"{row['file']} is missing"
+
+    def finished(self, output: Path) -> set[str]:
+        """The lines of the log; the last one may be cut off."""
+        records = output / "records.jsonl"
+        return (
+            {line for line in records.read_text().splitlines(True) if line[-1] == "\n"} if records.exists() else set()
+        )
+
+    def result(self, output: Path) -> dict[str, str]:
+        """Decisions, measures of the registrations and voxels, whatever the salt named the scans."""
+        import pandas
+
+        manifest = pandas.read_csv(output / "manifest.csv")
+        told = manifest[["decision", "reason", "nmi", "dice", "rotation_deg", "to_mni_mm", "to_patient_mm"]]
+        scans = sorted(hashlib.sha256(voxels_of(scan).tobytes()).hexdigest() for scan in output.glob("scans/*"))
+        return {
+            "rows": str(sorted(told.to_csv(index=False).splitlines())),
+            "records": str(len(self.finished(output))),
+            "scans": str(scans),
+            "thumbnails": str(len(list(output.glob("thumbnails/*")))),
+        }
+
+
+def voxels_of(file: Path) -> np.ndarray:
+    import nibabel
+
+    return np.asarray(nibabel.load(file).dataobj)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Prepare(Command):
@@ -127,20 +198,15 @@ class Phantom(Command):
         list(BrainPhantom("brats2021", seed=3).write(output, 3))
 
     def whole(self, output: Path) -> None:
-        import nibabel
-
         for case in output.glob("BraTS*") if output.exists() else ():
             for file in case.iterdir():
-                np.asarray(nibabel.load(file).dataobj)  # pyright: ignore[reportAttributeAccessIssue]
+                voxels_of(file)
             assert len(list(case.iterdir())) == 5, f"{case.name} is incomplete"
 
     def result(self, output: Path) -> dict[str, str]:
-        import nibabel
-
         found = {"table": (output / "subjects.csv").read_text()}
         for file in sorted(output.glob("BraTS*/*")):
-            voxels = np.asarray(nibabel.load(file).dataobj)  # pyright: ignore[reportAttributeAccessIssue]
-            found[file.name] = hashlib.sha256(voxels.tobytes()).hexdigest()
+            found[file.name] = hashlib.sha256(voxels_of(file).tobytes()).hexdigest()
         return found
 
 
@@ -372,6 +438,7 @@ def training(name: str) -> type[Command]:
 ON_SLICES = ("classifier", "autoencoder", "diffusion", "denoising_ae", "noisy_classifier")
 COMMANDS: dict[str, type[Command]] = {
     "preprocess": Preprocess,
+    "preprocess_heads": PreprocessHeads,
     "prepare": Prepare,
     "phantom": Phantom,
     "detect": Detect,

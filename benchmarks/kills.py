@@ -24,7 +24,7 @@ from kill_commands import COMMANDS, Command
 from tqdm import tqdm
 
 MODULES = (
-    *("pandas", "nibabel", "dicom_files", "tiny_scans", "tiny_trainings", "difffuse_hf.models.auto"),
+    *("pandas", "nibabel", "dicom_files", "synthetic_head", "tiny_scans", "tiny_trainings", "difffuse_hf.models.auto"),
     *("difffuse_hf.preprocessing.ct", "difffuse_hf.preprocessing.steps", "difffuse_hf.data.prepare"),
     *("difffuse_hf.data.brats2021", "difffuse_hf.phantoms.brain_phantom", "difffuse_hf.phantoms.brats2021"),
     *("difffuse_hf.detection.cohort", "difffuse_hf.reporting.report", "difffuse_hf.training.classifiers"),
@@ -79,7 +79,8 @@ def torture(name: str, kills: int, rng: np.random.Generator, root: Path) -> dict
             finished = set()
     in_a_process(lambda: command.run(output))
     check(command, output, expected, faults)
-    return {"kills": landed, "runs": started + 1, "seconds_uninterrupted": round(whole_seconds, 1), "faults": faults}
+    told = {"kills": landed, **command.counts, "runs": started + 1, "seconds_uninterrupted": round(whole_seconds, 1)}
+    return {**told, "faults": faults}
 
 
 def check(command: Command, output: Path, expected: dict[str, str], faults: list[str]) -> None:

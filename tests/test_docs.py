@@ -157,3 +157,14 @@ def test_the_reference_has_every_public_name():
     page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
     named = re.findall(r"^::: difffuse_hf\.(\w+)$", page, flags=re.MULTILINE)
     assert sorted(named) == sorted(set(difffuse_hf.__all__) - {"__version__"})
+
+
+@pytest.mark.parametrize("document", documents(), ids=name_of)
+def test_tests_that_the_documents_name_exist(document):
+    """`test_file.py` and `test_file.py::test_name`."""
+    missing = []
+    for file, name in re.findall(r"\b(test_\w+\.py)(?:::(\w+))?", document.read_text(encoding="utf-8")):
+        path = REPOSITORY / "tests" / file
+        if not path.exists() or (name and not re.search(rf"^def {name}\(", path.read_text(encoding="utf-8"), re.M)):
+            missing.append(f"{file}::{name}")
+    assert missing == []

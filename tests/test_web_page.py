@@ -1,6 +1,8 @@
 """The page's server, asked over the loopback as a browser asks it, by gradio's own client."""
 
 import shutil
+import socket
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -11,8 +13,13 @@ from tiny_scans import everything_in, write_case
 
 gradio = pytest.importorskip("gradio", reason="the page needs gradio: pip install 'difffuse_hf[app]'")
 
+pytest.importorskip("pydicom", reason="hostile scans need the extra `preprocess`")
+
 import httpx  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import page_load  # noqa: E402
 
 from difffuse_hf.app.job import Detector  # noqa: E402
 from difffuse_hf.app.server import folders_of_server, serving  # noqa: E402
@@ -131,6 +138,42 @@ def test_an_upload_over_the_limit_is_refused(server):
     assert answer.status_code == 413 and "maximum allowed size" in answer.text
     left = [file for file in server[2].rglob("*") if file.is_file() and file.stat().st_size > 100_000]
     assert [file.name for file in left if file.name != "niivue.js"] == []
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_and_is_no_error(server, caplog):
+    address = urlsplit(server[0].local_url)
+    part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="half.nii"\r\n\r\n' + b"x" * 300_000
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+
+    def came():
+        return [file for file in (server[2] / "served").glob("tmp*") if file.stat().st_size]
+
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(head + b"Content-Length: 600000\r\n\r\n" + part)
+        assert wait_until(came)
+    assert wait_until(lambda: not came())
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("kind", ["aborted", "oversized", "text", "gzip bomb"])
+def test_visitors_of_the_load_test_end_as_it_expects(server, kind):
+    here = page_load.Server(server[0].local_url, server[2], page_load.psutil.Process(), Path())
+    files, outcome = page_load.KINDS[kind]
+    visitor, stranger = page_load.Visitor(here, 1, kind), page_load.Visitor(here, 2, "stranger")
+    assert visitor.visit(files(1, MOST_MB), page_load.Queue()) == outcome and visitor.errors == []
+    tried = set()
+    assert page_load.spy(stranger, tried) == 0 and len(tried) >= 3
+    visitor.client.close()
+    stranger.client.close()
+
+
+def test_the_load_test_names_each_promise_that_does_not_hold():
+    held = {"foreign_tries": 9, "foreign_reads": 0, "asked": [1, 0], "served": [1, 0], "memory_peak_mb": 99}
+    held |= dict.fromkeys(("unexpected", "server_errors", "names_in_log", "left", "left_at_the_end"), [])
+    assert page_load.broken(held, 100) == []
+    for change in (*({name: [1]} for name, value in held.items() if value == []), {"foreign_reads": 1},
+                   {"foreign_tries": 0}, {"served": [0, 1]}, {"memory_peak_mb": 100}):  # fmt: skip
+        assert len(page_load.broken(held | change, 100)) == 1, change
 
 
 def test_one_job_at_a_time_and_the_next_one_waits_until_it_is_cancelled(server, visit, files, monkeypatch):

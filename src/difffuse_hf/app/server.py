@@ -111,7 +111,10 @@ def serving(
 
 
 class OwnFilesOnly:
-    """Refuses what gradio would fetch from elsewhere for a visitor: `/file=https://...` and `/proxy=...`."""
+    """Refuses what gradio would fetch from elsewhere for a visitor: `/file=https://...` and `/proxy=...`.
+
+    An upload that breaks off is told to gradio as one that is malformed: only of those does it delete what had come.
+    """
 
     def __init__(self, app: Any):
         self.app = app
@@ -120,8 +123,26 @@ class OwnFilesOnly:
         if scope["type"] == "http" and re.search(r"/(file=\w+:|proxy=)", scope["path"]):
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"This server has its own files only."})
+        elif scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith("/upload"):
+            await self.app(scope, _until_it_breaks_off(receive), send)
         else:
             await self.app(scope, receive, send)
+
+
+def _until_it_breaks_off(receive: Any) -> Any:
+    from starlette.formparsers import MultiPartException
+
+    complete = False
+
+    async def received() -> Any:
+        nonlocal complete
+        message = await receive()
+        if message["type"] == "http.disconnect" and not complete:
+            raise MultiPartException("The upload broke off.")
+        complete = complete or not message.get("more_body", False)
+        return message
+
+    return received
 
 
 def _sweep(sessions: Sessions, stop: threading.Event) -> None:
