@@ -35,8 +35,6 @@ from difffuse_hf.phantoms.brain_phantom import EXAMPLE_SEED, draw_example
 from difffuse_hf.reporting.charts import COLOURS, MARKERS, new_figure
 from difffuse_hf.reporting.figures import (
     ANOMALY_COLOURS,
-    DETECTED,
-    MASK,
     REFERENCE,
     SALIENCY_COLOURS,
     crop_to_foreground,
@@ -44,7 +42,7 @@ from difffuse_hf.reporting.figures import (
     grey_window,
     overview_figure,
 )
-from difffuse_hf.reporting.shown_slices import colour_bars, select_slices, tiles_of, write_overview
+from difffuse_hf.reporting.shown_slices import select_slices, write_overview
 from difffuse_hf.saliency.methods import METHODS, saliency_method
 
 DOCS = Path(__file__).parent
@@ -189,31 +187,6 @@ def denoising(path: Path, work: Path) -> None:
     overview_figure(list(zip(names, rows)), [f"t = {level}" for level in levels], title, [], {}, path)
 
 
-def failures(path: Path, work: Path) -> None:
-    """Safe use: an old infarct that is missed, the same with every slice repainted, and the healthy twin likewise."""
-    demo, phantom = load_pipeline("demo"), BrainPhantom("mr", seed=901)
-    case = read_case(next(phantom.write(work, 1, start=2)), demo.processor.modalities)
-    healthy = phantom.subject(2, lesion=False).volumes
-    twin = replace(case, volumes=np.stack([healthy[name] for name in case.files]).astype(np.float32), reference=None)
-    found = {
-        "as detect does": detect_volume(demo, case, progress=False),
-        "every slice repainted": detect_volume(demo, case, progress=False, all_slices=True),
-        "its healthy twin,\nevery slice repainted": detect_volume(demo, twin, progress=False, all_slices=True),
-    }
-    shown = {name: select_slices(result, len(result.slices.indices)) for name, result in found.items()}
-    chosen = max(shown["as detect does"], key=lambda one: one.reference.sum()).index
-    slices = {name: next(one for one in ones if one.index == chosen) for name, ones in shown.items()}
-    limit = max(one.limit for one in slices.values())
-    slices = {name: replace(one, limit=limit) for name, one in slices.items()}
-    rows = [(f"{name}\nlesion probability {one.probability:.2f}", [tile for _, tile in tiles_of(one)])
-            for name, one in slices.items()]  # fmt: skip
-    columns = [heading for heading, _ in tiles_of(slices["every slice repainted"])]
-    lines = {"repainted": MASK, "detected": DETECTED, "reference": REFERENCE}
-    volume_ml = case.voxel_ml * np.count_nonzero(case.reference)
-    title = f"A synthetic subject with an infarct of {volume_ml:.0f} ml, slice {chosen}"
-    overview_figure(rows, columns, title, colour_bars(list(slices.values())[1:]), lines, path)
-
-
 def input_forms(path: Path, work: Path) -> None:
     """Forms of input: a coronal section of one head as it lies in the files, and of the slices that the model gets."""
     sys.path.insert(0, str(DOCS.parent / "tests"))
@@ -319,7 +292,6 @@ FIGURES = {
     "saliency.jpg": saliency,
     "competitors.jpg": competitors,
     "denoising.jpg": denoising,
-    "failures.jpg": failures,
     "input-forms.jpg": input_forms,
     "cost.png": cost,
     "methods.png": choosing,
