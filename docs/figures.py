@@ -6,15 +6,19 @@ python docs/figures.py --only phantoms --output out/figures
 
 import argparse
 import io
+import json
+import re
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
+import nibabel
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from difffuse_hf import (
     BrainPhantom,
@@ -26,7 +30,9 @@ from difffuse_hf import (
     preprocess_ct,
     read_case,
 )
+from difffuse_hf.detection.sources import read_source
 from difffuse_hf.phantoms.brain_phantom import EXAMPLE_SEED, draw_example
+from difffuse_hf.reporting.charts import COLOURS, MARKERS, new_figure
 from difffuse_hf.reporting.figures import (
     ANOMALY_COLOURS,
     REFERENCE,
@@ -39,6 +45,7 @@ from difffuse_hf.reporting.figures import (
 from difffuse_hf.reporting.shown_slices import select_slices, write_overview
 from difffuse_hf.saliency.methods import METHODS, saliency_method
 
+DOCS = Path(__file__).parent
 PICTURES = {"brats2021": "flair", "mr": "flair", "wmh": "FLAIR"}  # layout: the modality that is shown
 QUALITY = 85  # of JPEG
 
@@ -158,12 +165,136 @@ def competitors(path: Path, work: Path) -> None:
     overview_figure(rows, columns, "A synthetic slice, each method once", [], lines, path)
 
 
+def denoising(path: Path, work: Path) -> None:
+    """Training: a healthy slice under more and more noise, and the slice that the U-Net takes it for in one call."""
+    demo = load_pipeline("demo")
+    case = BrainPhantom(seed=EXAMPLE_SEED).subject(0, lesion=False)
+    volumes = np.stack([case.volumes[name] for name in demo.processor.modalities]).astype(np.float32)
+    slices, _ = demo.processor.preprocess_volume(volumes, case.affine)
+    clean = slices[(slices[:, 0] > 0).sum((1, 2)).argmax()][None] * 2 - 1
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    window = crop_to_foreground(slices.numpy())
+    levels, rows = (50, 150, 300, 500), [[], []]
+    for level in levels:
+        noised = demo.scheduler.diffuse(clean, 0, level, noise)
+        with torch.no_grad():
+            original = demo.scheduler.predict_original(demo.unet(noised, level - 1).sample, level, noised)
+        for row, image in zip(rows, (noised, original)):
+            tile = image[0, 0].numpy()[window] / 2 + 0.5
+            row.append({"image": tile, "white": grey_window(tile)})
+    names = ("x_t: noised", "x̂_0: from the predicted noise")
+    title = "A healthy synthetic slice (FLAIR), and the demo model's U-Net"
+    overview_figure(list(zip(names, rows)), [f"t = {level}" for level in levels], title, [], {}, path)
+
+
+def input_forms(path: Path, work: Path) -> None:
+    """Forms of input: a coronal section of one head as it lies in the files, and of the slices that the model gets."""
+    sys.path.insert(0, str(DOCS.parent / "tests"))
+    from input_forms import CONDITIONS, FORMS, conditions  # the heads and the files of the page's table
+
+    heads, forms = conditions(), {form.name: form for form in FORMS}
+    columns = {
+        "as it should be": ("folder, BraTS 2018-2021 names", CONDITIONS[0]),
+        "T2 on another grid": ("folder, BraTS 2018-2021 names", CONDITIONS[2]),
+        "with its skull": ("folder, BraTS 2018-2021 names", CONDITIONS[3]),
+        "slices of 6 mm": ("thick slices", CONDITIONS[0]),
+        "head CT": ("CT: NIfTI in Hounsfield units", CONDITIONS[0]),
+    }
+    figure = Figure(figsize=(1.75 * len(columns), 3.9), dpi=130, layout="constrained", facecolor="white")
+    for axes, (title, (name, condition)) in zip(figure.subplots(2, len(columns)).T, columns.items()):
+        form = forms[name]
+        source = form.write(heads[condition], work / title / "P")
+        (file,) = [source] if source.is_file() else source.glob("*_t2.nii.gz")
+        volume = nibabel.as_closest_canonical(nibabel.load(file))
+        step, section = volume.header.get_zooms(), np.asarray(volume.dataobj)[::-1, volume.shape[1] // 2].T[::-1]
+        draw(axes[0], section, grey_window(section))
+        case, _ = read_source(source, form.processor)
+        slices, _ = form.processor.preprocess_volume(case.volumes, case.affine)
+        section = slices[:, -1, slices.shape[2] // 2].numpy()[::-1]
+        draw(axes[1], section, grey_window(section))
+        axes[0].set_title(title, fontsize=9)
+        axes[0].set_aspect(step[2] / step[0])
+        axes[1].set_aspect(np.linalg.norm(case.affine[:3, 2]) / form.processor.pixel_spacing_mm)
+    for height, words in ((0.7, "in the file"), (0.25, "for the model")):
+        figure.text(0.005, height, words, rotation=90, va="center", fontsize=9)
+    figure.get_layout_engine().set(rect=(0.025, 0, 0.975, 1))
+    figure.savefig(path)
+
+
+def table(page: str, column: str) -> dict[str, dict[str, list[tuple[float, float | None]]]]:
+    """The numbers of the table that has this column, from a page of docs/: {row: {column: [(mean, error or None)]}}.
+
+    A cell holds one number, with its standard error or without, or several with slashes between them.
+    """
+    lines = [[cell.replace("*", "").strip() for cell in line.strip().strip("|").split("|")]
+             for line in (DOCS / page).read_text(encoding="utf-8").splitlines()]  # fmt: skip
+    start = next(number for number, cells in enumerate(lines) if column in cells)
+    found = {}
+    for name, *cells in lines[start + 2 :]:
+        if not cells:
+            break
+        numbers = ([re.findall(r"[\d.]+", one) for one in cell.split(" / ")] for cell in cells)
+        pairs = [[(float(one[0]), float(one[1]) if one[1:] else None) for one in row if one] for row in numbers]
+        found[name] = dict(zip(lines[start][1:], pairs))
+    return found
+
+
+def costs() -> dict[str, list[tuple[float, float, float | None]]]:
+    """What the chart of performance.md shows, from its table: {way: [(CPU seconds, Dice, error or None)]}."""
+    rows = table("performance.md", "CPU, s")
+    return {name: [(second, *dice) for (second, _), dice in zip(row["CPU, s"], row["Dice"])]
+            for name, row in rows.items() if row["Dice"]}  # fmt: skip
+
+
+def cost(path: Path, work: Path) -> None:
+    """Performance: Dice against the seconds that a slice takes."""
+    figure = new_figure(7.2, 3.2)
+    axes = figure.add_subplot()
+    for number, (name, points) in enumerate(costs().items()):
+        seconds, dice, errors = zip(*points)
+        style = {"color": COLOURS[number], "marker": MARKERS[number], "capsize": 3, "label": name.replace("`", "")}
+        axes.errorbar(seconds, dice, None if None in errors else errors, **style)
+    ((loop, _),) = table("performance.md", "CPU, s")["the author's loop, written out"]["CPU, s"]
+    axes.axvline(loop, color="0.4", linestyle="--", label="the author's loop, whose Dice was not measured")
+    axes.set(xscale="log", xlabel="CPU seconds a slice, one thread", ylabel="Dice, 12 synthetic slices")
+    axes.set_xticks((0.1, 1, 10, 50), ("0.1", "1", "10", "50"))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", fontsize=7, frameon=False, ncols=2)
+    figure.savefig(path, metadata={"Description": json.dumps(costs())})
+
+
+def rivals() -> dict[str, list[tuple[float, float]]]:
+    """What the chart of choosing-a-method.md shows, from its table: {method: [change of health, Dice]}."""
+    rows = table("choosing-a-method.md", "Dice, gliomas")
+    both = {name: row["change of healthy slices, MR"] + row["Dice, gliomas"] for name, row in rows.items()}
+    return {name: pair for name, pair in both.items() if len(pair) == 2}
+
+
+def choosing(path: Path, work: Path) -> None:
+    """Which method to take: Dice of gliomas against what healthy slices are changed by."""
+    figure = new_figure(7.2, 3.8)
+    axes = figure.add_subplot()
+    for number, (name, ((change, unsure), (dice, error))) in enumerate(rivals().items()):
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS)], "capsize": 2}
+        axes.errorbar(change, dice, error, unsure, linestyle="", label=name, **style)
+    axes.set(xscale="log", xlabel="change of healthy slices (share of the intensity range)", ylabel="Dice, gliomas")
+    axes.set_xticks((0.005, 0.01, 0.02, 0.05, 0.1), ("0.005", "0.01", "0.02", "0.05", "0.1"))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=7, frameon=False)
+    figure.savefig(path, metadata={"Description": json.dumps(rivals())})
+
+
+CHARTS = {"cost.png": costs, "methods.png": rivals}  # picture: its numbers, which its description holds
 FIGURES = {
     "overview.png": overview,
     "phantoms.jpg": phantoms,
     "ct-series.jpg": head_ct_series,
     "saliency.jpg": saliency,
     "competitors.jpg": competitors,
+    "denoising.jpg": denoising,
+    "input-forms.jpg": input_forms,
+    "cost.png": cost,
+    "methods.png": choosing,
 }
 
 
@@ -179,9 +310,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as work:
             made = Path(work, "figure.png")
             make(made, Path(work))
-            picture = Image.open(io.BytesIO(made.read_bytes())).convert("RGB")
+            drawn = Image.open(io.BytesIO(made.read_bytes()))
+        picture, numbers = drawn.convert("RGB"), PngImagePlugin.PngInfo()
+        if name in CHARTS:
+            numbers.add_text("Description", drawn.info["Description"])
         picture.thumbnail((1100, 2000))
-        picture.save(args.output / name, quality=QUALITY, optimize=True)
+        picture.save(args.output / name, quality=QUALITY, optimize=True, pnginfo=numbers)
         print(f"{args.output / name}: {(args.output / name).stat().st_size // 1000} kB")
 
 

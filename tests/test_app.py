@@ -304,6 +304,15 @@ def test_the_viewers_script_exports_niivue(tmp_path):
     assert script is not None and script.read_text(encoding="utf-8").rstrip().endswith(" as Niivue};")
 
 
+def test_the_viewer_opens_where_the_anomaly_is_largest(done):
+    """In millimetres: the voxels of a scan whose axes run to the left and to the back are counted the other way."""
+    file = nibabel.load(done[0].finished.volumes["anomaly"])
+    anomaly = np.asarray(file.dataobj)
+    place = np.linalg.inv(file.affine) @ (*done[0].finished.peak, 1)
+    assert (np.diag(file.affine)[:2] < 0).all() and anomaly.max() > 0
+    assert anomaly[tuple(np.rint(place[:3]).astype(int))] == anomaly.max()
+
+
 def test_the_viewer_shows_the_scan_below_and_the_anomaly_from_its_threshold_on():
     image, healthy, anomaly = layers({"image": "a", "counterfactual": "b", "anomaly": "c"}, 9.0, 0.5, 2.0)
     assert (image["where"], image["cal_max"], image["opacity"], healthy["opacity"]) == ("a", 9.0, 1.0, 0.0)

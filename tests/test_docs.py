@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import importlib
+import json
 import re
 import runpy
 import shlex
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 from test_structure import REPOSITORY, documents
 
 import difffuse_hf
@@ -107,6 +109,14 @@ def test_python_of_the_documents_compiles_and_its_imports_exist(document):
                 module = importlib.import_module(node.module or "")
                 missing += [f"{node.module}.{one.name}" for one in node.names if not hasattr(module, one.name)]
     assert missing == []
+
+
+def test_the_charts_of_the_pages_show_the_numbers_of_their_tables():
+    """A chart keeps what was drawn as its description; `python docs/figures.py` draws it anew."""
+    charts = runpy.run_path(str(REPOSITORY / "docs" / "figures.py"))["CHARTS"]
+    for name, numbers in charts.items():
+        drawn = json.loads(Image.open(REPOSITORY / "docs" / name).info["Description"])
+        assert drawn == json.loads(json.dumps(numbers())) and len(drawn) > 3, name
 
 
 @pytest.mark.parametrize("document", documents(), ids=name_of)

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import nibabel
 import pytest
 from tiny_scans import everything_in, write_case
 
@@ -264,7 +265,12 @@ def test_in_a_browser_with_the_keyboard_alone(server, tmp_path, width):
         )
         with page.expect_download() as download:
             press(page, "Volumes (NIfTI)")
-        assert len(zipfile.ZipFile(download.value.path()).namelist()) == 8
+        with zipfile.ZipFile(download.value.path()) as archive:
+            assert len(archive.namelist()) == 8
+            archive.extract("Case_1_anomaly.nii.gz", tmp_path)
+        largest = nibabel.load(tmp_path / "Case_1_anomaly.nii.gz").get_fdata().max()
+        place = page.locator(".volumes .location").inner_text()  # of the crosshair, as the viewer reads the volumes
+        assert float(place.rpartition("anomaly ")[2]) == pytest.approx(largest, rel=0.01), place
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert asked - {None} == {"127.0.0.1"} and errors == []
         browser.close()

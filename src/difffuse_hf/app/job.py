@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nibabel.affines import apply_affine
 
 from ..detection.load import load_model
 from ..detection.result import DetectionResult
@@ -136,8 +137,8 @@ def _finish(session: Session, result: DetectionResult, summary: dict[str, Any]) 
     for what, ending in {"counterfactual": f"counterfactual_{first}", "anomaly": "anomaly"}.items():
         in_viewer[what] = session.served / f"{what}.nii.gz"
         in_viewer[what].hardlink_to(folder / f"{name}_{ending}.nii.gz")
-    peak = np.unravel_index(int(result.anomaly.argmax()), result.anomaly.shape)
-    return Finished(summary, Shown.of(result), downloads, in_viewer, white_of(result), tuple(map(int, peak)))
+    peak = apply_affine(result.case.affine, np.unravel_index(result.anomaly.argmax(), result.anomaly.shape))
+    return Finished(summary, Shown.of(result), downloads, in_viewer, white_of(result), tuple(map(float, peak)))
 
 
 def _zip(file: Path, inside: Mapping[str, Path]) -> Path:

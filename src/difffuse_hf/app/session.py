@@ -47,7 +47,7 @@ class Finished:
     downloads: dict[str, Path]  # "volumes", "report", "dicom" if there is one
     volumes: dict[str, Path]  # for the viewer: "image", "counterfactual", "anomaly"
     white: float  # intensity of "image" that is shown as white
-    peak: tuple[int, ...]  # the voxel with the largest anomaly
+    peak: tuple[float, ...]  # where the largest anomaly lies, RAS+ millimetres
 
 
 @dataclass

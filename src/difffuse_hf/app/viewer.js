@@ -36,7 +36,7 @@ const load = async () => {
       { url: address(where), colorbarVisible: bar, ...layer }
     )));
     viewer.setSliceType(viewer.sliceTypeMultiplanar);
-    viewer.scene.crosshairPos = viewer.vox2frac(value.peak);
+    viewer.scene.crosshairPos = viewer.mm2frac(value.peak);
     viewer.updateGLVolume();
     viewer.createOnLocationChange();
     element.dataset.loaded = "yes";
