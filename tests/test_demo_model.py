@@ -54,6 +54,16 @@ def test_the_model_of_head_ct_takes_the_brain_window_and_repaints_inside_the_sku
     assert output.masks.any() and not output.masks[~inside].any()
 
 
+def test_the_model_of_flair_alone_takes_one_file_and_looks_at_slices_together():
+    pipeline = load_model("flair")[0]
+    processor, plan = pipeline.processor, pipeline.calibration("fast")
+    assert processor.modalities == ("flair",) and not processor.optional_modalities
+    assert plan.threshold > 0 and plan.scan.together and plan.threshold_for(0.01) > 0
+    image = torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    output = pipeline(image, generator=torch.Generator().manual_seed(0), display_steps=0)
+    assert output.counterfactuals.shape == image.shape and output.anomaly_maps.isfinite().all()
+
+
 def test_preprocessing_and_thresholds_travel_with_it(pipeline):
     processor = pipeline.processor
     assert processor.modalities == ("flair", "t1", "t1ce", "t2")

@@ -57,6 +57,17 @@ def test_what_is_of_the_kind_that_the_model_takes_keeps_its_own_sentence(tmp_pat
     assert "is not in Hounsfield units: its values go from" in sentence(odd, HEAD)
 
 
+def test_a_flair_alone_is_told_of_the_model_that_needs_no_more(tmp_path):
+    named, hint = tiny_volumes(), "A model of the package needs flair alone: --model flair."
+    flair = write_case(tmp_path / "P", {"flair": named["flair"]}, reference=False)
+    for source in (flair, flair / "P_flair.nii.gz", {"flair": flair / "P_flair.nii.gz"}):
+        assert sentence(source, MR).endswith(hint)
+    assert "--model flair" not in sentence(write_case(tmp_path / "Q", {"t1": named["t1"]}, reference=False), MR)
+    for damaged in write_case(tmp_path / "R").glob("*_t2.nii.gz"):
+        damaged.write_bytes(b"no gzip")
+    assert "--model flair" not in sentence(tmp_path / "R", MR)  # nothing is lacking
+
+
 def test_intensities_say_a_kind_or_none():
     brain = tiny_volumes()["t1"].astype(np.float32)
     assert looks_like(brain) == "MR" and looks_like(chest()[0]) == "CT"

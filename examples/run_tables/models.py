@@ -210,7 +210,7 @@ FLAIR = {
         share=1,
         classifier="--max_steps 1600 --validation_steps 400 --lr_scheduler cosine",
         autoencoder="--max_steps 700 --validation_steps 350 --lr_scheduler cosine",
-        diffusion="--max_steps 800 --warmup_steps 40 --learning_rate 4e-4 --ema_decay 0.99 --validation_steps 200 "
+        diffusion="--max_steps 600 --warmup_steps 40 --learning_rate 4e-4 --ema_decay 0.99 --validation_steps 200 "
         "--validation_samples 96 --checkpointing_steps 100 --intensity_augmentation 0.2",
         calibration=48,
         rules=[{"smoothing_mm": 4, "together": True, "neighbour_probability": 0.5}],  # as was chosen for `demo`
@@ -247,7 +247,7 @@ def flair_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
               "--dtype float16 --preset fast --percentile 95 --morphology_size 3 --limit 60".split(), maps,
               "--training_data", "Synthetic subjects only: BrainPhantom over the label maps of SynthSeg.",
               to=model)  # fmt: skip
-    grid = {"noise_level": [350], "percentile": [90, 95]}
+    grid = {"noise_level": [350], "percentile": [80, 85, 90, 95]}
     steps.add("calibrated", "python", "examples/calibrate_pipeline.py", model, "--dataset", slices, "--limit",
               size.calibration, "--scanner_spread", 0.35, "--grid", json.dumps(grid), "--output_dir", calibrated,
               to=calibrated)  # fmt: skip

@@ -18,7 +18,7 @@ from .model_card import model_card, write_model_card
 from .model_folder import check_model_folder, forget_origin
 
 HUB_ERRORS = (OSError, HubHTTPError)  # of its client, where the Hub cannot be reached or refuses
-EMBEDDED = ("demo", "ct")  # names of the checkpoints in the package: MR of four modalities, head CT
+EMBEDDED = ("demo", "flair", "ct")  # the checkpoints in the package: MR of four modalities, FLAIR alone, head CT
 MODEL_FILES = ["*.json", "*.safetensors", "*.md"]  # no pickles
 
 Saved = TypeVar("Saved")

@@ -42,7 +42,7 @@ def load_pipeline(name: str | Path, device: str | torch.device = "cpu") -> Count
         output = pipe(image, generator=torch.Generator().manual_seed(0))  # (B, C, H, W) in [0, 1]
 
     Args:
-        name (`str` or `Path`): a folder, a name on the Hub (`user/name`), or `"demo"` or `"ct"`, embedded.
+        name (`str` or `Path`): a folder, a name on the Hub (`user/name`), or embedded: `"demo"`, `"flair"`, `"ct"`.
         device (`str` or `torch.device`): where its networks go.
 
     Raises:
