@@ -21,7 +21,7 @@ import numpy as np
 from ..data.slice_settings import CHEST
 from ..errors import InputError, first_line
 from ..io.case import Case, looks_like, read_case
-from ..io.hub import EMBEDDED, embedded_folder
+from ..io.hub import EMBEDDED, model_folder
 from ..io.layouts import REFERENCE, Source, case_name, find_case, volumes_of
 from ..io.volume_file import ENDINGS, VolumeFile, read_volume_file, volume_files
 from ..models.processing_difffuse import DifFuseProcessor
@@ -167,7 +167,7 @@ def does_with_less(source: Source, processor: DifFuseProcessor) -> str:
     if _can_be_found(source, processor):
         return ""
     for name in EMBEDDED:
-        other = DifFuseProcessor.from_pretrained(embedded_folder(name), subfolder="processor")
+        other = DifFuseProcessor.from_pretrained(model_folder(name), subfolder="processor")
         if set(other.modalities) < set(processor.modalities) and _can_be_found(source, other):
             return f" A model of the package needs {', '.join(other.modalities)} alone: --model {name}."
     return ""
