@@ -14,6 +14,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {  # file in the repository -> page of the site
     "src/difffuse_hf/assets/demo/README.md": "demo-model.md",
+    "src/difffuse_hf/assets/flair/README.md": "flair-model.md",
     "src/difffuse_hf/assets/ct/README.md": "ct-model.md",
     "pipelines/README.md": "custom-pipeline.md",
 }
