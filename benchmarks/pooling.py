@@ -7,7 +7,8 @@ python benchmarks/pooling.py --train cohort/train --validation cohort/validation
 The half-brain CNN in the first stage of its recipe: each half by itself, Adam 1e-3 with a cosine, weight decay 5e-5,
 flips; a scan is suspicious as far as it is unlikely that both halves are healthy. Of pixels of 2 mm, four poolings go
 as far as the thesis's six of 0.5 mm. Several folders to train on count as one. The same seed gives the same weights
-and order of scans to every pooling. What is in `OUTPUT_DIR/<pooling>-<number>-<seed>.json` already is not run again.
+and order of scans to every pooling. What is in `OUTPUT_DIR/<pooling>-<number>-<seed>.json` already, or with another
+window in its name, is not run again.
 """
 
 import argparse
@@ -69,7 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     cohorts = {name: Cohort(getattr(args, name), args.window_hu) for name in ("train", "validation", "test")}
     for seed in args.seeds:
         for kind, number in args.pooling:
-            path = Path(args.output_dir, f"{kind}-{number}-{seed}.json")
+            window = "" if tuple(args.window_hu) == WINDOW_HU else "-{:g}-{:g}".format(*args.window_hu)
+            path = Path(args.output_dir, f"{kind}-{number}-{seed}{window}.json")
             if not path.exists():
                 start = time.process_time()
                 found = compare(cohorts, kind, int(number), seed, args.epochs, args.batch_size)
