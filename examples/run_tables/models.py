@@ -226,12 +226,12 @@ def flair_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
     for split, (members, layouts) in FLAIR_SCANS.items():
         heads = add_heads(steps, out, anatomies, split, members)
         for layout, (number, seed) in layouts.items():
-            raw, to = f"{scans}/{split}/{layout}", slices if layout == "brats2021" else f"{slices}/{layout}"
+            raw, inside = f"{scans}/{split}/{layout}", slices if layout == "brats2021" else f"{slices}/{layout}"
             steps.add(f"scans/{split}/{layout}", "difffuse", "phantom", raw, "--layout", layout, "--subjects",
                       math.ceil(size.share * number), "--seed", seed, "--anatomies", heads, to=raw)  # fmt: skip
-            steps.add(f"slices/{split}/{layout}", "difffuse", "prepare", "brats2021", raw, to, "--split", split,
+            steps.add(f"slices/{split}/{layout}", "difffuse", "prepare", "brats2021", raw, inside, "--split", split,
                       "--modalities flair --image-size 96 96 --pixel-spacing-mm 2 --slice-margin 0".split(),
-                      "--min-foreground", 0.08, to=to)  # fmt: skip
+                      "--min-foreground", 0.08, to=slices)  # fmt: skip  # one after the other
     start, parts = f"{out}/start", []
     steps.add("start", "python", "examples/select_modalities.py", "demo", "flair", "--output_dir", start, to=start)
     for part in ("classifier", "autoencoder", "diffusion"):
