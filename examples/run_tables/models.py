@@ -184,10 +184,9 @@ def brain_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
     return steps
 
 
-FLAIR_SCANS = {  # SynthSeg's label maps; number and seed of the gliomas, and of subjects of five kinds
-    "train": (DEMO_SPLITS["train"][0], {"brats2021": (70, 100), "mr": (90, 700)}),
-    "validation": (DEMO_SPLITS["validation"][0], {"brats2021": (8, 900), "mr": (10, 901)}),
-    "test": (DEMO_SPLITS["test"][0], {"brats2021": (6, 910), "mr": (10, 911)}),
+FLAIR_SCANS = {  # SynthSeg's label maps, subjects of five kinds and seed of each split
+    split: (DEMO_SPLITS[split][0], number, seed)
+    for split, number, seed in (("train", 160, 700), ("validation", 18, 901), ("test", 16, 911))
 }
 
 
@@ -223,15 +222,13 @@ def flair_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
     """The model `flair` of the package: the demo model's networks cut to FLAIR and trained on; synthetic only."""
     require_choice("SIZE", name, FLAIR)
     steps, size, slices, scans = Steps(), FLAIR[name], f"{out}/slices", f"{out}/scans"
-    for split, (members, layouts) in FLAIR_SCANS.items():
-        heads = add_heads(steps, out, anatomies, split, members)
-        for layout, (number, seed) in layouts.items():
-            raw, inside = f"{scans}/{split}/{layout}", slices if layout == "brats2021" else f"{slices}/{layout}"
-            steps.add(f"scans/{split}/{layout}", "difffuse", "phantom", raw, "--layout", layout, "--subjects",
-                      math.ceil(size.share * number), "--seed", seed, "--anatomies", heads, to=raw)  # fmt: skip
-            steps.add(f"slices/{split}/{layout}", "difffuse", "prepare", "brats2021", raw, inside, "--split", split,
-                      "--modalities flair --image-size 96 96 --pixel-spacing-mm 2 --slice-margin 0".split(),
-                      "--min-foreground", 0.08, to=slices)  # fmt: skip  # one after the other
+    for split, (members, number, seed) in FLAIR_SCANS.items():
+        raw, heads = f"{scans}/{split}", add_heads(steps, out, anatomies, split, members)
+        steps.add(f"scans/{split}", "difffuse", "phantom", raw, "--layout", "mr", "--subjects",
+                  math.ceil(size.share * number), "--seed", seed, "--anatomies", heads, to=raw)  # fmt: skip
+        steps.add(f"slices/{split}", "difffuse", "prepare", "brats2021", raw, slices, "--split", split,
+                  "--modalities flair --image-size 96 96 --pixel-spacing-mm 2 --slice-margin 0".split(),
+                  "--min-foreground", 0.08, to=slices)  # fmt: skip
     start, parts = f"{out}/start", []
     steps.add("start", "python", "examples/select_modalities.py", "demo", "flair", "--output_dir", start, to=start)
     for part in ("classifier", "autoencoder", "diffusion"):
@@ -251,14 +248,10 @@ def flair_model(name: str, out: str, anatomies: str, cases: str | None) -> Steps
     steps.add("calibrated", "python", "examples/calibrate_pipeline.py", model, "--dataset", slices, "--limit",
               size.calibration, "--scanner_spread", 0.35, "--grid", json.dumps(grid), "--output_dir", calibrated,
               to=calibrated)  # fmt: skip
-    validation, test = (
-        [f"{scans}/{split}/{one}" for one in FLAIR_SCANS[split][1]] for split in ("validation", "test")
-    )
-    steps.add("flair", "python", "examples/calibrate_scans.py", calibrated, "--cases", validation, "--rules",
-              json.dumps(size.rules), "--false_positives", 0.01, 0.001,
-              "--output_dir", shipped, to=shipped)  # fmt: skip
-    for raw, group in zip(test, ([], ["--group_by", "kind"])):
-        to = f"{out}/found/{raw.rpartition('/')[2]}"
-        steps.add(f"found/{raw.rpartition('/')[2]}", "python", "examples/evaluate_scans.py", shipped, "--cases", raw,
-                  group, "--seeds", list(size.scored), "--output_dir", to, to=to)  # fmt: skip
+    steps.add("flair", "python", "examples/calibrate_scans.py", calibrated, "--cases", f"{scans}/validation",
+              "--rules", json.dumps(size.rules), "--false_positives", 0.01, 0.001, "--output_dir", shipped,
+              to=shipped)  # fmt: skip
+    found = f"{out}/found"
+    steps.add("found", "python", "examples/evaluate_scans.py", shipped, "--cases", f"{scans}/test", "--group_by",
+              "kind", "--seeds", list(size.scored), "--output_dir", found, to=found)  # fmt: skip
     return steps
