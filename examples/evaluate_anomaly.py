@@ -10,7 +10,8 @@ models with the same thresholds on a data set that they have never seen. `--clas
 on its data, judges whether counterfactuals pass as healthy, and its features make a kernel distance to healthy slices
 (`--inception` takes Inception's instead); without it each model's own does. Rows that fail an admission test on
 validation slices are not judged; differences to the row "Dif-fuse" (`--reference` takes others) have a table of their
-own.
+own. With `--group_by data/phantom/test kind`, a cohort's folder (or its `subjects.csv`) and a column, each kind of
+lesion has its own figures.
 What is finished is kept: after an interrupt, repeat the command.
 """
 
@@ -24,6 +25,8 @@ from difffuse_hf.errors import run_script
 from difffuse_hf.evaluation.anomaly_runs import AnomalyRun, AnomalySettings, assembled_methods, score_runs
 from difffuse_hf.evaluation.paired import REFERENCE
 from difffuse_hf.io.files import own_folder
+from difffuse_hf.io.subjects import read_subjects
+from difffuse_hf.reporting.anomaly_groups import Groups
 from difffuse_hf.reporting.anomaly_tables import write_anomaly_tables
 from difffuse_hf.reporting.thesis import ANOMALY_COHORTS
 
@@ -37,10 +40,11 @@ def main(argv: list[str] | None = None) -> None:
         methods.setdefault(name, []).append(run)
     common = "out_of_domain classifiers inception limit seed batch_size device channels dtype"
     settings = AnomalySettings(**{name: getattr(args, name) for name in common.split()})
+    groups = Groups(args.group_by[1], read_subjects(*args.group_by)) if args.group_by else None
     with own_folder(output):
         scored = score_runs(methods, output / "runs", settings, args.overwrite)
         datasets = [run.dataset for runs in methods.values() for run in runs]
-        about = (args.cohort, args.out_of_domain_cohort, args.reference)
+        about = (args.cohort, args.out_of_domain_cohort, args.reference, groups)
         tables = write_anomaly_tables(scored, settings, output, datasets, *about)
     Console().print(tables[0].markdown())
     print(f"All tables: {output / 'anomaly.md'}; slices and their counterfactuals: anomaly*.png beside it")
@@ -62,6 +66,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--inception", action="store_true", help="KID over Inception's features, fetched if missing")
     parser.add_argument("--reference", nargs="*", default=[REFERENCE], metavar="NAME",
                         help="rows that all others are compared with, slice by slice")  # fmt: skip
+    parser.add_argument("--group_by", nargs=2, metavar=("TABLE", "COLUMN"),
+                        help="column of a cohort's subjects.csv: figures of each of its values")  # fmt: skip
     parser.add_argument("--limit", type=int, help="slices of each class and split; all by default")
     parser.add_argument("--channels", type=int, nargs="*",
                         help="as if only these modalities had been acquired: the other channels are 0")  # fmt: skip

@@ -10,7 +10,6 @@ sampling, figures are their mean and standard error. What is finished is kept: a
 """
 
 import argparse
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from difffuse_hf.io.files import own_folder, write_whole
 from difffuse_hf.io.hub import model_folder
 from difffuse_hf.io.layouts import find_case, volumes_of
 from difffuse_hf.io.nifti import SYNTHETIC
+from difffuse_hf.io.subjects import SUBJECTS, read_subjects
 from difffuse_hf.reporting.coverage import coverage_of
 from difffuse_hf.reporting.scan_tables import write_scan_tables
 from difffuse_hf.reporting.shown_slices import select_slices, write_overview
@@ -111,14 +111,10 @@ def group_of(folder: Path, column: str | None) -> str | None:
     """
     if column is None:
         return None
-    table = folder.parent / "subjects.csv"
-    if not table.exists():
-        raise InputError(f"--group_by needs {table}, which is not there.")
-    with table.open(newline="") as file:
-        row = next((row for row in csv.DictReader(file) if row["subject"] == folder.name), None)
-    if row is None or column not in row:
-        raise InputError(f"{table} has no {column} of {folder.name}.")
-    return row[column]
+    groups = read_subjects(folder.parent, column)
+    if folder.name not in groups:
+        raise InputError(f"{folder.parent / SUBJECTS} has no {column} of {folder.name}.")
+    return groups[folder.name]
 
 
 def read_kept(path: Path, made_from: str) -> dict[str, dict]:

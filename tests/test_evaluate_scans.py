@@ -67,7 +67,7 @@ def test_modalities_that_are_not_named_are_as_if_never_acquired(cohort, tmp_path
     [
         (["nowhere"], (), "nowhere is no folder"),
         (["cases", "cases"], (), "named Case_0"),
-        (["cases"], ("--group_by", "colour"), "no colour of Case_0"),
+        (["cases"], ("--group_by", "colour"), "has no column colour; it has subject, kind"),
         (["cases/Case_0/.."], ("--group_by", "kind", "--modalities", "t9"), "lacks flair"),
     ],
 )

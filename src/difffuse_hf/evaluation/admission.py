@@ -4,7 +4,7 @@ A method that fails is not judged: its figures stay in the JSON, and the tables 
 limits are ours. Both tests are of validation slices and need no drawn lesion.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,18 @@ class AdmissionTest:
         return f"{self.what}: {self.value:.3f}, {self.limit:g} {side}"
 
 
+def passed(seeds: Sequence[Sequence[AdmissionTest]]) -> bool:
+    """Whether every seed has passed every test."""
+    return all(test.passed for tests in seeds for test in tests)
+
+
+def judged(
+    results: Mapping[str, Sequence[dict]], admission: Mapping[str, Sequence[Sequence[AdmissionTest]]]
+) -> dict[str, list[dict]]:
+    """The measures to print: none of a method of which a seed has failed an admission test."""
+    return {name: list(seeds) if passed(admission[name]) else [{} for _ in seeds] for name, seeds in results.items()}
+
+
 def admission_tests(
     pipeline, validation: Slices, make: Callable[[torch.Tensor, str], tuple[torch.Tensor, torch.Tensor]]
 ) -> list[AdmissionTest]:
@@ -53,8 +65,8 @@ def admission_tests(
         return [AdmissionTest(HEALTHY_CHANGE, change, MOST_HEALTHY_CHANGE, change < MOST_HEALTHY_CHANGE)]
     if isinstance(pipeline, ClassifierGuidancePipeline):
         accuracy = noisy_balanced_accuracy(pipeline.classifier, validation)
-        passed = accuracy >= LEAST_BALANCED_ACCURACY
-        return [AdmissionTest(BALANCED_ACCURACY, accuracy, LEAST_BALANCED_ACCURACY, passed)]
+        enough = accuracy >= LEAST_BALANCED_ACCURACY
+        return [AdmissionTest(BALANCED_ACCURACY, accuracy, LEAST_BALANCED_ACCURACY, enough)]
     return []
 
 

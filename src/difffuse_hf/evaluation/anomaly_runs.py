@@ -40,6 +40,7 @@ from .anomaly import (
 from .calibration import Calls
 from .effort import at_an_edge, chosen_of
 from .image_quality import classifier_features, inception_features, kid
+from .lesions import pieces_of_slices
 from .needs import labels_needed, networks_needed, painters
 from .segmentation import dice
 
@@ -103,9 +104,11 @@ class AnomalySettings:
 
 class ScoredMethods(NamedTuple):
     """Of each method the measures of its seeds, the same for every other data set, the slices of its first seed for
-    the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`), of each seed the `subject`, `dice` and, where
-    there are healthy twins, `twin_error` of every test slice, the admission tests, and `about` each seed what it needs
-    (`networks`, `labels`) and how it was tuned (`setting`, `at_an_edge`), where its folder says so."""
+    the figure (`image`, `lesion`, `counterfactual`, `map`, `threshold`), the admission tests, and `about` each seed
+    what it needs (`networks`, `labels`) and how it was tuned (`setting`, `at_an_edge`), where its folder says so.
+
+    `slices` has lists over the test slices of each seed: `subject`, `dice`, what `pieces_of_slices` counts and, where
+    there are healthy twins, `twin_error`."""
 
     results: dict[str, list[dict]]
     out_of_domain: dict[str, dict[str, list[dict]]]
@@ -271,7 +274,9 @@ def score_slices(
     if threshold is not None and drawn.any():
         measures["threshold"] = threshold.value
         measures |= score_maps(found, known, threshold, thresholds.edges)
-        of_slices = {"subject": known.subjects, "dice": dice(found >= threshold.value, known.masks).tolist()}
+        flagged = found >= threshold.value
+        of_slices = {"subject": known.subjects, "dice": dice(flagged, known.masks).tolist()}
+        of_slices |= pieces_of_slices(flagged[:, 0].numpy(), known.masks[:, 0].numpy() > 0)
         if known.healthy is not None:
             of_slices["twin_error"] = twin_errors(made[drawn], known).tolist()
     for name, without_masks in (("dice_no_masks", thresholds.healthy), ("dice_by_labels", thresholds.labels)):

@@ -67,6 +67,18 @@ def lesions_found(found: np.ndarray, drawn: np.ndarray) -> tuple[int, int]:
     return _touched(lesions, found), number
 
 
+def pieces_of_slices(found: np.ndarray, drawn: np.ndarray) -> dict[str, list[int]]:
+    """Pieces of each slice of boolean masks (N, H, W): `lesions` drawn, `lesions_found` of them, `false_positives`,
+    which are flagged and touch no lesion."""
+    counted: dict[str, list[int]] = {"lesions": [], "lesions_found": [], "false_positives": []}
+    for one, lesion in zip(found, drawn):
+        hit, number = lesions_found(one, lesion)
+        flagged, count = label_pieces(one)
+        for name, value in zip(counted, (number, hit, count - _touched(flagged, lesion))):
+            counted[name].append(value)
+    return counted
+
+
 def _touched(pieces: np.ndarray, mask: np.ndarray) -> int:
     """How many of the numbered pieces share a voxel with a mask."""
     return int(np.count_nonzero(np.unique(pieces[mask])))

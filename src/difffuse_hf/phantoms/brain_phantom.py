@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import InputError, require_choice
 from ..io.files import own_folder, write_csv
+from ..io.subjects import SUBJECTS
 from ..preprocessing.parallel import WorkerDied, Workers
 from .anatomy import anatomy_name, list_anatomies
 from .common import PhantomSubject
@@ -99,7 +100,7 @@ class BrainPhantom:
             yield from self._write(folder, count, start, workers)
 
     def _write(self, root: Path, count: int, start: int, workers: int) -> Iterator[Path]:
-        rows = _read_rows(root / "subjects.csv")
+        rows = _read_rows(root / SUBJECTS)
         names = {i: self._module.location(self.seed, i, len(self.anatomies)) for i in range(start, start + count)}
         missing = {i: name for i, name in names.items() if not self._is_there(root / name, rows.get(name), i)}
         if rows:
@@ -114,7 +115,7 @@ class BrainPhantom:
                 if isinstance(row, WorkerDied):
                     raise InputError(f"The processes that drew {name} died; with fewer workers each has more memory.")
                 rows[name] = row
-                _write_rows(root / "subjects.csv", rows)  # before the files: an interrupt between the two redraws it
+                _write_rows(root / SUBJECTS, rows)  # before the files: an interrupt between the two redraws it
                 _move(Path(drawn) / str(i), root, name)
                 self._finish(root, rows)
                 yield root / name

@@ -5,12 +5,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..data.cards import is_synthetic
-from ..evaluation.admission import AdmissionTest
+from ..evaluation.admission import AdmissionTest, judged, passed
 from ..evaluation.anomaly import HEALTHY_SHARE, INFARCT_SIZES, SIZES
 from ..evaluation.anomaly_runs import AnomalySettings, ScoredMethods
 from ..evaluation.effort import SEARCHED
 from ..evaluation.paired import REFERENCE, paired_differences
 from ..evaluation.sweep import Curves, Grid
+from .anomaly_groups import Groups, group_tables
 from .charts import draw_dice_curves, draw_grid
 from .figures import methods_figure
 from .tables import UNDEFINED, Column, Table, about_data, measures_table, write_tables
@@ -59,6 +60,7 @@ def write_anomaly_tables(
     cohort: str | None = None,
     out_of_domain_cohort: str | None = None,
     references: Sequence[str] = (REFERENCE,),
+    groups: Groups | None = None,
 ) -> list[Table]:
     """Write `anomaly.json`, `.md`, `.tex` and `.png`, and give back the tables, the lesions that are found first.
 
@@ -68,6 +70,7 @@ def write_anomaly_tables(
         datasets: folders of the data sets that the methods were scored on.
         cohort, out_of_domain_cohort: keys of `ANOMALY_COHORTS`, for the thesis's figures beside ours.
         references: the rows that all others are compared with, slice by slice; those that are not there are left out.
+        groups: of the subjects, for tables of each, such as the kinds of lesion.
     """
     synthetic = any(map(is_synthetic, datasets))
     where = about_data("test", synthetic, settings.limit)
@@ -95,6 +98,8 @@ def write_anomaly_tables(
             )
             tables.append(differences_table(differences, reference, scored.admission, caption))
     tables += twin_tables(shown, by_twin, scored.admission, where)
+    if groups is not None:
+        tables += group_tables(scored, groups, where, references)
     if any(BY_INFARCT[0].measure in seed for seeds in scored.results.values() for seed in seeds):
         caption = f"Lesions found by the size of the scan's infarct, {where}."
         tables.append(measures_table(shown, BY_INFARCT, caption))
@@ -118,18 +123,6 @@ def write_anomaly_tables(
         some = {name: scored.tiles[name] for name in names[first : first + MOST_COLUMNS]}
         methods_figure(some, title, folder / f"anomaly{f'_{first // MOST_COLUMNS + 1}' if first else ''}.png")
     return tables
-
-
-def judged(
-    results: Mapping[str, Sequence[dict]], admission: Mapping[str, Sequence[Sequence[AdmissionTest]]]
-) -> dict[str, list[dict]]:
-    """The measures to print: none of a method of which a seed has failed an admission test."""
-    return {name: list(seeds) if passed(admission[name]) else [{} for _ in seeds] for name, seeds in results.items()}
-
-
-def passed(seeds: Sequence[Sequence[AdmissionTest]]) -> bool:
-    """Whether every seed has passed every test."""
-    return all(test.passed for tests in seeds for test in tests)
 
 
 def with_admission(table: Table, admission: Mapping[str, Sequence[Sequence[AdmissionTest]]]) -> Table:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..evaluation.admission import AdmissionTest
+from ..evaluation.admission import AdmissionTest, judged
 from ..evaluation.effort import Training
 from ..evaluation.needs import HEALTHY_ONLY
 from ..evaluation.paired import paired_differences
 from ..evaluation.statistics import mean_over_seeds
 from ..io.files import write_whole
-from .anomaly_tables import judged
 from .charts import draw_cost
 from .tables import UNDEFINED, Column, Table, measures_table, write_tables
 
