@@ -8,6 +8,7 @@ python examples/runs.py stroke smoke|evening OUT ANATOMIES
 python examples/runs.py demo_model full OUT ANATOMIES
 python examples/runs.py flair_model smoke|evening OUT ANATOMIES
 python examples/runs.py brain_model smoke|evening|full OUT ANATOMIES
+python examples/runs.py kinds smoke|evening|full OUT ANATOMIES
 
 `classification` is chapters 4 and 5: classifiers, saliency maps, ACAT and its competitors. `layers` is Fig. 4.3, the
 half-brain CNN with one to eight convolutions, on the data of `classification` where OUT is the same. `subtle` asks
@@ -15,6 +16,7 @@ whether ACAT finds the small infarct, beside a floor and a ceiling, on patients 
 chapter 6: all networks, every method of Table 6.1 tuned and scored, and which to take; `stroke` is its methods on head
 CT, and the model `ct` of the package. `demo_model` is the package's model `demo`, `flair_model` its model
 `flair`, and `brain_model` one of finer slices for any modalities; what its evening gave is in docs/real-scans.md.
+`kinds` asks what the model `demo` finds of each kind of lesion, beside its own map, RePaint and DDIM-DDPM.
 smoke: does everything run? its figures mean nothing. night, evening: small slices, three seeds, for two cores and so
 long. ranking: 96 x 96 pixels, each network until its validation stops improving, 225 test slices of each class, for
 a GPU. full: the thesis's sizes and epochs, for GPUs (of the demo model: two hours on two cores). ANATOMIES is a folder
@@ -32,6 +34,7 @@ from pathlib import Path
 
 from run_tables.anomaly import anomaly
 from run_tables.classification import classification, layers
+from run_tables.kinds import kinds
 from run_tables.models import brain_model, demo_model, flair_model
 from run_tables.steps import Steps
 from run_tables.stroke import stroke
@@ -57,6 +60,7 @@ RUNS: dict[str, Callable[..., Steps]] = {
     "demo_model": demo_model,
     "flair_model": flair_model,
     "brain_model": brain_model,
+    "kinds": kinds,
 }
 
 
