@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
         folder, record = output / name, output / name / "tuning.json"
         options = call_options(name, kind, args.num_inference_steps)
         if not record.exists():
-            networks = {part: load[part][1](load[part][0]) for part in parts}
+            networks = {part: load[part][1](load[part][0]).float() for part in parts}  # stored in 16 bits or not
             pipeline = build(kind, networks, settings, args).to(args.device)
             trained = getattr(pipeline, "unet", None)
             if trained is not None and args.dtype == "auto":
