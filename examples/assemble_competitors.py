@@ -22,6 +22,7 @@ Folders that are there are kept: repeat the command after an interrupt.
 import argparse
 import copy
 import json
+import math
 from itertools import product
 from pathlib import Path
 
@@ -194,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
             trained = getattr(pipeline, "unet", None)
             if trained is not None and args.dtype == "auto":
                 pipeline.unet = to_fastest(copy.deepcopy(trained), fastest_dtype(args.device))
-            grid = GRIDS.get(name, GRIDS.get(kind, {}))
+            grid = learned(pipeline, GRIDS.get(name, GRIDS.get(kind, {})))
             if name in CALIBRATED:
                 tried = calibrate(name, pipeline, validation, grid, args)
             else:
@@ -287,17 +288,24 @@ def tune(name: str, pipeline, validation: Slices, options: dict, grid: dict, arg
             tried.append({"setting": chosen, "dice": best_here.dice})
         best = max(tried, key=lambda one: one["dice"])["setting"]
         if not waiting:
-            waiting = further(best, [one["setting"] for one in tried], list(grid))
+            waiting = further(best, [one["setting"] for one in tried], list(grid), learned(pipeline, BEYOND))
     return tried, best
 
 
-def further(best: dict, tried: list[dict], names: list[str]) -> list[dict]:
+def learned(pipeline, values: dict) -> dict:
+    """Values to try, without the noise levels that the pipeline's U-Net has not learned."""
+    highest = getattr(getattr(pipeline, "scheduler", None), "highest_level", math.inf)
+    levels = [one for one in values.get("noise_level", ()) if one <= highest]
+    return {**values, "noise_level": levels} if levels else values
+
+
+def further(best: dict, tried: list[dict], names: list[str], beyond: dict = BEYOND) -> list[dict]:
     """Where the best value of a setting is the lowest or highest tried, the same with the next one beyond it."""
     found = []
     for name in names:
         values, here = [one[name] for one in tried], {one: best[one] for one in names}
-        lower = [one for one in BEYOND.get(name, ()) if one < min(values)]
-        higher = [one for one in BEYOND.get(name, ()) if one > max(values)]
+        lower = [one for one in beyond.get(name, ()) if one < min(values)]
+        higher = [one for one in beyond.get(name, ()) if one > max(values)]
         if lower and best[name] == min(values):
             found.append({**here, name: max(lower)})
         if higher and best[name] == max(values):

@@ -87,8 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     scheduler = DifFuseScheduler(  # linear betas 1e-4 to 0.02, T = 1000
         prediction_type=args.prediction_type,
         variance_type="learned_range" if args.learned_variance else "fixed_small",
+        max_timestep=args.max_timestep,
     )
-    levels = args.max_timestep or len(scheduler)
+    levels = scheduler.highest_level
 
     def losses_of(unet, image, timestep, labels, generator):
         if args.noise == "simplex":

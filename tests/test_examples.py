@@ -9,10 +9,17 @@ import pytest
 import torch
 from PIL import Image
 from test_choosing import rows_of
+from tiny_models import tiny_unet
 from tiny_scans import tiny_volumes, write_case
 from tiny_trainings import TINY
 
-from difffuse_hf import DenoisingAutoencoder, DifFusePipeline, DifFuseProcessor, ReconstructionPipeline
+from difffuse_hf import (
+    DenoisingAutoencoder,
+    DifFusePipeline,
+    DifFuseProcessor,
+    DifFuseScheduler,
+    ReconstructionPipeline,
+)
 from difffuse_hf.cli import main as cli
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.anomaly_runs import assembled_methods
@@ -247,3 +254,13 @@ def test_a_search_goes_on_beyond_the_end_of_its_grid_and_not_inside_of_it():
     assert further({"noise_level": 25, "percentile": 80.0}, [{"noise_level": 25, "percentile": 80.0}], names[:1]) == [
         {"noise_level": 50}
     ]
+
+
+def test_no_noise_level_is_tried_that_the_unet_has_not_learned():
+    script = load("examples/assemble_competitors.py")
+    pipeline = DifFusePipeline(tiny_unet(), DifFuseScheduler(max_timestep=350))
+    assert script.learned(pipeline, script.LEVELS) == {"noise_level": [100, 200, 350]}
+    assert script.learned(pipeline, {"percentile": [80.0]}) == {"percentile": [80.0]}
+    assert script.learned(ReconstructionPipeline(DenoisingAutoencoder(2, [4, 8])), script.LEVELS) == script.LEVELS
+    tried = [{"noise_level": level} for level in (100, 200, 350)]
+    assert script.further(tried[-1], tried, ["noise_level"], script.learned(pipeline, script.BEYOND)) == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import RePaintScheduler
 
-from difffuse_hf import AutoDDPMPipeline, RePaintPipeline
+from difffuse_hf import AutoDDPMPipeline, DifFuseScheduler, RePaintPipeline
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.anomaly import Slices
 from difffuse_hf.evaluation.calibration import schedules, search
@@ -87,6 +87,12 @@ def test_a_move_is_that_of_the_stock_scheduler(repaint, image, mask):
         expected = stock.undo_step(sample, 300, generator=seeded(2))
         actual = repaint.inpaint(sample, clean, mask, [300, 301], run, bar)
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_repaint_starts_at_the_highest_level_that_the_unet_was_trained_on(unet, calls, image, mask):
+    learned = DifFuseScheduler(max_timestep=500)
+    quiet(RePaintPipeline(unet, learned, num_inference_steps=5, jump_length=1, num_resamples=1))(image, mask=mask)
+    assert calls == [499, 399, 299, 199, 99]
 
 
 def test_repaint_keeps_the_known_region_exactly(repaint, image, mask):

@@ -7,8 +7,9 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMPipeline, DDPMScheduler
 from tiny_models import tiny_unet
 
-from difffuse_hf import DifFuseScheduler
+from difffuse_hf import DifFuseScheduler, load_pipeline
 from difffuse_hf.errors import InputError
+from difffuse_hf.io.hub import EMBEDDED
 
 SHAPE = (2, 3, 4, 4)
 STOCK = {"beta_start": 1e-4, "beta_end": 0.02, "clip_sample": False}
@@ -267,6 +268,22 @@ def test_the_levels_are_had_without_laying_a_grid(scheduler):
     scheduler.set_timesteps(5)
     assert scheduler.levels_from(12, 4) == [12, 9, 6, 3, 0]
     assert scheduler.levels == [1000, 800, 600, 400, 200, 0] and scheduler.num_inference_steps == 5
+
+
+def test_no_chain_starts_above_what_the_unet_was_trained_on(tmp_path):
+    DifFuseScheduler(max_timestep=500).save_pretrained(tmp_path)
+    scheduler = DifFuseScheduler.from_pretrained(tmp_path)
+    assert len(scheduler) == 1000 and scheduler.levels_from(num_inference_steps=2) == [500, 250, 0]
+    assert DifFuseScheduler().levels_from(num_inference_steps=2) == [1000, 500, 0]
+    with pytest.raises(InputError, match="between 1 and 500, below which the U-Net was trained, got 501"):
+        scheduler.levels_from(501)
+    with pytest.raises(InputError, match="`max_timestep` must be 1 to 1000, got 1001"):
+        DifFuseScheduler(max_timestep=1001)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_models_of_the_package_say_up_to_which_level_they_were_trained(name):
+    assert load_pipeline(name).scheduler.highest_level == 500
 
 
 def test_the_configuration_of_another_scheduler_keeps_its_noise_schedule_or_is_refused():

@@ -66,6 +66,7 @@ def test_variants_of_the_denoiser_train_and_leave_pictures_and_losses_by_timeste
     unet = UNet2DModel.from_pretrained(tmp_path / "out", subfolder="unet")
     scheduler = DifFuseScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler")
     assert (unet.config.out_channels, unet.config.num_class_embeds) == (out_channels, classes)
+    assert scheduler.highest_level == (800 if "--max_timestep" in variant else 1000)
     assert scheduler.config.prediction_type == ("v_prediction" if "v_prediction" in variant else "epsilon")
     last = history(tmp_path / "out")[-1]["validation"]
     bands = [value for name, value in last.items() if name.startswith("loss/timesteps")]

@@ -28,7 +28,7 @@ class KindsSize:
 
 KINDS = {
     "smoke": KindsSize((3, 4), tuning=2, scored=3, seeds=[0], inference=6, repaint="3 1 1"),
-    "evening": KindsSize((20, 40), tuning=24, scored=44, seeds=[0, 1, 2], inference=20, repaint="6 2 2"),
+    "evening": KindsSize((20, 40), tuning=24, scored=32, seeds=[0, 1, 2], inference=10, repaint="6 2 2"),
     "full": KindsSize((40, 200), tuning=100, scored=250, seeds=[0, 1, 2], inference=50, repaint="250 10 10"),
 }
 SEEDS = {"validation": 902, "test": 912}  # of the subjects; the demo model was trained on seed 100

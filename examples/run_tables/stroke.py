@@ -9,9 +9,11 @@ from difffuse_hf.errors import require_choice
 from .steps import Steps
 
 METHODS = (
-    "DenoisingAE", "ACAT", "ACAT, calibrated map", "Dif-fuse", "Dif-fuse, calibrated",
+    "DenoisingAE", "IterMask2", "IterMask2, calibrated map", "AnoFPDM", "AnoFPDM, calibrated map", "AutoDDPM", "THOR",
+    "ACAT", "ACAT, calibrated map", "Dif-fuse", "Dif-fuse, calibrated", "Dif-fuse, adaptive mask",
     "RePaint", "RePaint, calibrated", "DDPM", "DDIM-DDPM", "DDPM-DDIM", "DDIM",
 )  # fmt: skip
+RIVALS = {"denoising_autoencoder": "denoising_ae", "itermask": "itermask", "conditional": "conditional"}  # their own
 WINDOW_HU = (0, 80)  # the brain window of a reading room
 MAPS = {"reference": "reconstruction", "num_steps": 10, "step_rule": "proximal", "step_growth": 1.5}
 
@@ -22,7 +24,7 @@ class StrokeSize:
 
     patients: int  # two scans of each
     seeds: Sequence[int]
-    steps: tuple[int, int, int, int]  # of classifier, autoencoder, U-Net and denoising autoencoder
+    steps: tuple[int, int, int, int]  # of classifier, autoencoder, each U-Net, and each other rival's network
     tuned: int  # validation slices of each class that methods are tuned on
     scored: int  # validation and test slices of each class
     calibrated: int  # validation slices of each class that the model's thresholds are chosen on
@@ -57,7 +59,8 @@ def stroke(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
                   "--split-seed", seed, to=data)  # fmt: skip
         add_networks(steps, size, seed, here)
         steps.add(f"{seed}/methods", "python", "examples/assemble_competitors.py", "--dataset", data,
-                  "--output_dir", f"{here}/methods", networks(here), "--denoising_autoencoder", f"{here}/denoising_ae",
+                  "--output_dir", f"{here}/methods", networks(here),
+                  [word for flag, part in RIVALS.items() for word in (f"--{flag}", f"{here}/{part}")],
                   "--methods", METHODS, "--seed", seed, "--limit", size.tuned, "--num_inference_steps", size.inference,
                   "--repaint_steps", size.repaint, shared(), "--dtype", "auto", to=f"{here}/methods")  # fmt: skip
         scored += ["--all", f"{here}/methods", data]
@@ -91,16 +94,21 @@ def shared() -> list[str]:
 def add_networks(steps: Steps, size: StrokeSize, seed: int, here: str) -> None:
     """The networks of one seed."""
     loop = "--cpu --report_to none --resume_from_checkpoint latest".split()
-    classifier, autoencoder, unet, denoising = size.steps
+    classifier, autoencoder, unet, rival = size.steps
+    diffusion = f"--preset demo --intensity_augmentation 0.03 --patch_size 2 {size.unet} --max_steps {unet}"
+    of_rivals = f"--mixed_precision auto --validation_steps 250 --validation_samples 256 --flip --max_steps {rival}"
     recipes = {
         "classifier": "--preset demo --intensity_augmentation 0.05 --noise_augmentation 0.03 --batch_size 48 "
         f"--lr_scheduler cosine --validation_steps 200 --validation_samples 600 --max_steps {classifier}",
         "autoencoder": f"--preset demo --intensity_augmentation 0.05 --strides 2 1 1 --max_steps {autoencoder}",
-        "diffusion": f"--preset demo --intensity_augmentation 0.03 --patch_size 2 {size.unet} --max_steps {unet}",
-        "denoising_ae": "--channels 16 32 64 96 --learning_rate 1e-3 --cosine_steps 0 --mixed_precision auto "
-        f"--validation_steps 250 --validation_samples 256 --flip --max_steps {denoising}",
+        "diffusion": diffusion,
+        "conditional": f"{diffusion} --class_conditional",
+        "denoising_ae": f"--channels 16 32 64 96 --learning_rate 1e-3 --cosine_steps 0 {of_rivals}",
+        "itermask": "--block_out_channels 16 32 64 96 --layers_per_block 1 --attention_levels 1 --norm_num_groups 16 "
+        f"{of_rivals}",
     }
     for part, recipe in recipes.items():
         to = f"{here}/{part}"
-        steps.add(f"{seed}/{part}", "launch", f"examples/train_{part}.py", recipe.split(), size.common.split(),
+        script = "diffusion" if part == "conditional" else part
+        steps.add(f"{seed}/{part}", "launch", f"examples/train_{script}.py", recipe.split(), size.common.split(),
                   "--dataset", f"{here}/data", "--seed", seed, loop, "--output_dir", to, to=to)  # fmt: skip

@@ -165,7 +165,7 @@ def schedules(pipeline, preset: str, grid: Mapping[str, Sequence[Any]]) -> list[
     found = []
     for values in product(*grid.values()):
         chosen = dict(zip(grid, values))
-        noise_level = chosen.pop("noise_level", pipeline.config["noise_level"] or len(pipeline.scheduler))
+        noise_level = chosen.pop("noise_level", pipeline.config["noise_level"] or pipeline.scheduler.highest_level)
         percentile = chosen.pop("percentile", pipeline.config["percentile"])
         plan = Calibration(_as_it_acts(replace(plain, **chosen)), noise_level, percentile)
         if plan not in found:

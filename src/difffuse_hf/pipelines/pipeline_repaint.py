@@ -32,8 +32,8 @@ class RePaintPipeline(MaskedPipeline):
         scheduler (`DifFuseScheduler`): its noise schedule.
         classifier, autoencoder (*optional*): make the saliency map when the call brings neither saliency nor mask.
         processor (`DifFuseProcessor`, *optional*): how scans become slices for this model.
-        noise_level (`int`, *optional*): the first level; T by default, as published. A lower one starts with the
-            noised image in place of noise, for a U-Net that was not trained on all levels.
+        noise_level (`int`, *optional*): the first level; T by default, as published, or the highest that the U-Net
+            was trained on. A level below T starts with the noised image in place of noise.
         num_inference_steps (`int`): levels of the schedule.
         jump_length (`int`): levels that a jump back to more noise spans.
         num_resamples (`int`): times that each stretch of that length is gone down.
@@ -116,7 +116,9 @@ class RePaintPipeline(MaskedPipeline):
         known = getattr(self.processor, "calibrations", {})
         if CALIBRATED_AS in known:
             return Calibration.of(known[CALIBRATED_AS])
-        return Calibration(Preset(), self.config["noise_level"] or len(self.scheduler), self.config["percentile"])
+        return Calibration(
+            Preset(), self.config["noise_level"] or self.scheduler.highest_level, self.config["percentile"]
+        )
 
     @staticmethod
     def call_of(plan: Calibration) -> dict[str, Any]:

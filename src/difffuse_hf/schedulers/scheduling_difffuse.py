@@ -69,6 +69,8 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         clip_sample (`bool`): clamp the predicted clean image to [-1, 1]. Off, because clamping breaks inversion.
         trained_betas (`list[float]`, *optional*): the β_t themselves, in place of `beta_start`, `beta_end` and
             `beta_schedule`.
+        max_timestep (`int`, *optional*): the U-Net was trained on timesteps below this one only, so no chain starts
+            above this level; T by default.
 
     Raises:
         InputError: a word that is none of those listed above.
@@ -87,6 +89,7 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         variance_type: str = "fixed_small",
         clip_sample: bool = False,
         trained_betas: list[float] | None = None,
+        max_timestep: int | None = None,
     ):
         require_choice("prediction_type", prediction_type, PREDICTION_TYPES)
         require_choice("variance_type", variance_type, VARIANCE_TYPES)
@@ -98,6 +101,9 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         noise = 1 - self.alphas_cumprod
         if not (noise.isfinite().all() and (noise > 0).all() and (noise < 1).all() and (noise.diff() > 0).all()):
             raise InputError(f"The noise levels from {beta_start} to {beta_end} do not rise from 0 towards 1.")
+        if max_timestep is not None and not 1 <= max_timestep <= num_train_timesteps:
+            raise InputError(f"`max_timestep` must be 1 to {num_train_timesteps}, got {max_timestep}.")
+        self.highest_level = max_timestep or num_train_timesteps
         self.init_noise_sigma = 1.0
         self.set_timesteps()
 
@@ -128,17 +134,19 @@ class DifFuseScheduler(SchedulerMixin, ConfigMixin):
         """The levels K … 0, one more than there are steps: K (i / steps)^ρ, rounded.
 
         Args:
-            noise_level (`int`, *optional*): K, the level at which the reverse process starts; T by default.
+            noise_level (`int`, *optional*): K, the level at which the reverse process starts; by default the highest
+                one that the U-Net has learned, T unless there is a `max_timestep`.
             num_inference_steps (`int`, *optional*): number of reverse steps; every level from K to 0 by default.
             spacing (`float`): ρ; 1 spreads the levels evenly, more puts them closer together towards the image. Levels
                 that are rounded to the same number are one, and there are so many fewer steps.
 
         Raises:
-            InputError: K does not lie in 1 … T, the steps not in 1 … K, or ρ is not above 0.
+            InputError: K does not lie between 1 and that level, the steps not in 1 … K, or ρ is not above 0.
         """
-        noise_level = len(self) if noise_level is None else noise_level
-        if not 1 <= noise_level <= len(self):
-            raise InputError(f"`noise_level` must lie between 1 and {len(self)}, got {noise_level}.")
+        noise_level = self.highest_level if noise_level is None else noise_level
+        if not 1 <= noise_level <= self.highest_level:
+            learned = "" if self.highest_level == len(self) else ", below which the U-Net was trained"
+            raise InputError(f"`noise_level` must lie between 1 and {self.highest_level}{learned}, got {noise_level}.")
         steps = noise_level if num_inference_steps is None else num_inference_steps
         if not 1 <= steps <= noise_level:
             raise InputError(
