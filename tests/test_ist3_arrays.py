@@ -3,6 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
+import scipy
 
 from difffuse_hf import ACATProcessor, DifFuseProcessor
 from difffuse_hf.data.cards import is_synthetic
@@ -68,6 +69,21 @@ def test_an_infarct_is_darker_than_the_same_brain_before_it_and_nothing_else_has
     assert -14 < change[inside & head].mean() < -3 and abs(change[far].mean()) < 0.5
     columns = np.flatnonzero(inside.any((0, 1)))
     assert (columns.mean() > COLUMNS / 2) == (infarct.side == "left")  # the patient's left is on the right
+
+
+def test_infarcts_are_darker_by_a_factor_and_all_else_is_the_same(folder, anatomy):
+    once, twice = (draw_scans(SEED, INDEX, anatomy, contrast)[1] for contrast in (1.0, 2.0))
+    assert twice.row["drop_hu"] == pytest.approx(2 * once.row["drop_hu"], abs=0.02) and 7 <= once.row["drop_hu"] <= 13
+    assert np.array_equal(once.place, twice.place)
+    near = scipy.ndimage.binary_dilation(once.place.any(0), iterations=6)  # in any slice: the next ones have its edge
+    assert np.array_equal(once.image[:, ~near], twice.image[:, ~near])
+    inside = (once.place > 0) & (once.image > 15 * 2.55)
+    darker = (once.image.astype(float) - twice.image)[inside].mean() * 100 / 255
+    assert 0.4 * once.row["drop_hu"] < darker < 1.1 * once.row["drop_hu"]
+    with pytest.raises(InputError, match="holds another cohort"):
+        write_cohort(folder, range(INDEX, INDEX + 1), SEED, [anatomy], infarct_contrast=2)
+    with pytest.raises(InputError, match="a factor above 0, got -1"):
+        write_cohort(folder.parent / "none", range(1), SEED, [anatomy], infarct_contrast=-1)
 
 
 def test_a_scan_without_an_infarct_has_a_place_for_one_in_the_same_brain(folder):

@@ -32,6 +32,9 @@ def phantom(
             "--arrays", help="For ist3: two scans of each subject as arrays of 2 mm, without DICOM, ready to train on."
         ),
     ] = False,
+    infarct_contrast: Annotated[
+        float, typer.Option(min=0.01, help="For --arrays: factor on how much darker infarcts are than healthy tissue.")
+    ] = 1.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; the subjects are the same.")] = 1,
 ):
     """Write synthetic subjects with exactly known lesions, in the folders of a real data set.
@@ -48,13 +51,15 @@ def phantom(
         raise typer.BadParameter("is for --layout ist3", param_hint="--arrays")
     if arrays and (incidence is not None or workers > 1):
         raise typer.BadParameter("takes neither --incidence nor --workers", param_hint="--arrays")
+    if infarct_contrast != 1 and not arrays:
+        raise typer.BadParameter("is for --arrays", param_hint="--infarct-contrast")
     console = Console()
     with needs_extra("preprocess"):
         cohort = BrainPhantom(layout.value, anatomies, seed, incidence)
         if arrays:
             from ..phantoms.ist3_arrays import write_cohort
 
-            write_cohort(out, range(subjects), seed, cohort.anatomies)
+            write_cohort(out, range(subjects), seed, cohort.anatomies, infarct_contrast)
             return console.print(f"{2 * subjects} synthetic scans in {out}", markup=False, highlight=False)
         places = cohort.write(out, subjects, workers=workers)
         for _ in track(places, "Drawing subjects", total=subjects, console=console):

@@ -6,7 +6,8 @@ noise is that of a soft kernel, averaged over pixels of 2 mm. A folder holds, fo
 
     image.npy   (N, S, H, W) uint8, HU from 0 to 100 in steps of 100 / 255
     place.npy   (N, S, H, W) uint8, 1 where the infarct is or, in a scan without one, where one could be
-    scans.csv   a row a scan: patient, group, time, label, infarct_size, territory
+    scans.csv   a row a scan: patient, group, time, label, infarct_size, territory, and `drop_hu`: how much darker
+                grey matter is in the infarct
 """
 
 import csv
@@ -23,7 +24,7 @@ from .common import child_rng, deform
 from .head import load_head
 from .infarct import infarct_extent, infarct_hounsfield, plan_infarct
 from .ist3_head import ORIGIN, SHAPE, background, mass_effect, mni_coordinates
-from .ist3_plan import plan_patient
+from .ist3_plan import StudyPlan, plan_patient
 
 VOXEL_MM, VOXEL_ML = 2, 0.008
 SLICES, PLANES = 11, 3  # slices of a scan (Sec. 3.4.4, step 8), and planes of 2 mm that a slice is the mean of
@@ -33,7 +34,7 @@ NOISE_HU = (1.5, 3.0)  # of a pixel of 2 mm; 3 to 5 of one of 0.5 mm in `ist3.py
 WINDOW_HU = (0, 100)  # Sec. 3.4.4, step 8
 SIDES = ("none", "left", "right", "both")
 ROWS_FILE = "scans.csv"
-COLUMN_NAMES = ("key", "patient", "group", "time", "label", "infarct_size", "territory", "lesion_ml")
+COLUMN_NAMES = ("key", "patient", "group", "time", "label", "infarct_size", "territory", "lesion_ml", "drop_hu")
 _BOX = tuple(slice(0, n) for n in SHAPE)
 
 
@@ -47,11 +48,12 @@ class ArrayScan:
     row: dict[str, object]
 
 
-def draw_scans(seed: int, index: int, anatomy_path: Path | None) -> list[ArrayScan]:
+def draw_scans(seed: int, index: int, anatomy_path: Path | None, infarct_contrast: float = 1.0) -> list[ArrayScan]:
     """The baseline and the follow-up scan of one patient.
 
     Both have a `place`. Where no infarct is seen it is the one to come, or, of a patient who has none, one drawn as
-    others' are: on the scan's own anatomy, so that the place tells nothing of whether there is a lesion.
+    others' are: on the scan's own anatomy, so that the place tells nothing of whether there is a lesion. With another
+    `infarct_contrast` the same scans are drawn, their new infarcts so many times as dark.
     """
     plan = plan_patient(seed, index)
     rng = np.random.default_rng([seed, index, 17])
@@ -71,7 +73,8 @@ def draw_scans(seed: int, index: int, anatomy_path: Path | None) -> list[ArraySc
         place = np.zeros(brain.shape, bool)
         for extent in extents:
             stage = study.stage or float(stream.uniform(0.7, 1))
-            change, where = infarct_hounsfield(brain, extent, stage, study.drop_hu, study.swelling)
+            drop = infarct_contrast * study.drop_hu
+            change, where = infarct_hounsfield(brain, extent, stage, drop, study.swelling)
             image, place = image + change if seen else image, place | where
         sides = {infarct.side for infarct in infarcts}
         label = "none" if not seen else "both" if len(sides) == 2 else sides.pop()
@@ -84,6 +87,7 @@ def draw_scans(seed: int, index: int, anatomy_path: Path | None) -> list[ArraySc
             "infarct_size": max(infarct.size for infarct in infarcts) if seen else 0,
             "territory": ";".join(f"{one.territory} {one.side}" for one in infarcts) if seen else "",
             "lesion_ml": round(float(place.sum()) * VOXEL_ML, 2) if seen else 0.0,
+            "drop_hu": _drop_hu(study, infarct_contrast) if seen else 0.0,
         }
         scans.append(ArrayScan(*_slices(stream, image, place, head.origin[2]), row))
     return scans
@@ -101,17 +105,35 @@ def _slices(rng: np.random.Generator, image: np.ndarray, place: np.ndarray, orig
     return np.pad(grey, margin), np.pad((share > 0.5).astype(np.uint8), margin)
 
 
-def write_cohort(folder: str | Path, patients: range, seed: int, anatomies: Sequence[Path | None]) -> Path:
+def write_cohort(
+    folder: str | Path,
+    patients: range,
+    seed: int,
+    anatomies: Sequence[Path | None],
+    infarct_contrast: float = 1.0,
+) -> Path:
     """Write two scans of each patient; patient i lies on anatomy i modulo their number. What is there already is kept.
 
+    Args:
+        infarct_contrast: factor on how much darker than healthy tissue new infarcts are (grey matter by 2 to 6 HU at
+            baseline and 7 to 13 at follow-up), for a cohort that is easier or harder.
+
     Raises:
-        InputError: the folder holds another cohort.
+        InputError: the folder holds another cohort, or the factor is not above 0.
     """
+    if not infarct_contrast > 0:
+        raise InputError(f"The contrast of infarcts is a factor above 0, got {infarct_contrast:g}.")
     folder = Path(folder)
     wanted = [f"SYNTH-{seed}-{index:05d}" for index in patients for _ in range(2)]
     if folder.exists():
-        found = [row["patient"] for row in read_rows(folder)]
-        if found != wanted:
+        found = read_rows(folder)
+        drops = {
+            study.uid: _drop_hu(study, infarct_contrast)
+            for index in patients
+            for study in plan_patient(seed, index).studies
+        }
+        same = all(float(row.get("drop_hu") or 0) in (0, drops.get(row["key"])) for row in found)
+        if [row["patient"] for row in found] != wanted or not same:
             raise InputError(f"{folder} holds another cohort ({len(found)} scans); choose another folder.")
         return folder
     shape = (len(wanted), SLICES, ROWS, COLUMNS)
@@ -120,7 +142,11 @@ def write_cohort(folder: str | Path, patients: range, seed: int, anatomies: Sequ
             np.lib.format.open_memmap(partial_folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
             for name in ("image", "place")
         )
-        drawn = (scan for index in patients for scan in draw_scans(seed, index, anatomies[index % len(anatomies)]))
+        drawn = (
+            scan
+            for index in patients
+            for scan in draw_scans(seed, index, anatomies[index % len(anatomies)], infarct_contrast)
+        )
         rows = []
         for number, scan in enumerate(drawn):
             image[number], place[number] = scan.image, scan.place
@@ -129,6 +155,11 @@ def write_cohort(folder: str | Path, patients: range, seed: int, anatomies: Sequ
             array.flush()
         write_csv(partial_folder / ROWS_FILE, list(COLUMN_NAMES), rows)
     return folder
+
+
+def _drop_hu(study: StudyPlan, infarct_contrast: float) -> float:
+    """By how much grey matter is darker in a study's new infarcts."""
+    return round(infarct_contrast * study.drop_hu, 2)
 
 
 def read_rows(folder: str | Path) -> list[dict[str, str]]:
