@@ -251,13 +251,12 @@ def build(kind: str, networks: dict, settings: dict, args):
         common.pop("morphology_size", None)
     if kind == "DifFusePipeline":
         common |= masked | {"preset": args.preset}
-    return getattr(package, kind)(
-        unet=unet,
-        scheduler=DifFuseScheduler.from_pretrained(source, subfolder="scheduler"),
-        processor=processor,
-        **networks,
-        **(common | settings),
-    )
+    scheduler = DifFuseScheduler.from_pretrained(source, subfolder="scheduler")
+    pipeline = getattr(package, kind)(unet=unet, scheduler=scheduler, processor=processor, **networks,
+                                      **(common | settings))  # fmt: skip
+    if (pipeline.config["noise_level"] or 0) > scheduler.highest_level:  # the method's own, where it is not tuned
+        pipeline.register_to_config(noise_level=scheduler.highest_level)
+    return pipeline
 
 
 def tune(name: str, pipeline, validation: Slices, options: dict, grid: dict, args) -> tuple[list[dict], dict]:

@@ -24,15 +24,18 @@ from difffuse_hf.pipelines.auto import load_pipeline
 from difffuse_hf.reporting.anomaly_tables import write_sweep_tables
 from difffuse_hf.reporting.figures import methods_figure
 
+NOISE_LEVELS, PICTURES = (100, 200, 300, 400, 500, 600, 700, 800), (250, 500, 750)
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "dataset", "output_dir"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--noise_levels", type=int, nargs="*", default=[100, 200, 300, 400, 500, 600, 700, 800])
+    parser.add_argument("--noise_levels", type=int, nargs="*",
+                        help="100 to 800 by default, or up to where the U-Net was trained")  # fmt: skip
     parser.add_argument("--percentiles", type=float, nargs="*", default=[70, 80, 85, 90, 95, 98])
     parser.add_argument("--num_samples", type=int, nargs="*", default=[1, 2, 4, 8])
-    parser.add_argument("--pictures", type=int, nargs="*", default=[250, 500, 750], help="noise levels to draw")
+    parser.add_argument("--pictures", type=int, nargs="*", help="noise levels to draw; 250, 500, 750 by default")
     parser.add_argument("--curves_only", action="store_true", help="no grid of K and τ, which is most of the work")
     parser.add_argument("--options", type=json.loads, default={}, help="further arguments of the pipeline, as JSON")
     parser.add_argument("--limit", type=int, help="validation slices with a lesion; all by default")
@@ -44,6 +47,12 @@ def main(argv: list[str] | None = None) -> None:
     pipeline = load_pipeline(args.model, args.device)
     if not isinstance(pipeline, DifFusePipeline):
         raise InputError(f"{args.model} is a {type(pipeline).__name__}; the sweep is of a DifFusePipeline.")
+    args.noise_levels, args.pictures = (
+        [one for one in usual if one <= pipeline.scheduler.highest_level] if given is None else given
+        for given, usual in ((args.noise_levels, NOISE_LEVELS), (args.pictures, PICTURES))
+    )
+    for level in (*args.noise_levels, *args.pictures):
+        pipeline.scheduler.levels_from(level)  # one that it does not have is named before hours of work
     sick = as_slices(load_slices(args.dataset, "validation"), "validation", args.limit).with_drawn_lesion()
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)

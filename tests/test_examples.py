@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -264,3 +265,14 @@ def test_no_noise_level_is_tried_that_the_unet_has_not_learned():
     assert script.learned(ReconstructionPipeline(DenoisingAutoencoder(2, [4, 8])), script.LEVELS) == script.LEVELS
     tried = [{"noise_level": level} for level in (100, 200, 350)]
     assert script.further(tried[-1], tried, ["noise_level"], script.learned(pipeline, script.BEYOND)) == []
+
+
+def test_a_level_that_is_not_tuned_is_lowered_to_what_the_unet_has_learned(results, tmp_path):
+    script, kind = load("examples/assemble_competitors.py"), "AnoFPDMPipeline"
+    for learned, level in ((None, 600), (500, 500)):
+        DifFuseScheduler(max_timestep=learned).save_pretrained(tmp_path / "scheduler")
+        args = SimpleNamespace(anomaly_channels=None, morphology_size=None, dataset=str(results / "slices"),
+                               percentile_over="image", saliency_options={}, conditional=str(tmp_path))  # fmt: skip
+        args.diffusion = args.simplex = None
+        pipeline = script.build(kind, {"conditional": tiny_unet(num_class_embeds=3)}, {}, args)
+        assert pipeline.config["noise_level"] == level
