@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     runs = [(name, AnomalyRun(*run)) for name, *run in args.method]
     for name, run in [*runs, *(one for pair in args.all for one in assembled_methods(*pair))]:
         methods.setdefault(name, []).append(run)
-    common = "out_of_domain classifiers inception limit seed batch_size device channels dtype"
+    common = "out_of_domain classifiers inception limit limit_healthy seed batch_size device channels dtype"
     settings = AnomalySettings(**{name: getattr(args, name) for name in common.split()})
     groups = Groups(args.group_by[1], read_subjects(*args.group_by)) if args.group_by else None
     with own_folder(output):
@@ -69,6 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--group_by", nargs=2, metavar=("TABLE", "COLUMN"),
                         help="column of a cohort's subjects.csv: figures of each of its values")  # fmt: skip
     parser.add_argument("--limit", type=int, help="slices of each class and split; all by default")
+    parser.add_argument("--limit_healthy", type=int, help="of the healthy ones, if not as many")
     parser.add_argument("--channels", type=int, nargs="*",
                         help="as if only these modalities had been acquired: the other channels are 0")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the sampling; a run's number is added")

@@ -75,7 +75,7 @@ def test_a_result_holds_the_measures_and_the_slices_of_the_figure(run, tmp_path)
     assert foreign["dice"] == measures["dice"] and "healthy_change" not in foreign  # slices with a lesion alone
     assert scored.tiles["m"]["image"].shape == scored.tiles["m"]["map"].shape == (2, 1, 16, 16)
     origin = json.loads((tmp_path / "m_0.json").read_text())["origin"]
-    settings = {"out_of_domain": [run.dataset], "inception": False, "limit": None, "seed": 0}
+    settings = {"out_of_domain": [run.dataset], "inception": False, "limit": None, "limit_healthy": None, "seed": 0}
     assert origin == {**run._asdict(), **settings, "channels": None, "dtype": "float32"}
 
 
@@ -140,3 +140,9 @@ def test_kid_is_named_by_its_features():
     two = AnomalySettings(classifiers=["a", "b"]).features()
     assert two == "features of each seed's classifier, a, b, not Inception's"
     assert AnomalySettings(classifiers=["out/c"], inception=True).features() == "Inception's features"
+
+
+def test_a_limit_is_of_each_class_and_healthy_slices_may_have_one_of_their_own(run):
+    slices = load_slices(run.dataset, "test")
+    for limits, expected in (((None,), [2, 2]), ((1,), [1, 1]), ((2, 1), [1, 2]), ((None, 1), [1, 2])):
+        assert as_slices(slices, "test", *limits).labels.bincount().tolist() == expected

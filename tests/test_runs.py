@@ -176,7 +176,7 @@ def test_an_interrupt_reaches_the_steps_and_the_next_call_goes_on(tmp_path, kind
      ("anomaly", "smoke", 21), ("anomaly", "evening", 47), ("anomaly", "ranking", 47), ("anomaly", "full", 47),
      ("demo_model", "full", 19), ("flair_model", "smoke", 20), ("flair_model", "evening", 20),
      ("stroke", "smoke", 12), ("stroke", "evening", 28), ("brain_model", "smoke", 21), ("brain_model", "evening", 21),
-     ("brain_model", "full", 21), ("kinds", "smoke", 11), ("kinds", "evening", 11), ("kinds", "full", 11)],
+     ("brain_model", "full", 21), ("kinds", "smoke", 12), ("kinds", "evening", 12), ("kinds", "full", 12)],
 )  # fmt: skip
 def test_every_run_of_the_table_is_whole(run, size, count):
     steps = table().RUNS[run](size, "/out", "/anatomies", None)

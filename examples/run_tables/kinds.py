@@ -20,16 +20,16 @@ class KindsSize:
 
     subjects: tuple[int, int]  # to choose settings and thresholds on, and to test
     tuning: int  # validation slices of a class that choose the rivals' settings
-    scored: int  # validation and test slices of a class
+    scored: tuple[int, int]  # validation and test slices with a lesion, and without
     seeds: Sequence[int]  # of the sampling
     inference: int  # steps of DDIM-DDPM over all noise levels
     repaint: str  # levels, length of a jump, times that each stretch is gone
 
 
 KINDS = {
-    "smoke": KindsSize((3, 4), tuning=2, scored=3, seeds=[0], inference=6, repaint="3 1 1"),
-    "evening": KindsSize((20, 40), tuning=24, scored=32, seeds=[0, 1, 2], inference=10, repaint="6 2 2"),
-    "full": KindsSize((40, 200), tuning=100, scored=250, seeds=[0, 1, 2], inference=50, repaint="250 10 10"),
+    "smoke": KindsSize((3, 4), tuning=2, scored=(3, 3), seeds=[0], inference=6, repaint="3 1 1"),
+    "evening": KindsSize((20, 40), tuning=24, scored=(36, 12), seeds=[0, 1, 2], inference=10, repaint="6 2 2"),
+    "full": KindsSize((40, 200), tuning=100, scored=(250, 250), seeds=[0, 1, 2], inference=50, repaint="250 10 10"),
 }
 SEEDS = {"validation": 902, "test": 912}  # of the subjects; the demo model was trained on seed 100
 
@@ -51,9 +51,15 @@ def kinds(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
               "--num_inference_steps", size.inference, "--repaint_steps", size.repaint.split(), "--limit", size.tuning,
               "--anomaly_channels 0 --morphology_size 3".split(), "--saliency_options", json.dumps(SALIENCY),
               "--output_dir", methods, to=methods)  # fmt: skip
-    rows = ["--method", "Dif-fuse", demo, slices, "--all", methods, slices] * len(size.seeds)
-    steps.add("tables", "python", "examples/evaluate_anomaly.py", rows, "--limit", size.scored, "--group_by",
-              f"{out}/scans/test", "kind", "--output_dir", tables, to=tables)  # fmt: skip
+    again = f"{out}/calibrated"  # with as many percentiles to choose from as RePaint
+    steps.add("calibrated", "python", "examples/calibrate_pipeline.py", demo, "--dataset", slices, "--limit",
+              size.tuning, "--grid", json.dumps({"percentile": [80, 90, 95], "noise_level": [350]}),
+              "--output_dir", again, to=again)  # fmt: skip
+    rows = ["--method", "Dif-fuse", demo, slices, "--method", "Dif-fuse, calibrated here", again, slices,
+            "--all", methods, slices] * len(size.seeds)  # fmt: skip
+    sick, healthy = size.scored
+    steps.add("tables", "python", "examples/evaluate_anomaly.py", rows, "--limit", sick, "--limit_healthy", healthy,
+              "--group_by", f"{out}/scans/test", "kind", "--output_dir", tables, to=tables)  # fmt: skip
     found = f"{out}/found"
     steps.add("found", "python", "examples/evaluate_scans.py", demo, "--cases", f"{out}/scans/test", "--group_by",
               "kind", "--seeds", list(size.seeds), "--output_dir", found, to=found)  # fmt: skip

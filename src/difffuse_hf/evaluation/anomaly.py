@@ -113,16 +113,18 @@ class Threshold:
     split: str
 
 
-def as_slices(dataset, split: str, limit: int | None = None) -> Slices:
-    """Slices of a `datasets.Dataset` in memory; with `limit`, so many of each class, evenly spaced.
+def as_slices(dataset, split: str, limit: int | None = None, limit_healthy: int | None = None) -> Slices:
+    """Slices of a `datasets.Dataset` in memory; with `limit`, so many of each class, evenly spaced, and of the healthy
+    ones `limit_healthy`, if that is given.
 
     Without a column `mask`, nothing is drawn where there is a lesion and nothing is to be drawn elsewhere.
     """
     labels = torch.as_tensor(dataset["label"])
     index = torch.arange(len(labels))
-    if limit is not None:
-        groups = [index[labels == label] for label in labels.unique()]
-        index = torch.cat([g[torch.linspace(0, len(g) - 1, min(limit, len(g))).long()] for g in groups])
+    if limit is not None or limit_healthy is not None:
+        of_class = {0: limit if limit_healthy is None else limit_healthy}
+        groups = [(index[labels == label], of_class.get(int(label), limit)) for label in labels.unique()]
+        index = torch.cat([g[torch.linspace(0, len(g) - 1, min(most or len(g), len(g))).long()] for g, most in groups])
     rows = dataset.select(index.tolist())
     whose = next((name for name in ("subject", "patient") if name in rows.column_names), None)
     subjects = [str(i) for i in range(len(rows))] if whose is None else list(rows[whose])

@@ -66,6 +66,7 @@ class AnomalySettings:
     classifiers: Sequence[str] = ()  # of each seed: judges the counterfactuals; its features make the kernel distance
     inception: bool = False  # take Inception's features instead
     limit: int | None = None  # slices of each class and split
+    limit_healthy: int | None = None  # of the healthy ones, if not as many
     seed: int = 0  # of the sampling; a run's number is added
     batch_size: int = 16
     device: str = "cpu"
@@ -190,8 +191,9 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
     def make(images: torch.Tensor, what: str) -> tuple[torch.Tensor, torch.Tensor]:
         return run_method(pipeline, images, label=f"{name}, {what}", **sampling)
 
+    limits = (settings.limit, settings.limit_healthy)
     validation, test = (
-        as_slices(load_slices(run.dataset, split), split, settings.limit).given(settings.channels)
+        as_slices(load_slices(run.dataset, split), split, *limits).given(settings.channels)
         for split in ("validation", "test")
     )
     result: dict[str, Any] = {"origin": _origin(run, settings), "about": about(pipeline, run.model)}
@@ -205,7 +207,7 @@ def score_run(name: str, number: int, run: AnomalyRun, path: Path, settings: Ano
         result["test"]["calls"] = calls.images / len(test.images)
     result["out_of_domain"] = {}
     for dataset in settings.out_of_domain:
-        foreign = as_slices(load_slices(dataset, "test"), "test", settings.limit).given(settings.channels)
+        foreign = as_slices(load_slices(dataset, "test"), "test", *limits).given(settings.channels)
         foreign = foreign.with_lesion()
         result["out_of_domain"][dataset] = score_slices(make, foreign, thresholds, judge, settings.inception)[0]
     write_whole(path.with_suffix(".npz"), lambda file: _save_arrays(file, shown))
@@ -305,7 +307,7 @@ def score_slices(
 
 def _origin(run: AnomalyRun, settings: AnomalySettings) -> dict:
     """What a result depends on."""
-    names = ("inception", "limit", "seed", "channels", "dtype")
+    names = ("inception", "limit", "limit_healthy", "seed", "channels", "dtype")
     known = {name: getattr(settings, name) for name in names}
     return {**run._asdict(), "out_of_domain": list(settings.out_of_domain), **known}
 

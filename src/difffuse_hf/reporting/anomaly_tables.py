@@ -73,7 +73,7 @@ def write_anomaly_tables(
         groups: of the subjects, for tables of each, such as the kinds of lesion.
     """
     synthetic = any(map(is_synthetic, datasets))
-    where = about_data("test", synthetic, settings.limit)
+    where = about_data("test", synthetic, settings.limit, settings.limit_healthy)
     caption = f"Counterfactuals, {where}; KID over {settings.features()}"
     caption += "." if settings.inception else "; the same classifier says what passes as healthy."
     found = f"Lesions found, {where}."

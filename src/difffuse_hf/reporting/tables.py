@@ -129,10 +129,11 @@ def measures_table(
     return Table(f"{caption} {_about_seeds([len(seeds) for seeds in results.values()])}", head, cells, bold, label)
 
 
-def about_data(split: str, synthetic: bool, limit: int | None = None) -> str:
+def about_data(split: str, synthetic: bool, limit: int | None = None, limit_healthy: int | None = None) -> str:
     """Which scans or slices a table is about: "split 'test', at most 8 slices of a class, synthetic data"."""
     parts = [f"split '{split}'"]
     parts += [f"at most {limit} slices of a class"] if limit else []
+    parts += [f"at most {limit_healthy} healthy ones"] if limit_healthy else []
     return ", ".join([*parts, "synthetic data"] if synthetic else parts)
 
 
