@@ -20,7 +20,6 @@ from difffuse_hf import (
     read_case,
 )
 from difffuse_hf.detection import slices as scan_slices
-from difffuse_hf.detection.slices import ScanSlices  # noqa: E402
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.image_quality import flicker
 from difffuse_hf.io.files import check_output
@@ -358,32 +357,6 @@ def test_a_calibrated_rule_smooths_saliency_by_millimetres_and_takes_one_percent
     }  # fmt: skip
     other = made(ScanRule(smoothing_mm=6.0, together=True), percentile=50.0)
     assert other.slices.mask[brain].mean() == pytest.approx(0.5, abs=0.01)
-
-
-def test_what_a_first_look_finds_is_repainted_again_in_a_mask_of_its_own(pipeline, case):
-    slices = pipeline.processor.preprocess_volume(case.volumes, case.affine)[0]
-    every, plan = torch.arange(len(slices)), pipeline.calibration("exact")
-
-    def made(**rule):
-        again = dataclasses.replace(plan, scan=ScanRule(together=True, **rule))
-        scan = ScanSlices(pipeline, slices, again, batch_size=3, seed=0, progress=False)
-        scan.look_through(every, 0.0, together=True)
-        return scan.repaint(every, {"preset": "exact"})
-
-    once, brain = made(), pipeline.foreground(slices)
-    level = float((once.anomaly * brain).flatten(1).amax(1).median())
-    found = (once.anomaly >= level) & brain
-    reached = found.flatten(1).any(1)
-    assert reached.any() and not reached.all()
-    again = made(again_from=level, margin_mm=2 * pipeline.pixel_mm)
-    tight = torch.nn.functional.max_pool2d(found.float(), 5, 1, 2)
-    assert torch.equal(again.mask, torch.where(reached.view(-1, 1, 1, 1), tight, once.mask))
-    outside = (again.mask == 0).expand_as(slices)
-    assert torch.equal(again.counterfactual[outside], slices[outside])
-    assert torch.equal(again.anomaly[~reached], once.anomaly[~reached])
-    assert not torch.equal(again.anomaly[reached], once.anomaly[reached])
-    assert torch.equal(again.saliency, once.saliency)
-    assert torch.equal(made(again_from=2 * float(once.anomaly.max())).anomaly, once.anomaly)
 
 
 def test_a_mask_drawn_on_a_slice_leaves_the_others_as_they_were_where_slices_are_taken_together(

@@ -10,8 +10,7 @@ import torch
 from rich.progress import track
 
 from ..data.slice_settings import LESION_PROBABILITY
-from ..pipelines.calibration import Calibration, ScanRule
-from ..pipelines.map_recipe import widened
+from ..pipelines.calibration import Calibration
 from ..pipelines.pipeline_difffuse import DifFusePipeline, without_found
 from ..preprocessing.shapes import label_pieces
 from ..saliency.mask import saliency_to_mask, smooth_through_slices
@@ -93,7 +92,7 @@ class ScanSlices:
     ) -> Made:
         """Dif-fuse on the suspicious slices; the counterfactual is the mean of the samples.
 
-        Those of them that `masks` has a mask (H, W) for are repainted in it, once, and have no saliency.
+        Those of them that `masks` has a mask (H, W) for are repainted in it, and have no saliency.
         """
         made = Made(self.slices.clone(), *(torch.zeros_like(self.slices[:, :1]) for _ in range(3)))
         given = torch.zeros_like(self.slices[:, :1])
@@ -111,27 +110,7 @@ class ScanSlices:
                 made.mask[index] = output.masks.float().cpu()
                 if output.saliency is not None:
                     made.saliency[index] = output.saliency.float().cpu()
-        rule = self.plan.scan or ScanRule()
-        if rule.again_from is not None:
-            self._look_again(suspicious[~drawn], made, call, rule.again_from, rule.margin_mm)
         return made
-
-    def _look_again(
-        self, suspicious: torch.Tensor, made: Made, call: dict[str, Any], again_from: float, margin_mm: float
-    ) -> None:
-        """Repaint what the first look has found from an anomaly on, with a margin, and keep that in its place.
-
-        The saliency's mask is of a fixed size. In a mask that fits, more of the healthy tissue around a lesion is
-        seen, and what was repainted by the way is left alone. Slices in which nothing was found stay.
-        """
-        found = (made.anomaly >= again_from) & self.pipeline.foreground(self.slices)
-        again = suspicious[found[suspicious].flatten(1).any(1)]
-        tight = widened(found.float(), margin_mm, self.pipeline.pixel_mm)
-        scan = replace(self, saliency=made.saliency)
-        for index, output in scan._through(again, "Looking again", {"display_steps": 0, **call}, tight):
-            made.counterfactual[index] = output.expected.float().cpu()
-            made.anomaly[index] = output.anomaly_maps.float().cpu()
-            made.mask[index] = output.masks.float().cpu()
 
     def picture(self, chosen: torch.Tensor, made: Made, call: dict[str, Any], threshold: float) -> torch.Tensor:
         """The counterfactuals (S, C, H, W), those of the chosen slices by the chain that is made to be looked at.

@@ -188,7 +188,7 @@ def _parameters(pipeline: DifFusePipeline, plan: Calibration) -> dict[str, Any]:
         "anomaly_map": "thesis" if recipe is None else recipe.to_dict(),
         "anomaly_shows": None if recipe is None else recipe.in_words(processor.modalities),
         "calibrated": plan.chosen_by or None,
-        "slices_together": None if plan.scan is None else plan.scan.to_dict(),
+        "slices_together": None if plan.scan is None else asdict(plan.scan),
         "unet_dtype": str(pipeline.unet.dtype).removeprefix("torch."),
         "image_size": list(processor.image_size),
         "pixel_spacing_mm": processor.pixel_spacing_mm,

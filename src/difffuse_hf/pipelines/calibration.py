@@ -24,10 +24,6 @@ class ScanRule:
             a lesion gets a larger mask than one with little.
         neighbour_probability (`float`, *optional*): slices beside a suspicious one, and beside these, are repainted
             too as far as the classifier gives them this lesion probability; none without it.
-        again_from (`float`, *optional*): from which anomaly on what a first look finds is repainted again, in a mask
-            of its own, which is tighter than that of the saliency and reaches beyond it where the lesion does; once
-            without it.
-        margin_mm (`float`): how far that mask reaches beyond what was found.
 
     Raises:
         InputError: a value is out of its range.
@@ -36,23 +32,12 @@ class ScanRule:
     smoothing_mm: float = 0.0
     together: bool = False
     neighbour_probability: float | None = None
-    again_from: float | None = None
-    margin_mm: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.smoothing_mm < float("inf"):
             raise InputError(f"`smoothing_mm` must be 0 or more millimetres, got {self.smoothing_mm}.")
         if self.neighbour_probability is not None and not 0 <= self.neighbour_probability <= 1:
             raise InputError(f"`neighbour_probability` must lie in 0 to 1, got {self.neighbour_probability}.")
-        if self.again_from is not None and not self.again_from > 0:
-            raise InputError(f"`again_from` must be an anomaly above 0, got {self.again_from}.")
-        if not 0 <= self.margin_mm < float("inf"):
-            raise InputError(f"`margin_mm` must be 0 or more millimetres, got {self.margin_mm}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As a file holds it: without the second look where there is none, so that earlier versions can read it."""
-        once = ("again_from", "margin_mm") if self.again_from is None else ()
-        return {name: value for name, value in asdict(self).items() if name not in once}
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,7 @@ class Calibration:
         settings = {name: value for name, value in asdict(self.settings).items() if value != plain[name]}
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         del values["scan"]  # written where there is one, so that earlier versions can read models without
-        together = {} if self.scan is None else {"scan": self.scan.to_dict()}
+        together = {} if self.scan is None else {"scan": asdict(self.scan)}
         return {**values, "settings": settings, "recipe": self.recipe and self.recipe.to_dict(), **together}
 
     @classmethod
