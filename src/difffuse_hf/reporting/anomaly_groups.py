@@ -42,9 +42,10 @@ def group_tables(scored: ScoredMethods, groups: Groups, where: str, references: 
     if missing := sorted(subjects - set(groups.of)):
         raise InputError(f"The table has no row of the subject {missing[0]}, so its {groups.by} is not known.")
     names = sorted({groups.of[one] for one in subjects})
-    parts: dict[str, OfSlices] = {name: _of_group(scored.slices, groups.of, name) for name in names} | {
-        ALL: scored.slices
-    }
+    parts: dict[str, OfSlices] = {}
+    for name in names:
+        parts[name] = _of_group(scored.slices, groups.of, name)
+    parts[ALL] = scored.slices
     heads = {name: f"{name} ({_subjects(part)} subjects)" for name, part in parts.items()}
     results = {
         method: [
