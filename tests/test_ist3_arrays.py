@@ -1,5 +1,7 @@
 """The cohort of arrays: exact infarcts on the scan's own anatomy, the same for the same seed, mapped into memory."""
 
+import shutil
+
 import nibabel
 import numpy as np
 import pytest
@@ -82,6 +84,13 @@ def test_infarcts_are_darker_by_a_factor_and_all_else_is_the_same(folder, anatom
     assert 0.4 * once.row["drop_hu"] < darker < 1.1 * once.row["drop_hu"]
     with pytest.raises(InputError, match="holds another cohort"):
         write_cohort(folder, range(INDEX, INDEX + 1), SEED, [anatomy], infarct_contrast=2)
+    older = folder.parent / "older"  # from before there was such a factor
+    shutil.copytree(folder, older)
+    rows = [row.rsplit(",", 1)[0] for row in (older / "scans.csv").read_text().splitlines()]
+    (older / "scans.csv").write_text("\n".join(rows) + "\n")
+    assert write_cohort(older, range(INDEX, INDEX + 1), SEED, [anatomy]) == older
+    with pytest.raises(InputError, match="holds another cohort"):
+        write_cohort(older, range(INDEX, INDEX + 1), SEED, [anatomy], infarct_contrast=2)
     with pytest.raises(InputError, match="a factor above 0, got -1"):
         write_cohort(folder.parent / "none", range(1), SEED, [anatomy], infarct_contrast=-1)
 

@@ -127,12 +127,12 @@ def write_cohort(
     wanted = [f"SYNTH-{seed}-{index:05d}" for index in patients for _ in range(2)]
     if folder.exists():
         found = read_rows(folder)
-        drops = {
-            study.uid: _drop_hu(study, infarct_contrast)
-            for index in patients
-            for study in plan_patient(seed, index).studies
-        }
-        same = all(float(row.get("drop_hu") or 0) in (0, drops.get(row["key"])) for row in found)
+        studies = [study for index in patients for study in plan_patient(seed, index).studies]
+        drops = {study.uid: (0.0, _drop_hu(study, infarct_contrast)) for study in studies}
+        same = all(
+            float(row["drop_hu"]) in drops.get(row["key"], ()) if "drop_hu" in row else infarct_contrast == 1
+            for row in found  # the column is younger than the layout
+        )
         if [row["patient"] for row in found] != wanted or not same:
             raise InputError(f"{folder} holds another cohort ({len(found)} scans); choose another folder.")
         return folder
