@@ -35,6 +35,7 @@ from difffuse_hf.io.hub import model_folder
 from difffuse_hf.pipelines.calibration import Calibration, ScanRule
 from difffuse_hf.pipelines.presets import PRESETS
 
+ONE_SIGMA = 1.0  # of a map in standard deviations
 REACH, STEPS = 4.0, 121  # thresholds from a quarter of the one that slices gave to four times it
 
 
@@ -43,9 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     source = model_folder(args.model)
     pipeline, _ = load_model(source, args.device)
     assert pipeline.processor is not None  # `load_model` has looked
-    plan = pipeline.calibration(args.preset)
-    if not plan.threshold:
-        raise InputError(f"{args.model} has no threshold of slices to start from; run calibrate_pipeline.py first.")
+    plan = starting_from(pipeline.calibration(args.preset), args.model)
     cases = [case for folder in args.cases for case in cases_in(folder)]
     thresholds = plan.threshold * REACH ** np.linspace(-1, 1, STEPS)
     plans = [rule_of(plan, values) for values in args.rules]
@@ -85,6 +84,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.scores = args.scores or args.output_dir.with_name(f"{args.output_dir.name}.scores.json")
     return args
+
+
+def starting_from(plan: Calibration, model: str) -> Calibration:
+    """A plan with a threshold to search around: that of its slices, or one standard deviation where they had none.
+
+    Raises:
+        InputError: the model has not been calibrated on slices.
+    """
+    if plan.threshold:
+        return plan
+    if plan.recipe is None or plan.recipe.sample_noise is None:
+        raise InputError(f"{model} has no threshold of slices to start from; run calibrate_pipeline.py first.")
+    return replace(plan, threshold=ONE_SIGMA)
 
 
 def cases_in(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from difffuse_hf.detection.slices import find_suspicious
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.lesions import dice_of_counts, reached, share_threshold
 from difffuse_hf.pipelines.calibration import Calibration, ScanRule
+from difffuse_hf.pipelines.map_recipe import MapRecipe
 from difffuse_hf.pipelines.presets import PRESETS
 from difffuse_hf.saliency.mask import saliency_to_mask
 
@@ -92,3 +93,13 @@ def test_the_rule_with_the_best_dice_over_scans_that_have_a_lesion_is_chosen_wit
     counts[:, :, 2] = 0
     with pytest.raises(InputError, match="None of the scans has a drawn lesion"):
         calibrate.choose(plans, counts, thresholds, [])
+
+
+def test_a_search_of_thresholds_starts_from_the_slices_or_from_one_standard_deviation():
+    start, plan = script().starting_from, Calibration(PRESETS["fast"], 350, 95.0, threshold=0.7)
+    assert start(plan, "m") == plan
+    nothing_found = dataclasses.replace(plan, threshold=None, recipe=MapRecipe(sample_noise=0.1))
+    assert start(nothing_found, "m").threshold == 1.0
+    for other in (dataclasses.replace(plan, threshold=None), dataclasses.replace(nothing_found, recipe=MapRecipe())):
+        with pytest.raises(InputError, match="m has no threshold of slices to start from"):
+            start(other, "m")
