@@ -20,7 +20,7 @@ from difffuse_hf.evaluation.classification import (
     roc_auc,
 )
 from difffuse_hf.evaluation.predictions import decide, predict, predicted_classes
-from difffuse_hf.evaluation.subgroups import lesion_sites, subgroup_table, subgroups
+from difffuse_hf.evaluation.subgroups import auc_differences, lesion_sites, subgroup_table, subgroups
 from difffuse_hf.reporting.charts import draw_confusions, draw_lines
 from difffuse_hf.reporting.classification_tables import compare_with_first
 
@@ -224,6 +224,37 @@ def test_the_auc_of_a_group_of_lesions_is_against_all_scans_without_one():
     frame["prob_healthy"], frame["prob_lesion"] = [0.9, 0.3, 0.5, 0.1], [0.1, 0.7, 0.5, 0.9]
     rows = subgroup_table(frame, 0).set_index(["group", "value"])["auc"]
     assert rows["infarct size", "1"] == 0.5 and rows["infarct size", "4"] == 1.0 and rows["all", ""] == 0.75
+
+
+def suspicions(*of_scans, sizes, patients=None):
+    """A table in which scan i has a lesion with probability of_scans[i], and one of size sizes[i] (0: none)."""
+    frame = table([int(size > 0) for size in sizes], [0] * len(sizes), patients=patients, infarct_size=sizes)
+    return frame.assign(prob_healthy=[1 - one for one in of_scans], prob_lesion=of_scans)
+
+
+def test_the_gain_in_auc_is_that_of_each_size_and_a_mean_over_the_seeds():
+    sizes = [0, 0, 1, 4]
+    blind = suspicions(0.3, 0.7, 0.5, 0.9, sizes=sizes)  # AUC of size 1: 0.5, of size 4: 1
+    sharp = suspicions(0.3, 0.4, 0.5, 0.9, sizes=sizes).sample(frac=1, random_state=1)
+    rows = auc_differences([blind, blind], [sharp, blind], 100).set_index(["group", "value"])
+    small, large, whole = rows.loc[("infarct size", "1")], rows.loc[("infarct size", "4")], rows.loc[("all", "")]
+    assert (small["first"], small["difference"], small["lesions"]) == (0.5, 0.25, 2)  # (0.5 + 0) / 2
+    assert small["standard_error"] == pytest.approx(0.25)  # of 0.5 and 0
+    assert (large["difference"], large["low"], large["high"]) == (0, 0, 0)
+    assert whole["difference"] == pytest.approx((0.25 + 0) / 2) and whole["lesions"] == 4
+    with pytest.raises(ValueError, match="other scans or labels"):
+        auc_differences([blind], [sharp.assign(key=list("abcd"))])
+
+
+def test_the_interval_of_a_gain_draws_a_patient_once_for_all_seeds():
+    """Two seeds that test the same patients say no more of the patients than one."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(0, 3, 60).tolist()
+    first, second = (suspicions(*rng.random(60), sizes=sizes) for _ in range(2))
+    one, two = (auc_differences([first] * n, [second] * n, 400).iloc[0] for n in (1, 2))
+    assert one["low"] < one["difference"] < one["high"]
+    assert (two["low"], two["high"]) == pytest.approx((one["low"], one["high"]), abs=0.03)
+    assert two["standard_error"] == 0 and one["standard_error"] is None
 
 
 def test_without_metadata_there_is_the_side_of_the_label_alone():

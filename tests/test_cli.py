@@ -61,7 +61,7 @@ def test_every_command_has_help_with_an_example(command, capsys):
         ["detect", "--model", "m", "--output", "o", "--image", "t1=a.nii", "--image", "t1=b.nii"],
         ["phantom", "o", "--layout", "brats1812"],
         ["phantom", "o", "--arrays"],
-        ["phantom", "o", "--layout", "ist3", "--infarct-contrast", "2"],
+        ["phantom", "o", "--layout", "ist3", "--infarct-contrast", "2", "2", "1", "1"],
         ["diagnose"],
     ],
     ids=lambda arguments: " ".join(arguments[-2:]),

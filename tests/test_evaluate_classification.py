@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from difffuse_hf import SliceClassifier, SliceClassifierConfig
 from difffuse_hf.data.scans import SaliencyStore, load_scans
@@ -121,6 +122,11 @@ def test_the_figures_in_the_json_are_those_of_the_predictions(root):
         assert np.sum(seeds[i]["confusion"]) == seeds[i]["scans"] == NUM_SCANS and seeds[i]["patients"] == 6
     assert [point["training_scans"] for point in data["curve"]] == [100, 200]
     assert data["curve"][0]["seeds"][0]["accuracy"] == pytest.approx(accuracies[0])
+    (whole, *by_size) = data["auc_differences"]["ACAT"]
+    tables = [pandas.read_parquet(root / "out" / f"predictions_{name}_0.parquet") for name in ("baseline", "ACAT")]
+    auc = [roc_auc_score(one["label"] > 0, 1 - one["prob_none"]) for one in tables]
+    assert whole["difference"] == pytest.approx(auc[1] - auc[0]) and whole["standard_error"] is None
+    assert {row["group"] for row in by_size} == {"infarct size"}
     (comparison,) = data["comparisons"]
     acat = data["methods"]["ACAT"][0]["measures"]["accuracy"]["value"]
     assert comparison["difference"] == pytest.approx(acat - accuracies[0])  # seed by seed
@@ -136,6 +142,7 @@ def test_the_tables_say_that_the_data_are_synthetic_and_whose_figure_is_whose(ro
     assert row.split(" | ")[4] == "–"  # no healthy scan, so no specificity
     assert "| baseline in place of Dr A |" in text and "on 12 scans" in text
     assert "baseline, 200 scans" in text and "p (McNemar)" in text
+    assert "| ACAT − baseline |" in text and "AUC of lesions of a grade" in text
     assert r"\toprule" in (root / "out" / "classification.tex").read_text()
 
 

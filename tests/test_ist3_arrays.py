@@ -73,8 +73,10 @@ def test_an_infarct_is_darker_than_the_same_brain_before_it_and_nothing_else_has
     assert (columns.mean() > COLUMNS / 2) == (infarct.side == "left")  # the patient's left is on the right
 
 
-def test_infarcts_are_darker_by_a_factor_and_all_else_is_the_same(folder, anatomy):
-    once, twice = (draw_scans(SEED, INDEX, anatomy, contrast)[1] for contrast in (1.0, 2.0))
+def test_infarcts_of_a_size_are_darker_by_a_factor_and_all_else_is_the_same(folder, anatomy):
+    once, twice = (draw_scans(SEED, INDEX, anatomy, contrast)[1] for contrast in ((1, 1, 1, 1), (1, 2, 1, 1)))
+    other = draw_scans(SEED, INDEX, anatomy, (2, 1, 2, 2))[1]  # the infarct is one of size 2
+    assert np.array_equal(once.image, other.image) and once.row == other.row
     assert twice.row["drop_hu"] == pytest.approx(2 * once.row["drop_hu"], abs=0.02) and 7 <= once.row["drop_hu"] <= 13
     assert np.array_equal(once.place, twice.place)
     near = scipy.ndimage.binary_dilation(once.place.any(0), iterations=6)  # in any slice: the next ones have its edge
@@ -83,16 +85,17 @@ def test_infarcts_are_darker_by_a_factor_and_all_else_is_the_same(folder, anatom
     darker = (once.image.astype(float) - twice.image)[inside].mean() * 100 / 255
     assert 0.4 * once.row["drop_hu"] < darker < 1.1 * once.row["drop_hu"]
     with pytest.raises(InputError, match="holds another cohort"):
-        write_cohort(folder, range(INDEX, INDEX + 1), SEED, [anatomy], infarct_contrast=2)
+        write_cohort(folder, range(INDEX, INDEX + 1), SEED, [anatomy], infarct_contrast=(2, 2, 2, 2))
     older = folder.parent / "older"  # from before there was such a factor
     shutil.copytree(folder, older)
     rows = [row.rsplit(",", 1)[0] for row in (older / "scans.csv").read_text().splitlines()]
     (older / "scans.csv").write_text("\n".join(rows) + "\n")
     assert write_cohort(older, range(INDEX, INDEX + 1), SEED, [anatomy]) == older
     with pytest.raises(InputError, match="holds another cohort"):
-        write_cohort(older, range(INDEX, INDEX + 1), SEED, [anatomy], infarct_contrast=2)
-    with pytest.raises(InputError, match="a factor above 0, got -1"):
-        write_cohort(folder.parent / "none", range(1), SEED, [anatomy], infarct_contrast=-1)
+        write_cohort(older, range(INDEX, INDEX + 1), SEED, [anatomy], infarct_contrast=(2, 2, 2, 2))
+    for contrast in ((1, 1, -1, 1), (1, 1)):
+        with pytest.raises(InputError, match="a factor above 0 for each of 4 sizes, got 1 1"):
+            write_cohort(folder.parent / "none", range(1), SEED, [anatomy], infarct_contrast=contrast)
 
 
 def test_a_scan_without_an_infarct_has_a_place_for_one_in_the_same_brain(folder):

@@ -33,8 +33,11 @@ def phantom(
         ),
     ] = False,
     infarct_contrast: Annotated[
-        float, typer.Option(min=0.01, help="For --arrays: factor on how much darker infarcts are than healthy tissue.")
-    ] = 1.0,
+        tuple[float, float, float, float],
+        typer.Option(
+            min=0.01, help="For --arrays: factors on how much darker infarcts of sizes 1 to 4 are than healthy tissue."
+        ),
+    ] = (1, 1, 1, 1),
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; the subjects are the same.")] = 1,
 ):
     """Write synthetic subjects with exactly known lesions, in the folders of a real data set.
@@ -51,7 +54,7 @@ def phantom(
         raise typer.BadParameter("is for --layout ist3", param_hint="--arrays")
     if arrays and (incidence is not None or workers > 1):
         raise typer.BadParameter("takes neither --incidence nor --workers", param_hint="--arrays")
-    if infarct_contrast != 1 and not arrays:
+    if set(infarct_contrast) != {1} and not arrays:
         raise typer.BadParameter("is for --arrays", param_hint="--infarct-contrast")
     console = Console()
     with needs_extra("preprocess"):

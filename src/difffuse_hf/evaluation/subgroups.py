@@ -1,13 +1,14 @@
 """Whom does a classifier judge well? Its measures by time of the scan, lesion and background findings (Ch. 4)."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas
 
-from .classification import evaluate, flat, num_patients, roc_auc
+from .classification import evaluate, flat, num_patients, patient_weights, roc_auc
 from .predictions import class_probabilities, predicted_classes
+from .statistics import mean_and_error, percentile_interval
 
 # Table 4.6(d) has the first three and the last; a non-stroke lesion is none of an infarct.
 CONDITIONS = ("old_infarct", "leukoaraiosis", "atrophy", "hyperdense_vessel", "non_stroke_lesion")
@@ -130,3 +131,52 @@ def subgroup_table(
         row["auc"] = float(roc_auc(suspicion, np.asarray(compared["label"]) > 0)[0])
         rows.append(row)
     return pandas.DataFrame(rows)
+
+
+def auc_differences(
+    firsts: Sequence[pandas.DataFrame],
+    seconds: Sequence[pandas.DataFrame],
+    num_bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> pandas.DataFrame:
+    """Second minus first in the AUC of lesions of each grade against all scans without one: a mean over the seeds.
+
+    The interval is over patients, drawn once for all seeds and both methods, for a patient may be tested in several
+    seeds; the standard error is over the seeds, so that it holds what another training does.
+
+    Args:
+        firsts, seconds: predictions of two methods, one a seed; a seed's two are of the same scans.
+
+    Returns:
+        `DataFrame`: a row a grade and one for all: `group`, `value`, `lesions` (scans with one, of all seeds), `first`
+        (its own AUC), `difference`, `low`, `high`, `standard_error` (None of one seed). Without grades, one row.
+    """
+    firsts = [table.sort_values("key", ignore_index=True) for table in firsts]
+    seconds = [table.sort_values("key", ignore_index=True) for table in seconds]
+    for one, other in zip(firsts, seconds, strict=True):
+        if list(one["key"]) != list(other["key"]) or list(one["label"]) != list(other["label"]):
+            raise ValueError("A seed's two tables hold other scans or labels; compare predictions of one split.")
+    patients = pandas.concat([table["patient"] for table in firsts])
+    drawn = patient_weights(patients, num_bootstrap, seed)
+    weights = np.concatenate([np.ones((1, len(patients))), drawn])
+    parts = np.split(weights, np.cumsum([len(table) for table in firsts])[:-1], axis=1)
+    rows: dict[tuple[str, str], list[tuple[int, np.ndarray, np.ndarray]]] = {}
+    for one, other, part in zip(firsts, seconds, parts):
+        lesion = one["label"].to_numpy() > 0
+        scores = [1 - class_probabilities(table)[:, 0] for table in (one, other)]
+        graded = [found for found in subgroups(one) if found[0] in GRADES.values() and (lesion & found[2]).any()]
+        for group, value, inside in [("all", "", lesion), *graded]:
+            chosen = ~lesion | inside
+            first, second = (roc_auc(score[chosen], lesion[chosen], part[:, chosen]) for score in scores)
+            rows.setdefault((group, value), []).append((int((lesion & inside).sum()), first, second))
+    several = patients.nunique() > 1
+    table = []
+    for (group, value), seeds in rows.items():
+        samples = np.mean([second - first for _, first, second in seeds], 0)
+        error = mean_and_error([float(second[0] - first[0]) for _, first, second in seeds])[1]
+        row = {"group": group, "value": value, "lesions": sum(count for count, *_ in seeds)}
+        row |= {"first": float(np.mean([first[0] for _, first, _ in seeds])), "difference": float(samples[0])}
+        row |= percentile_interval(samples[1:] if several else [], samples[0], confidence)
+        table.append(row | {"standard_error": error})
+    return pandas.DataFrame(table)

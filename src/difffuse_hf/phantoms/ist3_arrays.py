@@ -22,9 +22,9 @@ from ..errors import InputError
 from ..io.files import complete_folder, write_csv
 from .common import child_rng, deform
 from .head import load_head
-from .infarct import infarct_extent, infarct_hounsfield, plan_infarct
+from .infarct import SIZE_ML, infarct_extent, infarct_hounsfield, plan_infarct
 from .ist3_head import ORIGIN, SHAPE, background, mass_effect, mni_coordinates
-from .ist3_plan import StudyPlan, plan_patient
+from .ist3_plan import PatientPlan, StudyPlan, plan_patient
 
 VOXEL_MM, VOXEL_ML = 2, 0.008
 SLICES, PLANES = 11, 3  # slices of a scan (Sec. 3.4.4, step 8), and planes of 2 mm that a slice is the mean of
@@ -36,6 +36,8 @@ SIDES = ("none", "left", "right", "both")
 ROWS_FILE = "scans.csv"
 COLUMN_NAMES = ("key", "patient", "group", "time", "label", "infarct_size", "territory", "lesion_ml", "drop_hu")
 _BOX = tuple(slice(0, n) for n in SHAPE)
+Contrast = tuple[float, float, float, float]  # of infarcts of sizes 1 to 4
+PLAIN: Contrast = (1.0, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class ArrayScan:
     row: dict[str, object]
 
 
-def draw_scans(seed: int, index: int, anatomy_path: Path | None, infarct_contrast: float = 1.0) -> list[ArrayScan]:
+def draw_scans(
+    seed: int, index: int, anatomy_path: Path | None, infarct_contrast: Contrast = PLAIN
+) -> list[ArrayScan]:
     """The baseline and the follow-up scan of one patient.
 
     Both have a `place`. Where no infarct is seen it is the one to come, or, of a patient who has none, one drawn as
     others' are: on the scan's own anatomy, so that the place tells nothing of whether there is a lesion. With another
-    `infarct_contrast` the same scans are drawn, their new infarcts so many times as dark.
+    `infarct_contrast` the same scans are drawn, their new infarcts of each size so many times as dark.
     """
     plan = plan_patient(seed, index)
     rng = np.random.default_rng([seed, index, 17])
@@ -71,9 +75,9 @@ def draw_scans(seed: int, index: int, anatomy_path: Path | None, infarct_contras
         brain, image = background(np.random.default_rng(look), plan, moved, mni, head, old, VOXEL_MM)
         seen = bool(plan.infarcts) and study.stage > 0
         place = np.zeros(brain.shape, bool)
-        for extent in extents:
+        for infarct, extent in zip(infarcts, extents):
             stage = study.stage or float(stream.uniform(0.7, 1))
-            drop = infarct_contrast * study.drop_hu
+            drop = infarct_contrast[infarct.size - 1] * study.drop_hu
             change, where = infarct_hounsfield(brain, extent, stage, drop, study.swelling)
             image, place = image + change if seen else image, place | where
         sides = {infarct.side for infarct in infarcts}
@@ -84,10 +88,10 @@ def draw_scans(seed: int, index: int, anatomy_path: Path | None, infarct_contras
             "group": anatomy.name,
             "time": study.time,
             "label": SIDES.index(label),
-            "infarct_size": max(infarct.size for infarct in infarcts) if seen else 0,
+            "infarct_size": plan.largest if seen else 0,
             "territory": ";".join(f"{one.territory} {one.side}" for one in infarcts) if seen else "",
             "lesion_ml": round(float(place.sum()) * VOXEL_ML, 2) if seen else 0.0,
-            "drop_hu": _drop_hu(study, infarct_contrast) if seen else 0.0,
+            "drop_hu": _drop_hu(plan, study, infarct_contrast) if seen else 0.0,
         }
         scans.append(ArrayScan(*_slices(stream, image, place, head.origin[2]), row))
     return scans
@@ -110,27 +114,28 @@ def write_cohort(
     patients: range,
     seed: int,
     anatomies: Sequence[Path | None],
-    infarct_contrast: float = 1.0,
+    infarct_contrast: Contrast = PLAIN,
 ) -> Path:
     """Write two scans of each patient; patient i lies on anatomy i modulo their number. What is there already is kept.
 
     Args:
-        infarct_contrast: factor on how much darker than healthy tissue new infarcts are (grey matter by 2 to 6 HU at
-            baseline and 7 to 13 at follow-up), for a cohort that is easier or harder.
+        infarct_contrast: for each size, a factor on how much darker than healthy tissue new infarcts are (grey matter
+            by 2 to 6 HU at baseline and 7 to 13 at follow-up), for a cohort that is easier or harder.
 
     Raises:
-        InputError: the folder holds another cohort, or the factor is not above 0.
+        InputError: the folder holds another cohort, or a factor is not above 0.
     """
-    if not infarct_contrast > 0:
-        raise InputError(f"The contrast of infarcts is a factor above 0, got {infarct_contrast:g}.")
+    if len(infarct_contrast) != len(SIZE_ML) or not min(infarct_contrast) > 0:
+        given, wanted = " ".join(format(factor, "g") for factor in infarct_contrast), f"each of {len(SIZE_ML)} sizes"
+        raise InputError(f"The contrast of infarcts is a factor above 0 for {wanted}, got {given}.")
     folder = Path(folder)
     wanted = [f"SYNTH-{seed}-{index:05d}" for index in patients for _ in range(2)]
     if folder.exists():
         found = read_rows(folder)
-        studies = [study for index in patients for study in plan_patient(seed, index).studies]
-        drops = {study.uid: (0.0, _drop_hu(study, infarct_contrast)) for study in studies}
+        plans = [plan_patient(seed, index) for index in patients]
+        drops = {study.uid: (0.0, _drop_hu(plan, study, infarct_contrast)) for plan in plans for study in plan.studies}
         same = all(
-            float(row["drop_hu"]) in drops.get(row["key"], ()) if "drop_hu" in row else infarct_contrast == 1
+            float(row["drop_hu"]) in drops.get(row["key"], ()) if "drop_hu" in row else set(infarct_contrast) == {1}
             for row in found  # the column is younger than the layout
         )
         if [row["patient"] for row in found] != wanted or not same:
@@ -157,9 +162,9 @@ def write_cohort(
     return folder
 
 
-def _drop_hu(study: StudyPlan, infarct_contrast: float) -> float:
-    """By how much grey matter is darker in a study's new infarcts."""
-    return round(infarct_contrast * study.drop_hu, 2)
+def _drop_hu(plan: PatientPlan, study: StudyPlan, infarct_contrast: Contrast) -> float:
+    """By how much grey matter is darker in the largest of a study's infarcts; nothing of a patient without one."""
+    return round(infarct_contrast[plan.largest - 1] * study.drop_hu, 2)
 
 
 def read_rows(folder: str | Path) -> list[dict[str, str]]:

@@ -74,6 +74,11 @@ class PatientPlan:
     findings: dict[str, int]
     studies: tuple[StudyPlan, ...]
 
+    @property
+    def largest(self) -> int:
+        """Size of the largest infarct, 0 without one."""
+        return max((infarct.size for infarct in self.infarcts), default=0)
+
 
 @cache
 def plan_patient(seed: int, index: int) -> PatientPlan:

@@ -15,9 +15,9 @@ from ..evaluation.agreement import pairwise_alpha, read_readers, reader_agreemen
 from ..evaluation.classification import by_class, compare, confusion_matrix, evaluate, flat, num_patients
 from ..evaluation.predictions import ClassifierRun, decide, predicted_classes
 from ..evaluation.statistics import mean_and_error
-from ..evaluation.subgroups import GRADES, subgroup_table
+from ..evaluation.subgroups import GRADES, auc_differences, subgroup_table
 from .charts import draw_confusions, draw_lines
-from .tables import Column, Table, interval_text, measures_table
+from .tables import UNDEFINED, Column, Table, interval_text, measures_table
 from .thesis import CLASSIFICATION_COHORTS
 
 ACCURACY = Column("accuracy", "accuracy, %", 100)
@@ -89,7 +89,8 @@ def method_tables(
     thesis = CLASSIFICATION_COHORTS.get(cohort or "", ())
     tables = [measures_table(rows, columns, caption, thesis, label="tab:classification")]
     comparisons, data["comparisons"] = compare_with_first(predictions, where, num_bootstrap, seed)
-    tables += comparisons
+    by_grade, data["auc_differences"] = grades_against_first(predictions, where, num_bootstrap, seed)
+    tables += comparisons + by_grade
     for name, seeds in groups.items():
         caption = f"{name} in subgroups, {where}. An en dash: there are no {what} of which it could be said."
         tables.append(measures_table(_subgroup_rows(seeds), SUBGROUP, caption, row_heading="subgroup"))
@@ -121,6 +122,42 @@ def compare_with_first(
     caption = f"Accuracy against {first} on the same {what}, {where}: interval over patients, McNemar's exact test."
     head = ["methods", "difference, %", f"only {first} right", "only the other right", "p (McNemar)"]
     return [Table(caption, head, rows)] if rows else [], comparisons
+
+
+def grades_against_first(
+    predictions: Predictions, where: str, num_bootstrap: int = 1000, seed: int = 0
+) -> tuple[list[Table], dict]:
+    """One table: the first method's AUC for lesions of each grade, and each other one's minus it, all seeds together.
+
+    Seeds of a method that were scored on other scans than the first one's are left out; `compare_with_first` says so.
+    """
+    (first, firsts), *others = predictions.items()
+    own = auc_differences(firsts, firsts, 0).to_dict("records")
+    differences = {}
+    for name, seeds in others:
+        pairs = [(one, other) for one, other in zip(firsts, seeds) if set(one["key"]) == set(other["key"])]
+        if pairs:
+            differences[name] = auc_differences(*zip(*pairs), num_bootstrap, seed)
+    if not differences:
+        return [], {}
+    head = [f"{row['group']} {row['value']}".strip() + f" ({row['lesions']} scans)" for row in own]
+    rows = [[f"{first}: AUC", *(interval_text(row["first"], None, None, scale=1, digits=3) for row in own)]]
+    for name, table in differences.items():
+        found = {(row["group"], row["value"]): row for row in table.to_dict("records")}
+        cells = [_difference_cell(found.get((row["group"], row["value"]))) for row in own]
+        rows.append([f"{name} − {first}", *cells])
+    what = "AUC of lesions of a grade against all scans without one"
+    caption = f"{what}, mean over the seeds, {where}: interval over patients, ± standard error over the seeds."
+    data = {name: table.to_dict("records") for name, table in differences.items()}
+    return [Table(caption, ["methods", *head], rows)], data
+
+
+def _difference_cell(row: Mapping | None) -> str:
+    if row is None:
+        return UNDEFINED
+    text = interval_text(row["difference"], row["low"], row["high"], scale=1, digits=3)
+    error = row["standard_error"]
+    return text if error is None or not np.isfinite(error) else f"{text} ± {error:.3f}"
 
 
 def draw_grades(groups: Predictions, where: str, path: Path) -> None:
