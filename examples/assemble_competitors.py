@@ -14,8 +14,8 @@ lesion at their best threshold. Where the best value is the last of its grid, th
 
 Rows beyond the papers, each with what the one before has: "Dif-fuse, few steps" is the preset `fast`, of several short
 samples; "calibrated" has a map that is chosen with schedule and samples as `calibrate_pipeline.py` does, such as a
-signed one in standard deviations, and RePaint has it too; "adaptive mask" has the choice to narrow the mask by a first
-look. `methods.json` lists folders, options and every value tried, and is what `evaluate_anomaly.py --all` reads.
+signed one in standard deviations; "adaptive mask" has the choice to narrow the mask by a first look. RePaint has both
+too. `methods.json` lists folders, options and every value tried, and is what `evaluate_anomaly.py --all` reads.
 Folders that are there are kept: repeat the command after an interrupt.
 """
 
@@ -76,6 +76,7 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
     "DDIM": ("UnmaskedPipeline", HEALTHY, {"forward": "inversion", "reverse": "ddim"}),
     "RePaint": ("RePaintPipeline", MASK, {}),
     "RePaint, calibrated": ("RePaintPipeline", MASK, {}),
+    "RePaint, adaptive mask": ("RePaintPipeline", MASK, {}),
     "ACAT": ("ReconstructionPipeline", SALIENCY, {"saliency_as": "mask"}),  # "thresholded as in our approach", 6.6.2
     "ACAT, calibrated map": ("ReconstructionPipeline", SALIENCY, {"saliency_as": "blurred"}),
     "Dif-fuse, Grad-CAM masks": ("DifFusePipeline", MASK, {"saliency_options": {"method": "grad_cam"}}),
@@ -88,11 +89,13 @@ METHODS = {  # name in the tables: pipeline, its networks, settings of its own
 }
 CALIBRATED = {  # name in the tables: preset whose values the grid is put in place of; the map is chosen with them
     "RePaint, calibrated": ("exact", CALIBRATED_AS),
+    "RePaint, adaptive mask": ("exact", CALIBRATED_AS),
     "Dif-fuse, calibrated": ("fast", "fast"),
     "Dif-fuse, adaptive mask": ("fast", "fast"),
 }
 OWN_STEPS = ("Dif-fuse, few steps", *CALIBRATED)  # theirs, and not --num_inference_steps
 PERCENTILES = [80.0, 90.0, 95.0]  # of every mask
+FIRST_LOOK = {"scout_samples": [0, 2], "scout_threshold": [0.08], "scout_margin_mm": [6.0]}  # or none
 SQUARES = {"erosion_size": [1, 3, 5], "median_size": [1, 3, 5]}
 GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90 is a percentile of the image
     "f-AnoGAN": SQUARES,
@@ -107,14 +110,9 @@ GRIDS = {  # settings tried for each method or pipeline; Dif-fuse's published 90
     "UnmaskedPipeline": LEVELS,
     "ACAT": {"percentile": PERCENTILES},
     "RePaint, calibrated": {"num_samples": [4], "percentile": PERCENTILES},
+    "RePaint, adaptive mask": {"num_samples": [4], "percentile": [80.0, 90.0], **FIRST_LOOK},
     "RePaintPipeline": {"percentile": PERCENTILES},
-    "Dif-fuse, adaptive mask": {
-        "noise_level": [200, 350, 500],
-        "percentile": [80.0, 90.0],
-        "scout_samples": [0, 2],
-        "scout_threshold": [0.08],
-        "scout_margin_mm": [6.0],
-    },
+    "Dif-fuse, adaptive mask": {"noise_level": [200, 350, 500], "percentile": [80.0, 90.0], **FIRST_LOOK},
     "DifFusePipeline": {"noise_level": [200, 350, 500], "percentile": PERCENTILES},
 }
 BEYOND = {  # where a search goes on, one value at a time, that finds its best one at the end of its grid

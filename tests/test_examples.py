@@ -202,13 +202,13 @@ def test_every_method_of_the_table_is_assembled_tuned_on_validation_and_scored(r
         grids=short)  # fmt: skip
     assert (folder / "DDPM" / "tuning.json").stat().st_mtime_ns == first  # what is there is kept
     methods = {one["name"]: one for one in json.loads((folder / "methods.json").read_text())}
-    assert len(methods) == 27
+    assert len(methods) == 28
     page = rows_of((ROOT / "docs" / "choosing-a-method.md").read_text(encoding="utf-8"))
     for name in page.keys() & methods.keys():
         pipeline = load_pipeline(methods[name]["model"])
         assert page[name][-2:] == [", ".join(networks_needed(pipeline)), labels_needed(pipeline)], name
     assert len(page.keys() & methods.keys()) == len(page) - 2  # all but the head and the line below it
-    calibrated = ("Dif-fuse, calibrated", "RePaint, calibrated", "Dif-fuse, adaptive mask")
+    calibrated = tuple(f"{name}, {how}" for name in ("Dif-fuse", "RePaint") for how in ("calibrated", "adaptive mask"))
     for name in calibrated:
         method = methods.pop(name)
         (chosen,) = (one["setting"] for one in method["tuning"] if one["chosen"])

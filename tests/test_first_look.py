@@ -8,6 +8,7 @@ import torch
 from difffuse_hf.errors import InputError
 from difffuse_hf.pipelines.calibration import Calibration
 from difffuse_hf.pipelines.map_recipe import MapRecipe
+from difffuse_hf.pipelines.pipeline_repaint import CALIBRATED_AS, RePaintPipeline
 from difffuse_hf.pipelines.presets import Preset, choose_settings
 
 QUICK = Preset(background="forward", num_inference_steps=3, num_samples=2)
@@ -70,6 +71,30 @@ def test_a_first_look_makes_the_mask_what_changed_with_a_margin(pipeline, image)
     found = call(pipeline, image, preset=scouting, **options).masks
     assert torch.equal(found, torch.nn.functional.max_pool2d((alone.anomaly_maps >= least).float(), 3, 1, 1))
     assert 0 < found.sum() < alone.masks.sum()
+
+
+def test_repaint_is_offered_the_same_first_look(whole_pipeline, image):
+    repaint = RePaintPipeline(
+        **whole_pipeline.components, num_inference_steps=4, jump_length=2, num_resamples=1, percentile=50
+    )
+    repaint.set_progress_bar_config(disable=True)
+    recipe = MapRecipe(channels=[0], signs=[0])
+
+    def found(**settings):
+        generators = [seeded(i) for i in range(len(image))]
+        return repaint(image, recipe=recipe, settings=Preset(num_samples=2, **settings), generator=generators)
+
+    alone = found()
+    least = float(alone.anomaly_maps.quantile(0.97))
+    fitted = found(scout_samples=2, scout_threshold=least, scout_margin_mm=1.0)
+    assert torch.equal(fitted.masks, torch.nn.functional.max_pool2d((alone.anomaly_maps >= least).float(), 3, 1, 1))
+    outside = (fitted.masks == 0).expand_as(image)
+    assert torch.equal(fitted.expected[outside], image[outside]) and 0 < fitted.masks.sum() < alone.masks.sum()
+    known = replace(repaint.calibration(), recipe=recipe)  # its noise level and percentile
+    known = replace(known, settings=Preset(num_samples=2, scout_samples=2, scout_threshold=least, scout_margin_mm=1.0))
+    repaint.processor.calibrations = {CALIBRATED_AS: known.to_dict()}
+    chosen = repaint(image, generator=[seeded(i) for i in range(len(image))])  # by its calibration, without being told
+    assert torch.equal(chosen.masks, fitted.masks)
 
 
 def test_where_the_first_look_finds_nothing_the_wide_mask_stays(pipeline, image):

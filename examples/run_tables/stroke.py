@@ -11,7 +11,7 @@ from .steps import Steps
 METHODS = (
     "DenoisingAE", "IterMask2", "IterMask2, calibrated map", "AnoFPDM", "AnoFPDM, calibrated map", "AutoDDPM", "THOR",
     "ACAT", "ACAT, calibrated map", "Dif-fuse", "Dif-fuse, calibrated", "Dif-fuse, adaptive mask",
-    "RePaint", "RePaint, calibrated", "DDPM", "DDIM-DDPM", "DDPM-DDIM", "DDIM",
+    "RePaint", "RePaint, calibrated", "RePaint, adaptive mask", "DDPM", "DDIM-DDPM", "DDPM-DDIM", "DDIM",
 )  # fmt: skip
 RIVALS = {"denoising_autoencoder": "denoising_ae", "itermask": "itermask", "conditional": "conditional"}  # their own
 WINDOW_HU = (0, 80)  # the brain window of a reading room

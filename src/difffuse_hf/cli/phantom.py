@@ -52,8 +52,8 @@ def phantom(
         raise typer.BadParameter("is for --layout ist3", param_hint="--incidence")
     if arrays and layout is not PhantomLayout.ist3:
         raise typer.BadParameter("is for --layout ist3", param_hint="--arrays")
-    if arrays and (incidence is not None or workers > 1):
-        raise typer.BadParameter("takes neither --incidence nor --workers", param_hint="--arrays")
+    if arrays and incidence is not None:
+        raise typer.BadParameter("takes no --incidence", param_hint="--arrays")
     if set(infarct_contrast) != {1} and not arrays:
         raise typer.BadParameter("is for --arrays", param_hint="--infarct-contrast")
     console = Console()
@@ -62,7 +62,7 @@ def phantom(
         if arrays:
             from ..phantoms.ist3_arrays import write_cohort
 
-            write_cohort(out, range(subjects), seed, cohort.anatomies, infarct_contrast)
+            write_cohort(out, range(subjects), seed, cohort.anatomies, infarct_contrast, workers)
             return console.print(f"{2 * subjects} synthetic scans in {out}", markup=False, highlight=False)
         places = cohort.write(out, subjects, workers=workers)
         for _ in track(places, "Drawing subjects", total=subjects, console=console):

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..io.files import complete_folder, write_csv
+from ..preprocessing.parallel import WorkerDied, Workers
 from .common import child_rng, deform
 from .head import load_head
 from .infarct import SIZE_ML, infarct_extent, infarct_hounsfield, plan_infarct
@@ -115,15 +116,17 @@ def write_cohort(
     seed: int,
     anatomies: Sequence[Path | None],
     infarct_contrast: Contrast = PLAIN,
+    workers: int = 1,
 ) -> Path:
     """Write two scans of each patient; patient i lies on anatomy i modulo their number. What is there already is kept.
 
     Args:
         infarct_contrast: for each size, a factor on how much darker than healthy tissue new infarcts are (grey matter
             by 2 to 6 HU at baseline and 7 to 13 at follow-up), for a cohort that is easier or harder.
+        workers: processes that draw side by side, with one thread each; the scans are the same.
 
     Raises:
-        InputError: the folder holds another cohort, or a factor is not above 0.
+        InputError: the folder holds another cohort, a factor is not above 0, or a process died.
     """
     if len(infarct_contrast) != len(SIZE_ML) or not min(infarct_contrast) > 0:
         given, wanted = " ".join(format(factor, "g") for factor in infarct_contrast), f"each of {len(SIZE_ML)} sizes"
@@ -142,24 +145,29 @@ def write_cohort(
             raise InputError(f"{folder} holds another cohort ({len(found)} scans); choose another folder.")
         return folder
     shape = (len(wanted), SLICES, ROWS, COLUMNS)
-    with complete_folder(folder) as partial_folder:
+    draw = partial(_draw_patient, seed, list(anatomies), infarct_contrast)
+    with complete_folder(folder) as partial_folder, Workers(min(workers, len(patients))) as pool:
         image, place = (
             np.lib.format.open_memmap(partial_folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
             for name in ("image", "place")
         )
-        drawn = (
-            scan
-            for index in patients
-            for scan in draw_scans(seed, index, anatomies[index % len(anatomies)], infarct_contrast)
-        )
-        rows = []
-        for number, scan in enumerate(drawn):
-            image[number], place[number] = scan.image, scan.place
-            rows.append([scan.row[name] for name in COLUMN_NAMES])
+        rows: list[list] = [[] for _ in wanted]
+        for index, scans in pool.map(draw, patients):  # as they are finished
+            if isinstance(scans, WorkerDied):
+                raise InputError(
+                    f"The processes that drew patient {index} died; with fewer workers each has more memory."
+                )
+            for number, scan in enumerate(scans, start=2 * (index - patients.start)):
+                image[number], place[number] = scan.image, scan.place
+                rows[number] = [scan.row[name] for name in COLUMN_NAMES]
         for array in (image, place):
             array.flush()
         write_csv(partial_folder / ROWS_FILE, list(COLUMN_NAMES), rows)
     return folder
+
+
+def _draw_patient(seed: int, anatomies: list[Path | None], infarct_contrast: Contrast, index: int) -> list[ArrayScan]:
+    return draw_scans(seed, index, anatomies[index % len(anatomies)], infarct_contrast)
 
 
 def _drop_hu(plan: PatientPlan, study: StudyPlan, infarct_contrast: Contrast) -> float:

@@ -19,13 +19,13 @@ from ..models.modeling_slice_classifier import SliceClassifier
 from ..models.processing_difffuse import DifFuseProcessor
 from ..schedulers.scheduling_difffuse import DifFuseScheduler
 from .calibration import Calibration
-from .map_recipe import MapRecipe, widened
+from .map_recipe import MapRecipe
 from .outside import outside_of
 from .pipeline_base import declared, to_unit_range
-from .pipeline_masked import MaskedPipeline
+from .pipeline_masked import FirstLook, MaskedPipeline
 from .pipeline_output import CounterfactualOutput
 from .presets import Preset, choose_settings
-from .sampling import Generators, Images, RunKeywords, Sampling, SamplingOptions, leave
+from .sampling import Generators, Images, RunKeywords, Sampling, SamplingOptions
 
 
 class DifFusePipeline(MaskedPipeline):
@@ -123,7 +123,7 @@ class DifFusePipeline(MaskedPipeline):
         given = mask is not None
         mask, saliency = self.choose_mask(run.image, saliency, mask, percentile, settings.mask_variant)
         if settings.scout_samples and not given:
-            mask = self.fit_mask(run, mask, settings, first, percentile, recipe)
+            mask = self.fit_mask(run, mask, self._first_look(settings, first), settings, percentile, recipe)
 
         # 3. Invert once, through every level that a chain will come back to; then repaint
         chains = [self._chain(settings, first)]
@@ -186,54 +186,6 @@ class DifFusePipeline(MaskedPipeline):
         of_plan = {"noise_level": plan.noise_level, "percentile": plan.percentile, "recipe": plan.recipe}
         return {"preset": plan.settings, **of_plan, "display_steps": 0}
 
-    def fit_mask(
-        self,
-        run: Sampling,
-        mask: torch.Tensor,
-        settings: Preset,
-        noise_level: int,
-        percentile: float,
-        recipe: MapRecipe | None,
-    ) -> torch.Tensor:
-        """A first look with few samples fits the mask to the lesion: wider where it misses some, then tight around it.
-
-        Where the classifier does not take the first look for healthy, the most salient pixels of the counterfactual
-        join the mask and are repainted in turn, `scout_rounds` times at most. What has changed by `scout_threshold`
-        then becomes the mask, with a margin; where nothing has changed so much, the wide mask stays.
-
-        Args:
-            run (`Sampling`): the images.
-            mask (`torch.Tensor` of shape `(B, 1, H, W)`): the most salient pixels.
-            settings (`Preset`): with the `scout_...` values.
-            noise_level (`int`): K.
-            percentile (`float`): τ, of the saliency of the counterfactuals.
-            recipe (`MapRecipe`, *optional*): what counts as a change; it is taken without the samples' disagreement.
-
-        Returns:
-            `torch.Tensor` of shape `(B, 1, H, W)`: 1 where tissue is repainted, else 0.
-        """
-        chain = self._chain(replace(settings, num_samples=settings.scout_samples), noise_level)
-        run = replace(run, on_step=leave)
-
-        def look(some: Sampling, where: torch.Tensor) -> torch.Tensor:
-            return self._repaint(some, chain, self._invert(some, chain, chain.up, no_bar), where, no_bar)[0]
-
-        samples = look(run, mask)
-        for _ in range(settings.scout_rounds):
-            seen = samples.mean(1)
-            sick = self.looks_diseased(seen).nonzero()[:, 0]
-            if not len(sick):
-                break
-            salient, _ = self.choose_mask(seen[sick], percentile=percentile, mask_variant=settings.mask_variant)
-            mask = mask.index_copy(0, sick, torch.maximum(mask[sick], salient))
-            samples = samples.index_copy(0, sick, look(run.of(sick), mask[sick]))
-        if not settings.scout_threshold:
-            return mask
-        plain = None if recipe is None else replace(recipe, sample_noise=None, weighted=False)
-        found = self.make_map(run.image, samples.mean(1), None, plain) >= settings.scout_threshold
-        tight = widened(found.to(mask), settings.scout_margin_mm, self.pixel_mm)
-        return torch.where(found.flatten(1).any(1).view(-1, 1, 1, 1), tight, mask)
-
     def _chain(self, settings: Preset, noise_level: int) -> "Chain":
         """The scheduler of a chain, and the levels it goes through, up from the image and down to it."""
         scheduler = self.scheduler
@@ -245,6 +197,15 @@ class DifFusePipeline(MaskedPipeline):
             beyond = min(2 * down[0] - down[1], len(scheduler))
             up, down = [*up[2:], beyond], down[1:]
         return Chain(settings, scheduler, up, down)
+
+    def _first_look(self, settings: Preset, noise_level: int) -> FirstLook:
+        """Counterfactuals as the call makes them, of `scout_samples` samples, for `fit_mask`."""
+        chain = self._chain(replace(settings, num_samples=settings.scout_samples), noise_level)
+
+        def look(run: Sampling, mask: torch.Tensor) -> torch.Tensor:
+            return self._repaint(run, chain, self._invert(run, chain, chain.up, no_bar), mask, no_bar)[0]
+
+        return look
 
     def _invert(
         self, run: Sampling, chain: "Chain", up: list[int], on_step: Callable[[], object]

@@ -1,5 +1,8 @@
 """What the pipelines that repaint inside a mask share: the saliency of their own classifier, and the mask from it."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -12,13 +15,15 @@ from ..saliency.common import class_logits
 from ..saliency.counterfactual import class_agnostic_saliency
 from ..saliency.mask import saliency_to_mask
 from ..saliency.methods import WITH_AUTOENCODER, saliency_method
-from .map_recipe import MapRecipe, map_by_recipe
+from .map_recipe import MapRecipe, map_by_recipe, widened
 from .pipeline_base import CounterfactualPipeline, as_tensor
-from .sampling import Images, images_a_call
+from .presets import Preset
+from .sampling import Images, Sampling, images_a_call, leave
 
 PERCENTILE_OVER = ("image", "foreground")
 SOFT_TISSUE_HU = 80  # fresh blood reaches it; what is denser is bone or calcified
 ROUNDING = 1e-3  # of the top of the window, by the weights of resampling
+FirstLook = Callable[[Sampling, torch.Tensor], torch.Tensor]  # images, mask (B, 1, H, W) -> samples (B, N, C, H, W)
 
 
 class MaskedPipeline(CounterfactualPipeline):
@@ -140,6 +145,49 @@ class MaskedPipeline(CounterfactualPipeline):
         foreground = self.foreground(image) if percentile_over == "foreground" else None
         share: float = self.setting("percentile", percentile)
         return saliency_to_mask(saliency, share, variant=mask_variant, foreground=foreground), saliency
+
+    def fit_mask(
+        self,
+        run: Sampling,
+        mask: torch.Tensor,
+        look: FirstLook,
+        settings: Preset,
+        percentile: float,
+        recipe: MapRecipe | None,
+    ) -> torch.Tensor:
+        """A first look with few samples fits the mask to the lesion: wider where it misses some, then tight around it.
+
+        Where the classifier does not take the first look for healthy, the most salient pixels of the counterfactual
+        join the mask and are repainted in turn, `scout_rounds` times at most. What has changed by `scout_threshold`
+        then becomes the mask, with a margin; where nothing has changed so much, the wide mask stays.
+
+        Args:
+            run (`Sampling`): the images.
+            mask (`torch.Tensor` of shape `(B, 1, H, W)`): the most salient pixels.
+            look (`FirstLook`): repaints inside a mask, with `scout_samples` samples.
+            settings (`Preset`): with the other `scout_...` values.
+            percentile (`float`): τ, of the saliency of the counterfactuals.
+            recipe (`MapRecipe`, *optional*): what counts as a change; it is taken without the samples' disagreement.
+
+        Returns:
+            `torch.Tensor` of shape `(B, 1, H, W)`: 1 where tissue is repainted, else 0.
+        """
+        run = replace(run, on_step=leave)
+        samples = look(run, mask)
+        for _ in range(settings.scout_rounds):
+            seen = samples.mean(1)
+            sick = self.looks_diseased(seen).nonzero()[:, 0]
+            if not len(sick):
+                break
+            salient, _ = self.choose_mask(seen[sick], percentile=percentile, mask_variant=settings.mask_variant)
+            mask = mask.index_copy(0, sick, torch.maximum(mask[sick], salient))
+            samples = samples.index_copy(0, sick, look(run.of(sick), mask[sick]))
+        if not settings.scout_threshold:
+            return mask
+        plain = None if recipe is None else replace(recipe, sample_noise=None, weighted=False)
+        found = self.make_map(run.image, samples.mean(1), None, plain) >= settings.scout_threshold
+        tight = widened(found.to(mask), settings.scout_margin_mm, self.pixel_mm)
+        return torch.where(found.flatten(1).any(1).view(-1, 1, 1, 1), tight, mask)
 
 
 def check_map(name: str, values: Images, image: torch.Tensor) -> torch.Tensor:

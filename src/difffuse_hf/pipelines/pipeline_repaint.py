@@ -1,6 +1,7 @@
 """RePaint (Lugmayr et al. 2022) with Dif-fuse's mask (thesis Sec. 6.6.6): inpainting that goes back and forth in t."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from .map_recipe import MapRecipe
 from .pipeline_base import declared, to_unit_range
 from .pipeline_masked import MaskedPipeline
 from .pipeline_output import CounterfactualOutput
-from .presets import Preset
-from .sampling import Images, SamplingKeywords, SamplingOptions
+from .presets import Preset, choose_settings
+from .sampling import Images, Sampling, SamplingKeywords, SamplingOptions
 
-CALIBRATED_AS = "repaint"  # name of its calibration in the processor, whose settings count by `num_samples` alone
+CALIBRATED_AS = "repaint"  # name of its calibration in the processor, see `settings` of the call
 
 
 class RePaintPipeline(MaskedPipeline):
@@ -57,7 +58,8 @@ class RePaintPipeline(MaskedPipeline):
     def __call__(
         self, image: Images, saliency: Images | None = None, mask: Images | None = None,
         jump_length: int | None = None, num_resamples: int | None = None, percentile: float | None = None,
-        num_samples: int | None = None, recipe: MapRecipe | None = None, **sampling: Unpack[SamplingKeywords],
+        num_samples: int | None = None, recipe: MapRecipe | None = None, settings: Preset | None = None,
+        **sampling: Unpack[SamplingKeywords],
     ) -> CounterfactualOutput | tuple:  # fmt: skip
         """Make a healthy counterfactual of each slice and the anomaly map δ, opened and closed.
 
@@ -71,10 +73,13 @@ class RePaintPipeline(MaskedPipeline):
                 their mean.
             recipe (`MapRecipe`, *optional*): how the anomaly map is made; the calibrated one by default, and without a
                 calibration δ.
+            settings (`Preset`, *optional*): the calibrated one, or one sample and no first look. Its `num_samples`,
+                `mask_variant` and `scout_...` values count, as they do for Dif-fuse (see `fit_mask`).
             sampling: see `SamplingOptions`.
         """
         chosen = self.calibration()
-        num_samples, recipe = num_samples or chosen.settings.num_samples, recipe or chosen.recipe
+        settings = choose_settings(settings or chosen.settings, num_samples=num_samples)
+        recipe = recipe or chosen.recipe
         percentile = chosen.percentile if percentile is None else percentile
         run = self.begin(image, SamplingOptions.of({**sampling}))
         slices, options = run.image, run.options
@@ -84,23 +89,31 @@ class RePaintPipeline(MaskedPipeline):
             self.setting("jump_length", jump_length),
             self.setting("num_resamples", num_resamples),
         )
-        mask, saliency = self.choose_mask(slices, saliency, mask, percentile)
-
-        def per_sample(tensor):  # (B, ...) -> (B·N, ...), the samples of an image side by side
-            return tensor.repeat_interleave(num_samples, dim=0)
-
-        clean, inside = per_sample(2 * slices - 1), per_sample(mask)
-        noise = run.draw(clean, walk[0])
-        sample = noise if walk[0] == len(self.scheduler) else self.scheduler.diffuse(clean, 0, walk[0], noise)
-        with self.bar(len(walk) - 1) as bar:
-            sample = self.inpaint(sample, clean, inside, walk, run, bar)
-
-        samples = torch.where(inside > 0, to_unit_range(sample), per_sample(slices)).unflatten(0, (-1, num_samples))
-        expected, deviation = samples.mean(1), samples.std(1) if num_samples > 1 else None
+        given = mask is not None
+        mask, saliency = self.choose_mask(slices, saliency, mask, percentile, settings.mask_variant)
+        if settings.scout_samples and not given:
+            look = partial(self._repaint, walk=walk, num_samples=settings.scout_samples)
+            mask = self.fit_mask(run, mask, look, settings, percentile, recipe)
+        samples = self._repaint(run, mask, walk, settings.num_samples)
+        expected, deviation = samples.mean(1), samples.std(1) if settings.num_samples > 1 else None
         maps = self.make_map(slices, expected, deviation, recipe, saliency)
         uncertainty = None if deviation is None else deviation.mean(1, keepdim=True)
         of_samples = {"uncertainty": uncertainty, "expected": expected, "deviation": deviation}
         return self.make_output(options, samples[:, 0], maps, mask, saliency, **of_samples)
+
+    def _repaint(self, run: Sampling, mask: torch.Tensor, walk: Sequence[int], num_samples: int) -> torch.Tensor:
+        """Counterfactuals in [0, 1] along a walk over the levels, as many of each image: (B, N, C, H, W)."""
+
+        def per_sample(tensor):  # (B, ...) -> (B·N, ...), the samples of an image side by side
+            return tensor.repeat_interleave(num_samples, dim=0)
+
+        clean, inside = per_sample(2 * run.image - 1), per_sample(mask)
+        noise = run.draw(clean, walk[0])
+        sample = noise if walk[0] == len(self.scheduler) else self.scheduler.diffuse(clean, 0, walk[0], noise)
+        with self.bar(len(walk) - 1) as bar:
+            sample = self.inpaint(sample, clean, inside, walk, run, bar)
+        samples = torch.where(inside > 0, to_unit_range(sample), per_sample(run.image))
+        return samples.unflatten(0, (-1, num_samples))
 
     @property
     def map_is_of_the_counterfactual(self) -> bool:
@@ -124,7 +137,7 @@ class RePaintPipeline(MaskedPipeline):
     def call_of(plan: Calibration) -> dict[str, Any]:
         """The arguments of a call that does as a plan says."""
         of_plan = {"noise_level": plan.noise_level, "percentile": plan.percentile, "recipe": plan.recipe}
-        return {"num_samples": plan.settings.num_samples, **of_plan}
+        return {"settings": plan.settings, **of_plan}
 
 
 def jump_levels(levels: Sequence[int], jump_length: int, num_resamples: int) -> list[int]:
