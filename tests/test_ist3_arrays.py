@@ -144,6 +144,15 @@ def test_slices_for_diffusion_have_the_arrays_pixels_their_own_labels_and_a_proc
     assert is_synthetic(str(tmp_path / "slices"))
 
 
+def test_processes_side_by_side_draw_the_same_scans_in_the_same_order(folder, anatomy, tmp_path):
+    patients = range(INDEX - 1, INDEX + 2)
+    several = write_cohort(tmp_path / "several", patients, SEED, [anatomy], workers=2)
+    assert [row["patient"] for row in read_rows(several)] == [f"SYNTH-{SEED}-{i:05d}" for i in patients for _ in "12"]
+    assert read_rows(several)[2:4] == read_rows(folder)
+    for name in ("image", "place"):
+        assert np.array_equal(np.load(several / f"{name}.npy")[2:4], np.load(folder / f"{name}.npy"))
+
+
 def test_a_window_beyond_what_the_arrays_hold_is_refused(folder):
     with pytest.raises(InputError, match="hold 0 to 100 HU"):
         make_builder("ist3", folder, window_hu=(-100.0, 50.0))

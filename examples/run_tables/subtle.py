@@ -13,6 +13,7 @@ WINDOW_HU = (0, 80)  # the brain window of a reading room
 # maps help: the baseline is blind to sizes 1 and 2 (AUC 0.58) and never wrong about size 4. Fixed before ACAT was run.
 CONTRAST = (3, 3, 1, 0.5)
 BASELINE, MAPS = "baseline", "saliency"
+MORE, MAXIMUM = "baseline, more epochs", "baseline, maximum pooling"  # the second as version 0.1.0 had it
 MAPS_OF = {  # name of the row -> the maps that its attention gets
     "ACAT": MAPS,
     "ACAT, shuffled maps": "shuffled maps",  # the floor
@@ -66,8 +67,8 @@ def subtle(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
                   "--window-hu", WINDOW_HU, "--image-size", size.grid.image_size, "--split-seed", seed,
                   to=data)  # fmt: skip
         add_networks(steps, size, seed, here)
-        rows += ["--method", BASELINE, f"{here}/{BASELINE}", data]
-        rows += ["--method", "baseline, more epochs", f"{here}/baseline, more epochs", data]
+        for row in (MORE, BASELINE, MAXIMUM):  # the first is the one that all others are compared with
+            rows += ["--method", row, f"{here}/{row}", data]
         for row, maps in MAPS_OF.items():
             rows += ["--method", row, f"{here}/{row}", data, f"{here}/{maps}"]
     tables = f"{out}/tables"
@@ -87,8 +88,9 @@ def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
         to = f"{here}/{name}"
         steps.add(f"{seed}/{name}", program, f"examples/{script}.py", *words, "--output_dir", to, to=to)
 
-    add(BASELINE, "launch", "train_classifier", train, "--backbone", "half_brain", "--num_pools", size.grid.pools,
-        "--stage_learning_rates", 1e-3, 5e-4, 1e-4, "--stage_epochs", *size.stages)  # fmt: skip
+    recipe = [*train, "--backbone", "half_brain", "--num_pools", size.grid.pools,
+              "--stage_learning_rates", 1e-3, 5e-4, 1e-4, "--stage_epochs", *size.stages]  # fmt: skip
+    add(BASELINE, "launch", "train_classifier", recipe)
     add("autoencoder", "launch", "train_autoencoder", train, "--channels", 8, 16, 16, "--strides", size.grid.strides,
         "--max_steps", size.autoencoder)  # fmt: skip
     add(MAPS, "launch", "compute_saliency", data, "--cpu", "--classifier", f"{here}/{BASELINE}",
@@ -96,6 +98,7 @@ def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
     add("drawn maps", "python", "drawn_maps", data)
     add("shuffled maps", "python", "drawn_maps", data, "--shuffle", f"{here}/{MAPS}")
     more = [*train, "--classifier", f"{here}/{BASELINE}", "--epochs", size.epochs]
-    add("baseline, more epochs", "launch", "train_acat", more, "--saliency", f"{here}/{MAPS}", "--method", "baseline")
+    add(MORE, "launch", "train_acat", more, "--saliency", f"{here}/{MAPS}", "--method", "baseline")
     for row, maps in MAPS_OF.items():
         add(row, "launch", "train_acat", more, "--saliency", f"{here}/{maps}", "--method", "acat")
+    add(MAXIMUM, "launch", "train_classifier", recipe, "--pooling", "max")

@@ -20,6 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
 from ..errors import InputError
+from ..io.subjects import SUBJECTS, read_subjects
 from .slice_settings import PREVIEW
 from .splits import SPLITS, split_by_group
 
@@ -96,7 +97,7 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
     @property
     def subjects_table(self) -> Path:
         """Where a phantom's table of subjects would be."""
-        return self.root / "subjects.csv"
+        return self.root / SUBJECTS
 
     @property
     def synthetic(self) -> bool:
@@ -110,8 +111,7 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
         """The group of each subject: that of its row in `subjects.csv`, found by `column`, else the subject itself."""
         if not self.subjects_table.exists():
             return list(subjects)
-        with self.subjects_table.open(newline="", encoding="utf-8") as file:
-            group_of = {row[column]: row["group"] for row in csv.DictReader(file)}
+        group_of = read_subjects(self.subjects_table, "group", by=column)
         missing = [subject for subject in subjects if subject not in group_of]
         if missing:
             raise InputError(

@@ -8,8 +8,8 @@ from ..errors import InputError
 SUBJECTS = "subjects.csv"
 
 
-def read_subjects(table: str | Path, column: str) -> dict[str, str]:
-    """A column of a cohort's table, by `subject`; of `table` (a CSV file, or the folder with its `subjects.csv`).
+def read_subjects(table: str | Path, column: str, by: str = "subject") -> dict[str, str]:
+    """A column of a cohort's table, by another one; of `table` (a CSV file, or the folder with its `subjects.csv`).
 
     Raises:
         InputError: there is no such table, or it lacks the column.
@@ -21,8 +21,8 @@ def read_subjects(table: str | Path, column: str) -> dict[str, str]:
     with table.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
-        if missing := {"subject", column} - set(columns):
+        if missing := {by, column} - set(columns):
             raise InputError(
                 f"{table} has no column {sorted(missing)[0]}; it has {', '.join(columns) or 'none at all'}."
             )
-        return {row["subject"]: row[column] for row in reader}
+        return {row[by]: row[column] for row in reader}
