@@ -16,6 +16,7 @@ BASELINE, MAPS = "baseline", "saliency"
 MORE, MAXIMUM = "baseline, more epochs", "baseline, maximum pooling"  # the second as version 0.1.0 had it
 MAPS_OF = {  # name of the row -> the maps that its attention gets
     "ACAT": MAPS,
+    "ACAT, gradient maps": "gradient maps",  # of another source (Sec. 5.6.7), at a fraction of the cost
     "ACAT, shuffled maps": "shuffled maps",  # the floor
     "ACAT, told where to look": "drawn maps",  # the ceiling
 }
@@ -95,6 +96,8 @@ def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
         "--max_steps", size.autoencoder)  # fmt: skip
     add(MAPS, "launch", "compute_saliency", data, "--cpu", "--classifier", f"{here}/{BASELINE}",
         "--autoencoder", f"{here}/autoencoder", "--options", json.dumps(search))  # fmt: skip
+    add("gradient maps", "launch", "compute_saliency", data, "--cpu", "--classifier", f"{here}/{BASELINE}",
+        "--method", "gradient")  # fmt: skip
     add("drawn maps", "python", "drawn_maps", data)
     add("shuffled maps", "python", "drawn_maps", data, "--shuffle", f"{here}/{MAPS}")
     more = [*train, "--classifier", f"{here}/{BASELINE}", "--epochs", size.epochs]
