@@ -155,7 +155,7 @@ def auc_differences(
     firsts = [table.sort_values("key", ignore_index=True) for table in firsts]
     seconds = [table.sort_values("key", ignore_index=True) for table in seconds]
     for one, other in zip(firsts, seconds, strict=True):
-        if list(one["key"]) != list(other["key"]) or list(one["label"]) != list(other["label"]):
+        if not one[["key", "label"]].equals(other[["key", "label"]]):
             raise ValueError("A seed's two tables hold other scans or labels; compare predictions of one split.")
     patients = pandas.concat([table["patient"] for table in firsts])
     drawn = patient_weights(patients, num_bootstrap, seed)
@@ -165,12 +165,12 @@ def auc_differences(
     for one, other, part in zip(firsts, seconds, parts):
         lesion = one["label"].to_numpy() > 0
         scores = [1 - class_probabilities(table)[:, 0] for table in (one, other)]
-        graded = [found for found in subgroups(one) if found[0] in GRADES.values() and (lesion & found[2]).any()]
+        graded = [found for found in subgroups(one) if found[0] in GRADES.values() and np.any(lesion & found[2])]
         for group, value, inside in [("all", "", lesion), *graded]:
             chosen = ~lesion | inside
             first, second = (roc_auc(score[chosen], lesion[chosen], part[:, chosen]) for score in scores)
             rows.setdefault((group, value), []).append((int((lesion & inside).sum()), first, second))
-    several = patients.nunique() > 1
+    several = len(set(patients)) > 1
     table = []
     for (group, value), seeds in rows.items():
         samples = np.mean([second - first for _, first, second in seeds], 0)

@@ -137,7 +137,8 @@ def grades_against_first(
     for name, seeds in others:
         pairs = [(one, other) for one, other in zip(firsts, seeds) if set(one["key"]) == set(other["key"])]
         if pairs:
-            differences[name] = auc_differences(*zip(*pairs), num_bootstrap, seed)
+            some, same = ([pair[i] for pair in pairs] for i in (0, 1))
+            differences[name] = auc_differences(some, same, num_bootstrap, seed)
     if not differences:
         return [], {}
     head = [f"{row['group']} {row['value']}".strip() + f" ({row['lesions']} scans)" for row in own]
