@@ -14,6 +14,7 @@ WINDOW_HU = (0, 80)  # the brain window of a reading room
 CONTRAST = (3, 3, 1, 0.5)
 BASELINE, MAPS = "baseline", "saliency"
 MORE, MAXIMUM = "baseline, more epochs", "baseline, maximum pooling"  # the second as version 0.1.0 had it
+MORE_RATE = 1e-3  # of a few epochs: with 1e-4 not even maps of the drawn lesion changed a baseline on validation
 MAPS_OF = {  # name of the row -> the maps that its attention gets
     "ACAT": MAPS,
     "ACAT, gradient maps": "gradient maps",  # of another source (Sec. 5.6.7), at a fraction of the cost
@@ -50,7 +51,7 @@ FINE = Grid((120, 96), pools=4, strides=(2, 2, 1))  # of 2 mm
 
 SUBTLE = {
     "smoke": SubtleSize(24, [0], (1, 1, 1), 1, autoencoder=3, search=1, grid=COARSE, common="--batch_size 4"),
-    "evening": SubtleSize(1000, [0, 1, 2], (6, 2, 1), 2, autoencoder=700, search=4, grid=COARSE),
+    "evening": SubtleSize(1000, [0, 1, 2], (6, 2, 1), 3, autoencoder=700, search=4, grid=COARSE),
     "night": SubtleSize(4500, [0, 1, 2], (8, 3, 2), 4, autoencoder=3000, search=10, grid=FINE),
 }
 
@@ -100,7 +101,7 @@ def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
         "--method", "gradient")  # fmt: skip
     add("drawn maps", "python", "drawn_maps", data)
     add("shuffled maps", "python", "drawn_maps", data, "--shuffle", f"{here}/{MAPS}")
-    more = [*train, "--classifier", f"{here}/{BASELINE}", "--epochs", size.epochs]
+    more = [*train, "--classifier", f"{here}/{BASELINE}", "--epochs", size.epochs, "--learning_rate", MORE_RATE]
     add(MORE, "launch", "train_acat", more, "--saliency", f"{here}/{MAPS}", "--method", "baseline")
     for row, maps in MAPS_OF.items():
         add(row, "launch", "train_acat", more, "--saliency", f"{here}/{maps}", "--method", "acat")
