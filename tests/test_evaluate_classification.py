@@ -89,6 +89,7 @@ def root(tmp_path_factory):
 def test_every_file_of_the_evaluation_is_there_and_no_half_of_one(root):
     assert sorted(path.name for path in (root / "out").iterdir()) == [
         "accuracy_by_training_scans.png",
+        "auc_gain_by_size.png",
         "classification.json",
         "classification.md",
         "classification.tex",

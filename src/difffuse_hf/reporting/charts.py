@@ -68,6 +68,40 @@ def draw_lines(lines: dict[str, dict], labels: tuple[str, str], title: str, path
     save(figure, path)
 
 
+def draw_gains(
+    gains: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    labels: tuple[str, str],
+    title: str,
+    path: str | Path,
+) -> None:
+    """Write a PNG with a point and its interval for each method in each group, around a line at 0.
+
+    Args:
+        gains: method to {group: (value, low, high)}; a value that is undefined is left out, and so are ends.
+        labels: of the two axes.
+    """
+    figure = new_figure(6.8, 3.6)
+    axes = figure.add_subplot()
+    groups = list(dict.fromkeys(group for gain in gains.values() for group in gain))
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    for i, (method, gain) in enumerate(gains.items()):
+        aside = 0.6 * ((i + 0.5) / len(gains) - 0.5)  # the methods of a group stand side by side
+        style: dict = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "none"}
+        found = [(groups.index(group), *values) for group, values in gain.items() if np.isfinite(values[0])]
+        if found:
+            place, value, low, high = np.array(found, float).T
+            ends = np.nan_to_num([value - low, high - value]).clip(min=0)
+            axes.errorbar(place + aside, value, ends, label=method, capsize=2, linewidth=1.3, markersize=4, **style)
+    axes.set_xticks(range(len(groups)), groups, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel(labels[0], fontsize=8)
+    axes.set_ylabel(labels[1], fontsize=8)
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+    save(figure, path)
+
+
 def draw_dice_curves(curves: Mapping[str, Mapping[float, Sequence]], where: str, path: str | Path) -> None:
     """Write a PNG with a panel for each curve: mean Dice over the seeds, and its ceiling.
 

@@ -16,7 +16,7 @@ from ..evaluation.classification import by_class, compare, confusion_matrix, eva
 from ..evaluation.predictions import ClassifierRun, decide, predicted_classes
 from ..evaluation.statistics import mean_and_error
 from ..evaluation.subgroups import GRADES, auc_differences, subgroup_table
-from .charts import draw_confusions, draw_lines
+from .charts import draw_confusions, draw_gains, draw_lines
 from .tables import UNDEFINED, Column, Table, interval_text, measures_table
 from .thesis import CLASSIFICATION_COHORTS
 
@@ -60,11 +60,11 @@ def method_tables(
     num_bootstrap: int = 1000,
     seed: int = 0,
 ) -> tuple[list[Table], dict]:
-    """The main table, the comparisons with the first method, a table of subgroups each, and two figures.
+    """The main table, the comparisons with the first method, a table of subgroups each, and up to three figures.
 
     Args:
         where (`str`): which scans these are, for the captions.
-        folder (`Path`): of `confusion_matrices.png` and `sensitivity_by_size.png`.
+        folder (`Path`): of `confusion_matrices.png`, `sensitivity_by_size.png` and `auc_gain_by_size.png`.
         cohort (`str`, *optional*): key of `CLASSIFICATION_COHORTS`, for the thesis's figures beside ours.
     """
     everything = [table for seeds in predictions.values() for table in seeds]
@@ -99,6 +99,13 @@ def method_tables(
     title = f"{what.capitalize()} by class, all seeds, {where}"
     draw_confusions(totals, names, title, folder / "confusion_matrices.png")
     draw_grades(groups, where, folder / "sensitivity_by_size.png")
+    if data["auc_differences"]:
+        gains = {
+            name: {row["value"] or row["group"]: (row["difference"], row["low"], row["high"]) for row in rows}
+            for name, rows in data["auc_differences"].items()
+        }
+        heading = (f"{rows_are(everything[0])} with a lesion", f"AUC minus that of {next(iter(predictions))}")
+        draw_gains(gains, heading, f"Against lesion-free ones, {where}", folder / "auc_gain_by_size.png")
     return tables, data
 
 
