@@ -104,7 +104,9 @@ def method_tables(
             name: {row["value"] or row["group"]: (row["difference"], row["low"], row["high"]) for row in rows}
             for name, rows in data["auc_differences"].items()
         }
-        heading = (f"{rows_are(everything[0])} with a lesion", f"AUC minus that of {next(iter(predictions))}")
+        grades = {row["group"] for rows in data["auc_differences"].values() for row in rows if row["value"]}
+        by = f", by {', '.join(sorted(grades))}" if grades else ""
+        heading = (f"{rows_are(everything[0])} with a lesion{by}", f"AUC minus that of {next(iter(predictions))}")
         draw_gains(gains, heading, f"Against lesion-free ones, {where}", folder / "auc_gain_by_size.png")
     return tables, data
 
