@@ -14,13 +14,22 @@ WINDOW_HU = (0, 80)  # the brain window of a reading room
 CONTRAST = (3, 3, 1, 0.5)
 BASELINE, MAPS = "baseline", "saliency"
 MORE, MAXIMUM = "baseline, more epochs", "baseline, maximum pooling"  # the second as version 0.1.0 had it
-MORE_RATE = 1e-3  # of a few epochs: with 1e-4 not even maps of the drawn lesion changed a baseline on validation
+MORE_RATE = 1e-3  # of a few epochs: with 1e-4 not even maps of the drawn lesion helped with small ones
 MAPS_OF = {  # name of the row -> the maps that its attention gets
     "ACAT": MAPS,
     "ACAT, gradient maps": "gradient maps",  # of another source (Sec. 5.6.7), at a fraction of the cost
     "ACAT, shuffled maps": "shuffled maps",  # the floor
     "ACAT, told where to look": "drawn maps",  # the ceiling
 }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixels of a scan, and what keeps the networks' fields of view as many millimetres on other ones."""
+
+    image_size: tuple[int, int]
+    pools: int  # of the classifier: as far as the thesis's six go at 0.5 mm
+    strides: tuple[int, int, int]  # of the autoencoder: a latent pixel of 8 mm
 
 
 @dataclass(frozen=True)
@@ -33,17 +42,8 @@ class SubtleSize:
     epochs: int  # more, of the baseline and of each ACAT
     autoencoder: int  # steps
     search: int  # steps of the counterfactuals
-    grid: "Grid"
+    grid: Grid
     common: str = "--batch_size 8"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Pixels of a scan, and what keeps the networks' fields of view as many millimetres on other ones."""
-
-    image_size: tuple[int, int]
-    pools: int  # of the classifier: as far as the thesis's six go at 0.5 mm
-    strides: tuple[int, int, int]  # of the autoencoder: a latent pixel of 8 mm
 
 
 COARSE = Grid((60, 48), pools=3, strides=(2, 1, 1))  # of 4 mm

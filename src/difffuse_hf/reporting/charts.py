@@ -56,16 +56,21 @@ def draw_lines(lines: dict[str, dict], labels: tuple[str, str], title: str, path
             grade, mean, error = zip(*points)
             axes.errorbar(grade, mean, error, label=method, capsize=2, linewidth=1.3, markersize=4, **style)
     axes.set_xticks(list(place.values()), list(map(str, place)), fontsize=8)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, -2), min(top, 102))
+    _explain(axes, labels, title)
+    save(figure, path)
+
+
+def _explain(axes, labels: tuple[str, str], title: str) -> None:
+    """Title, names of the axes, a grid, and beside them a legend of what is drawn."""
     axes.tick_params(labelsize=8)
     axes.set_xlabel(labels[0], fontsize=8)
     axes.set_ylabel(labels[1], fontsize=8)
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(max(bottom, -2), min(top, 102))
-    if axes.lines:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
-    save(figure, path)
 
 
 def draw_gains(
@@ -93,12 +98,7 @@ def draw_gains(
             ends = np.nan_to_num([value - low, high - value]).clip(min=0)
             axes.errorbar(place + aside, value, ends, label=method, capsize=2, linewidth=1.3, markersize=4, **style)
     axes.set_xticks(range(len(groups)), groups, fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.set_xlabel(labels[0], fontsize=8)
-    axes.set_ylabel(labels[1], fontsize=8)
-    axes.set_title(title, fontsize=9)
-    axes.grid(alpha=0.3, axis="y")
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+    _explain(axes, labels, title)
     save(figure, path)
 
 
