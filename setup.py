@@ -9,7 +9,6 @@ EXTRAS = {
         "captum>=0.8",
         "krippendorff>=0.8",
         "scikit-learn>=1.4",
-        "scikit-image>=0.23",
         "torchmetrics>=1.4",
         "pandas>=2.0",
         "pyarrow>=14",
@@ -69,6 +68,7 @@ setup(
         "safetensors>=0.4",
         "numpy>=1.26",
         "scipy>=1.11",
+        "scikit-image>=0.23",
         "nibabel>=5.2",
         "nilearn>=0.11",  # ships the ICBM152 tissue maps, the anatomy of the built-in phantoms
         "matplotlib>=3.8",

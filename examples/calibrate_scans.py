@@ -5,27 +5,26 @@ python examples/calibrate_scans.py out/difffuse --cases data/phantom/validation 
 
 `calibrate_pipeline.py` chooses a schedule and a map on slices; this goes on from there, with scans (folders with
 drawn lesions, of anatomies or patients that nothing was trained on) and exactly what `difffuse detect` does. Every
-rule (values of `ScanRule`, and `percentile`) is run on every scan. The one with the best mean Dice over the scans with
-a lesion, at its own best threshold, is kept for `--preset`; the first is what it is compared with. Thresholds for
-shares of healthy brain are of the brain outside the drawn lesions. What is finished is kept in --scores: after an
-interrupt, repeat the command.
+rule (values of `ScanRule`, and `percentile`) is run on every scan; those that differ in `peak_saliency` alone share a
+run. The one with the best mean Dice over the scans with a lesion, at its own best threshold, is kept for `--preset`;
+the first is what it is compared with. Thresholds for shares of healthy brain are of the brain outside the drawn
+lesions. What is finished is kept in --scores: after an interrupt, repeat the command.
 """
 
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from difffuse_hf import DifFusePipeline, __version__
 from difffuse_hf.detection.load import load_model
+from difffuse_hf.detection.repainted import repaint_volume
 from difffuse_hf.detection.run import MODEL_FILES, fingerprint_of
 from difffuse_hf.detection.sources import files_of, read_source
-from difffuse_hf.detection.volume import detect_volume
 from difffuse_hf.errors import InputError, run_script
 from difffuse_hf.evaluation.anomaly import HEALTHY_SHARE
 from difffuse_hf.evaluation.lesions import dice_of_counts, reached, share_threshold
@@ -52,15 +51,18 @@ def main(argv: list[str] | None = None) -> None:
     model = fingerprint_of(weights, json.dumps([__version__, args.preset, args.seed]))
     kept = json.loads(args.scores.read_text()) if args.scores.exists() else {}
     counts = np.zeros((len(plans), len(cases), 4, STEPS))
-    for (number, folder), (row, one) in product(enumerate(cases), enumerate(plans)):
-        name = f"{fingerprint_of(files_of(folder, pipeline.processor)[1], model)} {json.dumps(of_plan(one))}"
-        if name not in kept:
-            kept[name] = score(pipeline, folder, args.preset, one, thresholds, args.seed).tolist()
+    for number, folder in enumerate(cases):
+        scan = fingerprint_of(files_of(folder, pipeline.processor)[1], model)
+        names = [f"{scan} {json.dumps(of_plan(one))}" for one in plans]
+        missing = [one for one, name in zip(plans, names) if name not in kept]
+        for one, found in score(pipeline, folder, args.preset, missing, thresholds, args.seed):
+            kept[f"{scan} {json.dumps(of_plan(one))}"] = found.tolist()
             args.scores.parent.mkdir(parents=True, exist_ok=True)
             write_whole(args.scores, lambda file: file.write_text(json.dumps(kept)))
-        counts[row, number] = kept[name]
-        best = dice_of_counts(counts[row, number]).max() if counts[row, number, 2].any() else float("nan")
-        print(f"{folder.name}  {json.dumps(of_plan(one))}: best Dice {best:.3f}", flush=True)
+        counts[:, number] = [kept[name] for name in names]
+        for one, found in zip(plans, counts[:, number]):
+            best = dice_of_counts(found).max() if found[2].any() else float("nan")
+            print(f"{folder.name}  {json.dumps(of_plan(one))}: best Dice {best:.3f}", flush=True)
     chosen = choose(plans, counts, thresholds, args.false_positives)
     pipeline.processor.calibrations = {**pipeline.processor.calibrations, args.preset: chosen.to_dict()}
     with complete_folder(args.output_dir) as folder:
@@ -132,6 +134,11 @@ def of_plan(plan: Calibration) -> dict:
     return {"percentile": plan.percentile, **plan.to_dict()["scan"]}
 
 
+def of_networks(plan: Calibration) -> dict:
+    """What of it the networks' work depends on."""
+    return {name: value for name, value in of_plan(plan).items() if name != "peak_saliency"}
+
+
 def in_words(plan: Calibration) -> str:
     """What the rules vary, for a sentence."""
     plain = plan.scan in (None, ScanRule())
@@ -139,20 +146,32 @@ def in_words(plan: Calibration) -> str:
 
 
 def score(
-    pipeline: DifFusePipeline, folder: Path, preset: str, plan: Calibration, thresholds: np.ndarray, seed: int
-) -> np.ndarray:
-    """Voxels of a scan that reach each threshold, see `reached`."""
+    pipeline: DifFusePipeline,
+    folder: Path,
+    preset: str,
+    plans: Sequence[Calibration],
+    thresholds: np.ndarray,
+    seed: int,
+) -> Iterator[tuple[Calibration, np.ndarray]]:
+    """Voxels of a scan that reach each threshold, see `reached`, by each of the plans; those that differ in which
+    pieces count share what the networks made."""
+    if not plans:
+        return
     assert pipeline.processor is not None
-    before = pipeline.processor.calibrations
-    pipeline.processor.calibrations = {**before, preset: plan.to_dict()}
+    case, _ = read_source(folder, pipeline.processor)
+    if case.reference is None:
+        raise InputError(f"{folder} has no drawn lesion (a reference that is empty, for a scan without one).")
+    before, scan, last = pipeline.processor.calibrations, None, None
     try:
-        case, _ = read_source(folder, pipeline.processor)
-        if case.reference is None:
-            raise InputError(f"{folder} has no drawn lesion (a reference that is empty, for a scan without one).")
-        result = detect_volume(pipeline, case, preset, seed=seed, progress=False, display_steps=0)
+        for plan in sorted(plans, key=lambda one: json.dumps(of_networks(one))):
+            pipeline.processor.calibrations = {**before, preset: plan.to_dict()}
+            if scan is None or of_networks(plan) != last:
+                scan = repaint_volume(pipeline, case, preset, seed=seed, progress=False, display_steps=0)
+                last = of_networks(plan)
+            anomaly = scan.restore(scan.anomaly_in_pieces(plan.scan.peak_saliency))
+            yield plan, reached(anomaly, case.reference > 0, scan.geometry.tissue > 0, thresholds)
     finally:
         pipeline.processor.calibrations = before
-    return reached(result.anomaly, case.reference > 0, result.tissue > 0, thresholds)
 
 
 def choose(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from difffuse_hf.errors import require_choice
 
+from .classification import COMPETITORS, variants
 from .steps import Steps
 
 WINDOW_HU = (0, 80)  # the brain window of a reading room
@@ -20,6 +21,13 @@ MAPS_OF = {  # name of the row -> the maps that its attention gets
     "ACAT, gradient maps": "gradient maps",  # of another source (Sec. 5.6.7), at a fraction of the cost
     "ACAT, shuffled maps": "shuffled maps",  # the floor
     "ACAT, told where to look": "drawn maps",  # the ceiling
+}
+PARTS = ("ACAT − fusion", "ACAT − fusion − late", "ACAT − fusion − late − middle", "ACAT, no slice attention",
+         "ACAT, no residual")  # fmt: skip
+RIVALS: dict[str, tuple[str, list[str]]] = {  # name of the row -> maps, flags of train_acat.py
+    **{name: (MAPS, flags) for name, flags in COMPETITORS.items() if name != "ACAT"},
+    # Parts are taken away where there is something to lose: from maps that point.
+    **{f"{name}, told where to look": ("drawn maps", variants("ist3")[name]) for name in PARTS},
 }
 
 
@@ -59,7 +67,7 @@ SUBTLE = {
 def subtle(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
     """One cohort of stroke patients, dealt anew by anatomy for each seed."""
     require_choice("SIZE", name, SUBTLE)
-    size, steps, rows = SUBTLE[name], Steps(), []
+    size, steps, first, then = SUBTLE[name], Steps(), [], []
     cohort = f"{out}/cohort"
     steps.add("cohort", "difffuse", "phantom", cohort, "--layout", "ist3", "--arrays", "--subjects", size.patients,
               "--seed", 800, "--anatomies", anatomies, "--infarct-contrast", CONTRAST, to=cohort)  # fmt: skip
@@ -69,14 +77,23 @@ def subtle(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
                   "--window-hu", WINDOW_HU, "--image-size", size.grid.image_size, "--split-seed", seed,
                   to=data)  # fmt: skip
         add_networks(steps, size, seed, here)
-        for row in (MORE, BASELINE, MAXIMUM):  # the first is the one that all others are compared with
-            rows += ["--method", row, f"{here}/{row}", data]
-        for row, maps in MAPS_OF.items():
-            rows += ["--method", row, f"{here}/{row}", data, f"{here}/{maps}"]
-    tables = f"{out}/tables"
-    steps.add("tables", "python", "examples/evaluate_classification.py", rows, "--cohort", "ist3",
-              "--output_dir", tables, to=tables)  # fmt: skip
+        first += rows_of([MORE, BASELINE, MAXIMUM, *MAPS_OF], here)
+        then += rows_of([MORE, "ACAT", "ACAT, told where to look", *RIVALS], here)
+    for tables, rows in {"tables": first, "tables of methods": then}.items():
+        to = f"{out}/{tables}"
+        steps.add(tables, "python", "examples/evaluate_classification.py", rows, "--cohort", "ist3",
+                  "--output_dir", to, to=to)  # fmt: skip
     return steps
+
+
+def rows_of(names: Sequence[str], here: str) -> list[str]:
+    """Rows of a table, of one seed; the first is the one that all others are compared with."""
+    maps = MAPS_OF | {name: maps for name, (maps, _) in RIVALS.items()}
+    words = []
+    for name in names:
+        words += ["--method", name, f"{here}/{name}", f"{here}/data"]
+        words += [f"{here}/{maps[name]}"] if name in maps else []
+    return words
 
 
 def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
@@ -105,4 +122,6 @@ def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
     add(MORE, "launch", "train_acat", more, "--saliency", f"{here}/{MAPS}", "--method", "baseline")
     for row, maps in MAPS_OF.items():
         add(row, "launch", "train_acat", more, "--saliency", f"{here}/{maps}", "--method", "acat")
+    for row, (maps, flags) in RIVALS.items():
+        add(row, "launch", "train_acat", more, "--saliency", f"{here}/{maps}", flags)
     add(MAXIMUM, "launch", "train_classifier", recipe, "--pooling", "max")

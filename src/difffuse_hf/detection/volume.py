@@ -3,7 +3,7 @@
 slices ─ classifier ─ suspicious slices ─ Dif-fuse ─ counterfactual, anomaly, mask ─ back on the scan's grid
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,9 +15,10 @@ from ..io.case import Case
 from ..models.processing_difffuse import DifFuseProcessor, SliceGeometry
 from ..pipelines.calibration import Calibration, ScanRule
 from ..pipelines.pipeline_difffuse import DifFusePipeline
+from .repainted import repaint_volume
 from .result import DetectionResult, ModelSlices
 from .shown import choose_slices
-from .slices import Made, ScanSlices, Tell, find_suspicious
+from .slices import Made, Tell
 from .workers import give_back_memory
 
 COUNTERFACTUALS = ("shown", "all")
@@ -74,39 +75,27 @@ def detect_volume(
     if false_positives is not None and anomaly_threshold is None:
         anomaly_threshold = plan.threshold_for(false_positives)
     processor, threshold = _check_model(pipeline, plan.threshold if anomaly_threshold is None else anomaly_threshold)
-    given = list(case.files) or list(processor.modalities)
-    channels = _channels_given(pipeline, plan, given)
-    slices, geometry = processor.preprocess_volume(case.volumes, case.affine, given)  # (S, C, H, W)
-    usable = processor.usable_slices(slices)
-    scan = ScanSlices(pipeline, slices, plan, batch_size, seed, progress)
-    probability = scan.classify(usable)  # (S,)
-    rule, least = plan.scan or ScanRule(), processor.lesion_probability_threshold
-    suspicious = usable if all_slices else find_suspicious(probability, usable, least, rule.neighbour_probability)
-    scan.shared_noise = slice_smoothing_sigma is not None
-    if scan.shared_noise or rule.smoothing_mm or rule.together:
-        sigma = rule.smoothing_mm / geometry.step_mm(case.affine)
-        sigma = sigma if slice_smoothing_sigma is None else slice_smoothing_sigma
-        scan.look_through(suspicious, sigma, rule.together, call_arguments.get("percentile"))
-    if masks:
-        suspicious = torch.cat([suspicious, _checked(masks, usable, slices)]).unique()
-    made = scan.repaint(suspicious, {"preset": preset, **call_arguments}, masks)
+    scan = repaint_volume(
+        pipeline, case, preset, batch_size, seed, all_slices, progress, slice_smoothing_sigma, masks, **call_arguments
+    )
+    geometry, usable, channels = scan.geometry, scan.usable, scan.channels
+    made, slices = scan.made, scan.slices.slices
+    made.anomaly = scan.anomaly_in_pieces((plan.scan or ScanRule()).peak_saliency)
 
     reference = _reference_slices(processor, case, geometry)
     found = made.anomaly * processor.preprocess_labels(geometry.tissue, geometry)[:, None]  # as it will be restored
     pictures = made.counterfactual
     if plan.settings.display_steps and call_arguments.get("display_steps") != 0:
-        worth = suspicious
+        worth = scan.suspicious
         if counterfactuals != "all":
-            worth = _worth_showing(found, reference, usable, suspicious, num_shown)
-        pictures = scan.picture(worth, made, call_arguments, threshold)
+            worth = _worth_showing(found, reference, usable, scan.suspicious, num_shown)
+        pictures = scan.slices.picture(worth, made, call_arguments, threshold)
         if counterfactuals == "all":
             made.counterfactual = pictures
 
     give_back_memory()
     brain = geometry.tissue
-    anomaly, saliency, blend = (
-        processor.restore(one, geometry)[0] * brain for one in (made.anomaly, made.saliency, made.mask)
-    )
+    anomaly, saliency, blend = (scan.restore(one) for one in (made.anomaly, made.saliency, made.mask))
     return DetectionResult(
         case=case,
         counterfactual=_compose(case.volumes, (made.counterfactual - slices)[:, channels], blend, geometry),
@@ -115,11 +104,11 @@ def detect_volume(
         saliency=saliency,
         mask=(blend > 0).astype(np.uint8),
         tissue=brain,
-        lesion_probability=probability.numpy(),
+        lesion_probability=scan.probability.numpy(),
         slices=_usable_only(slices, made, found, pictures, reference, usable, channels),
         parameters={
             **_parameters(pipeline, plan),
-            "modalities": given,
+            "modalities": [processor.modalities[channel] for channel in channels],
             **call_arguments,
             "preset": preset or pipeline.config.get("preset"),
             "counterfactuals": counterfactuals,
@@ -128,25 +117,10 @@ def detect_volume(
             "all_slices": all_slices,
             "slice_smoothing_sigma": slice_smoothing_sigma,
             "anomaly_threshold": threshold,
-            "repainted_slices": suspicious.tolist(),
+            "repainted_slices": scan.suspicious.tolist(),
             **({"drawn_masks": sorted(masks)} if masks else {}),
         },
     )
-
-
-def _checked(masks: Mapping[int, np.ndarray], usable: torch.Tensor, slices: torch.Tensor) -> torch.Tensor:
-    """The indices of the slices that masks were drawn on.
-
-    Raises:
-        InputError: one is of a slice that the model does not use, or does not lie on the model's pixels.
-    """
-    drawn = torch.tensor(sorted(masks), dtype=torch.long)
-    if not torch.isin(drawn, usable).all():
-        raise InputError(f"`masks` has slices that the model does not use; it uses {usable.tolist()}.")
-    for index, mask in masks.items():
-        if mask.shape != slices.shape[2:]:
-            raise InputError(f"The mask of slice {index} has the shape {mask.shape}; slices are {slices.shape[2:]}.")
-    return drawn
 
 
 def _check_model(pipeline: DifFusePipeline, threshold: float | None) -> tuple[DifFuseProcessor, float]:
@@ -159,20 +133,6 @@ def _check_model(pipeline: DifFusePipeline, threshold: float | None) -> tuple[Di
     if not np.isfinite([threshold, pipeline.processor.lesion_probability_threshold]).all():
         raise InputError(f"The anomaly threshold is {threshold:g}, above which nothing lies; give a finite one.")
     return pipeline.processor, threshold
-
-
-def _channels_given(pipeline: DifFusePipeline, plan: Calibration, given: Sequence[str]) -> list[int]:
-    """The channels of the modalities of a scan.
-
-    Raises:
-        InputError: one is missing on which the anomaly map is made, or that the model cannot do without.
-    """
-    assert pipeline.processor is not None  # checked before
-    channels = pipeline.processor.recipe.channels_of(given)
-    of_map = plan.recipe.channels if plan.recipe else pipeline.config["anomaly_channels"] or channels
-    if missing := [pipeline.processor.modalities[one] for one in of_map if one not in channels]:
-        raise InputError(f"The model's anomaly map is made on {', '.join(missing)}, which the scan lacks.")
-    return channels
 
 
 def _parameters(pipeline: DifFusePipeline, plan: Calibration) -> dict[str, Any]:

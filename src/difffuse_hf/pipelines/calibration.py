@@ -24,6 +24,8 @@ class ScanRule:
             a lesion gets a larger mask than one with little.
         neighbour_probability (`float`, *optional*): slices beside a suspicious one, and beside these, are repainted
             too as far as the classifier gives them this lesion probability; none without it.
+        peak_saliency (`float`): what is flagged counts only in pieces (3D, by faces) in which the saliency, smoothed,
+            reaches this value somewhere, see `salient_pieces`; 0 keeps all.
 
     Raises:
         InputError: a value is out of its range.
@@ -32,12 +34,15 @@ class ScanRule:
     smoothing_mm: float = 0.0
     together: bool = False
     neighbour_probability: float | None = None
+    peak_saliency: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.smoothing_mm < float("inf"):
             raise InputError(f"`smoothing_mm` must be 0 or more millimetres, got {self.smoothing_mm}.")
         if self.neighbour_probability is not None and not 0 <= self.neighbour_probability <= 1:
             raise InputError(f"`neighbour_probability` must lie in 0 to 1, got {self.neighbour_probability}.")
+        if not 0 <= self.peak_saliency <= 1:
+            raise InputError(f"`peak_saliency` must lie in 0 to 1, got {self.peak_saliency}.")
 
 
 @dataclass(frozen=True)
