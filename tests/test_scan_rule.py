@@ -4,12 +4,16 @@ import dataclasses
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import label
 
-from difffuse_hf.detection.slices import find_suspicious
+from difffuse_hf.detection.pieces import salient_pieces
+from difffuse_hf.detection.repainted import Repainted
+from difffuse_hf.detection.slices import Made, find_suspicious
 from difffuse_hf.errors import InputError
 from difffuse_hf.evaluation.lesions import dice_of_counts, reached, share_threshold
 from difffuse_hf.pipelines.calibration import Calibration, ScanRule
@@ -41,6 +45,20 @@ def test_one_percentile_for_all_images_gives_more_of_the_mask_to_the_more_salien
     assert not saliency_to_mask(saliency, 80, foreground=torch.zeros_like(inside), together=True).any()
 
 
+def test_at_every_threshold_those_pieces_are_left_that_hold_a_salient_voxel():
+    generator = np.random.default_rng(0)
+    anomaly = generator.integers(0, 6, (5, 12, 12)).astype(np.float32)
+    salient = generator.random(anomaly.shape) < 0.03
+    left = salient_pieces(anomaly, salient)
+    for threshold in range(1, 6):
+        pieces, _ = label(anomaly >= threshold)  # by faces
+        expected = np.isin(pieces, np.unique(pieces[salient & (pieces > 0)]))
+        np.testing.assert_array_equal(left >= threshold, expected)
+    assert left.dtype == np.float32 and (left <= anomaly).all() and 0.1 < (left < anomaly).mean() < 0.9
+    np.testing.assert_array_equal(left[salient], anomaly[salient])
+    assert not salient_pieces(anomaly, np.zeros_like(salient)).any()
+
+
 def test_a_rule_is_kept_with_the_calibration_and_models_without_one_stay_as_they_are():
     plain = Calibration(PRESETS["fast"], 350, 95.0, threshold=0.7)
     assert "scan" not in plain.to_dict() and Calibration.of(plain.to_dict()) == plain
@@ -48,7 +66,8 @@ def test_a_rule_is_kept_with_the_calibration_and_models_without_one_stay_as_they
     assert Calibration.of(json.loads(json.dumps(ruled.to_dict()))) == ruled
     with pytest.raises(InputError, match="calibration cannot be read"):
         Calibration.of({**plain.to_dict(), "scan": {"smoothing": 4}})
-    for wrong in ({"smoothing_mm": -1.0}, {"smoothing_mm": float("nan")}, {"neighbour_probability": 2.0}):
+    for wrong in ({"smoothing_mm": -1.0}, {"smoothing_mm": float("nan")}, {"neighbour_probability": 2.0},
+                  {"peak_saliency": -0.1}):  # fmt: skip
         with pytest.raises(InputError, match=next(iter(wrong))):
             ScanRule(**wrong)
 
@@ -93,6 +112,34 @@ def test_the_rule_with_the_best_dice_over_scans_that_have_a_lesion_is_chosen_wit
     counts[:, :, 2] = 0
     with pytest.raises(InputError, match="None of the scans has a drawn lesion"):
         calibrate.choose(plans, counts, thresholds, [])
+
+
+def test_rules_that_differ_in_what_counts_share_a_run_of_the_networks(monkeypatch, tmp_path):
+    calibrate, runs = script(), []
+    plan = Calibration(PRESETS["fast"], 350, 95.0, threshold=1.0)
+    saliency = torch.zeros(2, 1, 4, 4)
+    saliency[0, 0, 0, 0] = 0.6
+    anomaly = torch.zeros(2, 1, 4, 4)
+    anomaly[0, 0, 0, :2], anomaly[1, 0, 3, 3] = 2.0, 3.0
+
+    def repaint(pipeline, case, preset, **options):
+        runs.append(pipeline.processor.calibrations[preset]["percentile"])
+        made = Made(torch.zeros(2, 4, 4, 4), anomaly, torch.ones(2, 1, 4, 4), saliency)
+        scan = Repainted(None, SimpleNamespace(tissue=np.ones((2, 4, 4))), [0], *[torch.tensor([])] * 3,
+                         torch.tensor([], dtype=torch.long), made)  # fmt: skip
+        monkeypatch.setattr(Repainted, "restore", lambda self, one: one[:, 0].numpy())
+        return scan
+
+    case = SimpleNamespace(reference=(anomaly[:, 0] == 2).numpy())
+    monkeypatch.setattr(calibrate, "repaint_volume", repaint)
+    monkeypatch.setattr(calibrate, "read_source", lambda folder, processor: (case, {}))
+    pipeline = SimpleNamespace(processor=SimpleNamespace(calibrations={"fast": "before"}))
+    rules = [{}, {"peak_saliency": 0.5}, {"percentile": 90}, {"peak_saliency": 0.7}]
+    plans = [calibrate.rule_of(plan, rule) for rule in rules]
+    found = {id(one): counts for one, counts in calibrate.score(pipeline, tmp_path, "fast", plans, np.array([1.0]), 0)}
+    assert sorted(runs) == [90.0, 95.0] and pipeline.processor.calibrations == {"fast": "before"}
+    hits = [found[id(one)][:2, 0].tolist() for one in plans]
+    assert hits == [[2, 1], [2, 0], [2, 1], [0, 0]]  # voxels of the lesion, and outside it
 
 
 def test_a_search_of_thresholds_starts_from_the_slices_or_from_one_standard_deviation():

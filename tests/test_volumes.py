@@ -353,10 +353,28 @@ def test_a_calibrated_rule_smooths_saliency_by_millimetres_and_takes_one_percent
         plain.slices.mask.flatten(1).sum(1).unique().numel() < together.slices.mask.flatten(1).sum(1).unique().numel()
     )
     assert together.parameters["slices_together"] == {
-        "smoothing_mm": 6.0, "together": True, "neighbour_probability": None,
+        "smoothing_mm": 6.0, "together": True, "neighbour_probability": None, "peak_saliency": 0.0,
     }  # fmt: skip
     other = made(ScanRule(smoothing_mm=6.0, together=True), percentile=50.0)
     assert other.slices.mask[brain].mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_is_flagged_counts_only_in_pieces_that_the_saliency_points_at(pipeline, case, monkeypatch):
+    def made(peak, **options):
+        plan = dataclasses.replace(pipeline.calibration("exact"), scan=ScanRule(6.0, True, peak_saliency=peak))
+        monkeypatch.setattr(pipeline.processor, "calibrations", {"exact": plan.to_dict()})
+        return detect(pipeline, case, preset="exact", **options)
+
+    every = made(0.0)
+    peak = float(every.slices.saliency[every.slices.anomaly > 0].max())
+    some, none = made(peak), made(1.0)
+    assert every.lesion.any() and not none.lesion.any() and not none.anomaly.any() and not none.slices.anomaly.any()
+    left = some.slices.anomaly > 0
+    assert left.any() and (some.slices.anomaly <= every.slices.anomaly).all()
+    assert 0 < some.lesion.sum() <= every.lesion.sum() and not some.lesion[every.lesion == 0].any()
+    drawn = int(every.slices.indices[0])
+    by_hand = made(1.0, masks={drawn: np.ones((24, 24), np.float32)})
+    assert by_hand.slices.anomaly[0].any()  # what a reader asked for is not taken away
 
 
 def test_a_mask_drawn_on_a_slice_leaves_the_others_as_they_were_where_slices_are_taken_together(
