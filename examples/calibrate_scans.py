@@ -161,15 +161,15 @@ def score(
     case, _ = read_source(folder, pipeline.processor)
     if case.reference is None:
         raise InputError(f"{folder} has no drawn lesion (a reference that is empty, for a scan without one).")
-    before, scan, last = pipeline.processor.calibrations, None, None
+    before, made, last = pipeline.processor.calibrations, None, None
     try:
         for plan in sorted(plans, key=lambda one: json.dumps(of_networks(one))):
             pipeline.processor.calibrations = {**before, preset: plan.to_dict()}
-            if scan is None or of_networks(plan) != last:
-                scan = repaint_volume(pipeline, case, preset, seed=seed, progress=False, display_steps=0)
+            if made is None or of_networks(plan) != last:
+                made = repaint_volume(pipeline, case, preset, seed=seed, progress=False, display_steps=0)
                 last = of_networks(plan)
-            anomaly = scan.restore(scan.anomaly_in_pieces(plan.scan.peak_saliency))
-            yield plan, reached(anomaly, case.reference > 0, scan.geometry.tissue > 0, thresholds)
+            anomaly = made.restore(made.anomaly_in_pieces(plan.scan.peak_saliency))
+            yield plan, reached(anomaly, case.reference > 0, made.geometry.tissue > 0, thresholds)
     finally:
         pipeline.processor.calibrations = before
 

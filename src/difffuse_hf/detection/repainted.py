@@ -20,7 +20,7 @@ from .slices import Made, ScanSlices, Tell, find_suspicious
 class Repainted:
     """What the networks made of a scan, on the model's S slices."""
 
-    slices: ScanSlices
+    scan: ScanSlices
     geometry: SliceGeometry  # from the slices back to the scan's grid
     channels: list[int]  # of the modalities that there are
     usable: torch.Tensor  # indices of the slices that count
@@ -40,7 +40,7 @@ class Repainted:
 
     def restore(self, one: torch.Tensor) -> np.ndarray:
         """A map (S, 1, H, W) on the scan's grid (X, Y, Z), 0 outside of where a lesion can be."""
-        processor = self.slices.pipeline.processor
+        processor = self.scan.pipeline.processor
         assert processor is not None  # there are slices
         return processor.restore(one, self.geometry)[0] * self.geometry.tissue
 

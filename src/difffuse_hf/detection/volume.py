@@ -75,27 +75,27 @@ def detect_volume(
     if false_positives is not None and anomaly_threshold is None:
         anomaly_threshold = plan.threshold_for(false_positives)
     processor, threshold = _check_model(pipeline, plan.threshold if anomaly_threshold is None else anomaly_threshold)
-    scan = repaint_volume(
+    repainted = repaint_volume(
         pipeline, case, preset, batch_size, seed, all_slices, progress, slice_smoothing_sigma, masks, **call_arguments
     )
-    geometry, usable, channels = scan.geometry, scan.usable, scan.channels
-    made, slices = scan.made, scan.slices.slices
-    made.anomaly = scan.anomaly_in_pieces((plan.scan or ScanRule()).peak_saliency)
+    geometry, usable, channels = repainted.geometry, repainted.usable, repainted.channels
+    made, slices = repainted.made, repainted.scan.slices
+    made.anomaly = repainted.anomaly_in_pieces((plan.scan or ScanRule()).peak_saliency)
 
     reference = _reference_slices(processor, case, geometry)
     found = made.anomaly * processor.preprocess_labels(geometry.tissue, geometry)[:, None]  # as it will be restored
     pictures = made.counterfactual
     if plan.settings.display_steps and call_arguments.get("display_steps") != 0:
-        worth = scan.suspicious
+        worth = repainted.suspicious
         if counterfactuals != "all":
-            worth = _worth_showing(found, reference, usable, scan.suspicious, num_shown)
-        pictures = scan.slices.picture(worth, made, call_arguments, threshold)
+            worth = _worth_showing(found, reference, usable, repainted.suspicious, num_shown)
+        pictures = repainted.scan.picture(worth, made, call_arguments, threshold)
         if counterfactuals == "all":
             made.counterfactual = pictures
 
     give_back_memory()
     brain = geometry.tissue
-    anomaly, saliency, blend = (scan.restore(one) for one in (made.anomaly, made.saliency, made.mask))
+    anomaly, saliency, blend = (repainted.restore(one) for one in (made.anomaly, made.saliency, made.mask))
     return DetectionResult(
         case=case,
         counterfactual=_compose(case.volumes, (made.counterfactual - slices)[:, channels], blend, geometry),
@@ -104,7 +104,7 @@ def detect_volume(
         saliency=saliency,
         mask=(blend > 0).astype(np.uint8),
         tissue=brain,
-        lesion_probability=scan.probability.numpy(),
+        lesion_probability=repainted.probability.numpy(),
         slices=_usable_only(slices, made, found, pictures, reference, usable, channels),
         parameters={
             **_parameters(pipeline, plan),
@@ -117,7 +117,7 @@ def detect_volume(
             "all_slices": all_slices,
             "slice_smoothing_sigma": slice_smoothing_sigma,
             "anomaly_threshold": threshold,
-            "repainted_slices": scan.suspicious.tolist(),
+            "repainted_slices": repainted.suspicious.tolist(),
             **({"drawn_masks": sorted(masks)} if masks else {}),
         },
     )
