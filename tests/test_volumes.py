@@ -26,6 +26,7 @@ from difffuse_hf.io.files import check_output
 from difffuse_hf.pipelines.calibration import Calibration, ScanRule
 from difffuse_hf.pipelines.map_recipe import MapRecipe
 from difffuse_hf.pipelines.presets import Preset
+from difffuse_hf.reporting.coverage import coverage_of
 from difffuse_hf.saliency.mask import saliency_to_mask, smooth_through_slices
 
 REAL_CASES = Path(__file__).resolve().parents[2] / "shared/data/brats_sample"
@@ -372,6 +373,9 @@ def test_what_is_flagged_counts_only_in_pieces_that_the_saliency_points_at(pipel
     left = some.slices.anomaly > 0
     assert left.any() and (some.slices.anomaly <= every.slices.anomaly).all()
     assert 0 < some.lesion.sum() <= every.lesion.sum() and not some.lesion[every.lesion == 0].any()
+    assert none.parameters["uncounted_ml"] == pytest.approx(every.lesion_ml, abs=1e-3)
+    assert every.parameters["uncounted_ml"] == 0
+    assert coverage_of(none).in_words()[-1].endswith("and are not counted: the saliency does not point at them.")
     drawn = int(every.slices.indices[0])
     by_hand = made(1.0, masks={drawn: np.ones((24, 24), np.float32)})
     assert by_hand.slices.anomaly[0].any()  # what a reader asked for is not taken away

@@ -80,7 +80,7 @@ def detect_volume(
     )
     geometry, usable, channels = repainted.geometry, repainted.usable, repainted.channels
     made, slices = repainted.made, repainted.scan.slices
-    made.anomaly = repainted.anomaly_in_pieces((plan.scan or ScanRule()).peak_saliency)
+    every, made.anomaly = made.anomaly, repainted.anomaly_in_pieces((plan.scan or ScanRule()).peak_saliency)
 
     reference = _reference_slices(processor, case, geometry)
     found = made.anomaly * processor.preprocess_labels(geometry.tissue, geometry)[:, None]  # as it will be restored
@@ -96,11 +96,13 @@ def detect_volume(
     give_back_memory()
     brain = geometry.tissue
     anomaly, saliency, blend = (repainted.restore(one) for one in (made.anomaly, made.saliency, made.mask))
+    lesion = (anomaly >= threshold) & brain
+    uncounted = 0 if every is made.anomaly else np.count_nonzero((repainted.restore(every) >= threshold) & ~lesion)
     return DetectionResult(
         case=case,
         counterfactual=_compose(case.volumes, (made.counterfactual - slices)[:, channels], blend, geometry),
         anomaly=anomaly,
-        lesion=(anomaly >= threshold).astype(np.uint8) * brain,
+        lesion=lesion.astype(np.uint8),
         saliency=saliency,
         mask=(blend > 0).astype(np.uint8),
         tissue=brain,
@@ -118,6 +120,7 @@ def detect_volume(
             "slice_smoothing_sigma": slice_smoothing_sigma,
             "anomaly_threshold": threshold,
             "repainted_slices": repainted.suspicious.tolist(),
+            "uncounted_ml": round(uncounted * case.voxel_ml, 3),
             **({"drawn_masks": sorted(masks)} if masks else {}),
         },
     )

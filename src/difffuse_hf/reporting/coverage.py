@@ -43,6 +43,7 @@ class Coverage:
     threshold: float  # of the lesion probability
     left_out: list[LeftOut]
     reference_ml: float | None  # the whole reference lesion; None without a reference
+    uncounted_ml: float = 0.0  # that reaches the anomaly threshold in pieces that the saliency does not point at
 
     @property
     def missed_ml(self) -> float | None:
@@ -74,6 +75,11 @@ class Coverage:
             sentences.append(f"{ml} ml of the reference lesion ({share}) lie in slices that were not repainted.")
         elif self.reference_ml:
             sentences.append("All of the reference lesion lies in slices that were repainted.")
+        if self.uncounted_ml:
+            ml = f"{self.uncounted_ml:.1f}" if self.uncounted_ml >= 1 else f"{self.uncounted_ml:.2g}"
+            sentences.append(
+                f"{ml} ml more reach the anomaly threshold and are not counted: the saliency does not point at them."
+            )
         return sentences
 
 
@@ -112,6 +118,7 @@ def coverage_of(result: DetectionResult) -> Coverage:
         threshold=threshold,
         left_out=left_out,
         reference_ml=None if volumes_ml is None else float(volumes_ml.sum()),
+        uncounted_ml=parameters.get("uncounted_ml", 0.0),
     )
 
 

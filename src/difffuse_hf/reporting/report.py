@@ -39,6 +39,7 @@ def summarise_scan(result: DetectionResult, model: str, seconds: float, syntheti
         "slices_not_repainted": {one.reason: one.slices for one in coverage.left_out},
         "reference_not_repainted_ml": _rounded(coverage.missed_ml, 3),
         "reference_not_repainted_share": _rounded(coverage.missed_share, 4),
+        "uncounted_ml": coverage.uncounted_ml,
         "coverage": coverage.in_words(),
         "flicker": round(flicker(result.slices.image, result.slices.counterfactual), 6),
         "seconds": round(float(seconds), 1),
