@@ -190,6 +190,9 @@ FLAIR_SCANS = {  # SynthSeg's label maps, subjects of five kinds and seed of eac
 }
 
 
+TOGETHER = {"smoothing_mm": 4, "together": True, "neighbour_probability": 0.5}
+
+
 @dataclass(frozen=True)
 class FlairSize:
     """A model of FLAIR by itself: what differs between a smoke test and the one in the package."""
@@ -212,7 +215,7 @@ FLAIR = {
         diffusion="--max_steps 600 --warmup_steps 40 --learning_rate 4e-4 --ema_decay 0.99 --validation_steps 200 "
         "--validation_samples 96 --checkpointing_steps 100 --intensity_augmentation 0.2",
         calibration=48,
-        rules=[{"smoothing_mm": 4, "together": True, "neighbour_probability": 0.5}],  # as was chosen for `demo`
+        rules=[TOGETHER, {**TOGETHER, "peak_saliency": 0.5}],  # as was chosen for `demo`
         scored=[0, 1, 2],
     ),
 }
