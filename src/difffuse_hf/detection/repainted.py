@@ -26,7 +26,7 @@ class Repainted:
     usable: torch.Tensor  # indices of the slices that count
     probability: torch.Tensor  # (S,), of a lesion
     suspicious: torch.Tensor  # indices of the slices that were repainted
-    drawn: torch.Tensor  # indices of those in whose masks somebody has a hand
+    drawn: torch.Tensor  # indices of those whose mask was drawn by hand
     made: Made
 
     def anomaly_in_pieces(self, peak_saliency: float) -> torch.Tensor:
