@@ -9,6 +9,7 @@ import scipy
 
 from difffuse_hf import ACATProcessor, DifFuseProcessor
 from difffuse_hf.data.cards import is_synthetic
+from difffuse_hf.data.ist3 import fit_affine
 from difffuse_hf.data.prepare import make_builder, prepare
 from difffuse_hf.data.scans import load_scans
 from difffuse_hf.data.slices import load_slices
@@ -88,7 +89,7 @@ def test_infarcts_of_a_size_are_darker_by_a_factor_and_all_else_is_the_same(fold
         write_cohort(folder, range(INDEX, INDEX + 1), SEED, [anatomy], infarct_contrast=(2, 2, 2, 2))
     older = folder.parent / "older"  # from before there was such a factor
     shutil.copytree(folder, older)
-    rows = [row.rsplit(",", 1)[0] for row in (older / "scans.csv").read_text().splitlines()]
+    rows = [row.rsplit(",", 3)[0] for row in (older / "scans.csv").read_text().splitlines()]
     (older / "scans.csv").write_text("\n".join(rows) + "\n")
     assert write_cohort(older, range(INDEX, INDEX + 1), SEED, [anatomy]) == older
     with pytest.raises(InputError, match="holds another cohort"):
@@ -171,3 +172,36 @@ def test_scans_for_classifiers_have_side_and_presence_their_mask_and_a_place_whe
     assert not scans["mask"][0].any() and np.array_equal(scans["mask"][1], place[1])
     processor = ACATProcessor.from_pretrained(tmp_path / "scans")
     assert (processor.num_slices, tuple(processor.image_size)) == (SLICES, (ROWS, COLUMNS))
+    assert scans["source_slices"].shape == (2, SLICES) and (np.diff(scans["source_slices"]) > 0).all()
+
+
+@pytest.mark.parametrize("size", [(ROWS, COLUMNS), (60, 48), (64, 64)])
+def test_a_scan_says_where_mni_space_lies_on_whatever_pixels_it_has(folder, anatomy, tmp_path, size):
+    """The head of ellipsoids is drawn in MNI space, so its middle, ends, and lowest and highest slice are known."""
+    prepare(make_builder("ist3", folder, "volumes", image_size=size, split="test"), tmp_path / "scans")
+    scans = load_scans(str(tmp_path / "scans"), "test").with_format("numpy")[:]
+    for image, to_mni, slices in zip(scans["pixel_values"], scans["to_mni_mm"], scans["source_slices"]):
+        rows, columns = np.nonzero(image[SLICES // 2, 0] > 0.1)
+        ends = [[columns.mean(), rows.mean(), one, 1] for one in (slices[0], slices[SLICES // 2], slices[-1])]
+        low, middle, high = (to_mni.reshape(3, 4) @ end for end in ends)
+        assert np.abs(middle[:2]).max() < 12  # the head is centred, but for a warp and a tilt
+        assert low[2] == pytest.approx(-42, abs=12) and high[2] == pytest.approx(62, abs=12)
+        left = to_mni.reshape(3, 4) @ [columns.max(), rows.mean(), slices[SLICES // 2], 1]
+        front = to_mni.reshape(3, 4) @ [columns.mean(), rows.min(), slices[SLICES // 2], 1]
+        assert left[0] == pytest.approx(-78, abs=12) and front[1] == pytest.approx(98, abs=14)
+
+
+def test_an_affine_map_goes_with_the_pixels_that_planes_are_shrunk_and_padded_to():
+    whole = np.arange(12.0).reshape(3, 4) + np.eye(3, 4)
+    half = fit_affine(whole, (120, 96), (64, 48))  # half the size, and two rows of margin above and below
+    assert np.allclose(half @ [7, 5 + 2, 3, 1], whole @ [2 * 7 + 0.5, 2 * 5 + 0.5, 3, 1])
+
+
+def test_a_cohort_from_before_it_said_where_it_lies_is_read(folder, tmp_path):
+    older = tmp_path / "older"
+    shutil.copytree(folder, older)
+    rows = [row.rsplit(",", 2)[0] for row in (older / "scans.csv").read_text().splitlines()]
+    (older / "scans.csv").write_text("\n".join(rows) + "\n")
+    prepare(make_builder("ist3", older, "volumes", split="test"), tmp_path / "scans")
+    scans = load_scans(str(tmp_path / "scans"), "test")
+    assert scans["to_mni_mm"][0] is None and scans["label"][0] == 0

@@ -172,7 +172,7 @@ def test_an_interrupt_reaches_the_steps_and_the_next_call_goes_on(tmp_path, kind
 @pytest.mark.parametrize(
     ("run", "size", "count"),
     [("classification", "smoke", 84), ("classification", "night", 282), ("classification", "full", 354),
-     ("layers", "smoke", 12), ("layers", "full", 30), ("subtle", "smoke", 26), ("subtle", "evening", 72),
+     ("layers", "smoke", 12), ("layers", "full", 30), ("subtle", "smoke", 28), ("subtle", "evening", 74),
      ("anomaly", "smoke", 21), ("anomaly", "evening", 47), ("anomaly", "ranking", 47), ("anomaly", "full", 47),
      ("demo_model", "full", 19), ("flair_model", "smoke", 20), ("flair_model", "evening", 20),
      ("stroke", "smoke", 12), ("stroke", "evening", 28), ("brain_model", "smoke", 21), ("brain_model", "evening", 21),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from difffuse_hf.errors import require_choice
 
@@ -171,6 +172,11 @@ def layers(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
     return steps
 
 
+def atlas_if_there() -> list[str]:
+    """Flags of evaluate_saliency.py for territories too, where the package that holds the atlas is installed."""
+    return ["--atlas", "jhu"] if find_spec("rapidtide") else []
+
+
 def counterfactual_options(size: ClassificationSize) -> dict:
     return {"num_steps": size.steps, "step_rule": "proximal", "step_growth": 1.5, "reference": "reconstruction"}
 
@@ -241,7 +247,8 @@ def add_classification_tables(steps: Steps, size: ClassificationSize, cohort: st
     options["rise"] = {"num_masks": size.masks}
     steps.add(f"{cohort}/classification tables", "python", "examples/evaluate_classification.py", rows, curve,
               "--cohort", cohort, "--output_dir", tables, to=tables)  # fmt: skip
-    steps.add(f"{cohort}/saliency tables", "python", "examples/evaluate_saliency.py", runs, second,
+    atlas = atlas_if_there() if cohort == "ist3" else []
+    steps.add(f"{cohort}/saliency tables", "python", "examples/evaluate_saliency.py", runs, second, atlas,
               "--randomise", size.checks, "--noise_std", NOISE_STD, "--noise_model", f"{first}/ACAT from scratch",
               "--output_dir", tables, "--options", json.dumps(options), to=tables)  # fmt: skip
     steps.add(f"{cohort}/latent paths", "python", "examples/plot_latent_paths.py", "--classifier", f"{last}/baseline",

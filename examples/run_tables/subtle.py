@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from difffuse_hf.errors import require_choice
 
-from .classification import COMPETITORS, variants
+from .classification import COMPETITORS, NOISE_STD, atlas_if_there, variants
 from .steps import Steps
 
 WINDOW_HU = (0, 80)  # the brain window of a reading room
 # How many times as dark as the phantom has them infarcts of sizes 1 to 4 are. As it has them nobody could tell whether
 # maps help: the baseline is blind to sizes 1 and 2 (AUC 0.58) and never wrong about size 4. Fixed before ACAT was run.
 CONTRAST = (3, 3, 1, 0.5)
-BASELINE, MAPS = "baseline", "saliency"
+BASELINE, MAPS, SCRATCH = "baseline", "saliency", "ACAT from scratch"
 MORE, MAXIMUM = "baseline, more epochs", "baseline, maximum pooling"  # the second as version 0.1.0 had it
 MORE_RATE = 1e-3  # of a few epochs: with 1e-4 not even maps of the drawn lesion helped with small ones
 MAPS_OF = {  # name of the row -> the maps that its attention gets
@@ -50,6 +50,8 @@ class SubtleSize:
     epochs: int  # more, of the baseline and of each ACAT
     autoencoder: int  # steps
     search: int  # steps of the counterfactuals
+    looked_at: int  # test scans with a lesion of each seed, of the table of where maps point
+    masks: int  # of RISE there
     grid: Grid
     common: str = "--batch_size 8"
 
@@ -58,10 +60,13 @@ COARSE = Grid((60, 48), pools=3, strides=(2, 1, 1))  # of 4 mm
 FINE = Grid((120, 96), pools=4, strides=(2, 2, 1))  # of 2 mm
 
 SUBTLE = {
-    "smoke": SubtleSize(24, [0], (1, 1, 1), 1, autoencoder=3, search=1, grid=COARSE, common="--batch_size 4"),
-    "evening": SubtleSize(1000, [0, 1, 2], (6, 2, 1), 3, autoencoder=700, search=4, grid=COARSE),
-    "night": SubtleSize(4500, [0, 1, 2], (8, 3, 2), 4, autoencoder=3000, search=10, grid=FINE),
-}
+    "smoke": SubtleSize(24, [0], (1, 1, 1), 1, autoencoder=3, search=1, looked_at=2, masks=4, grid=COARSE,
+                        common="--batch_size 4"),
+    "evening": SubtleSize(1000, [0, 1, 2], (6, 2, 1), 3, autoencoder=700, search=4, looked_at=60, masks=200,
+                          grid=COARSE),
+    "night": SubtleSize(4500, [0, 1, 2], (8, 3, 2), 4, autoencoder=3000, search=10, looked_at=400,
+                        masks=1000, grid=FINE),
+}  # fmt: skip
 
 
 def subtle(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
@@ -83,7 +88,26 @@ def subtle(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
         to = f"{out}/{tables}"
         steps.add(tables, "python", "examples/evaluate_classification.py", rows, "--cohort", "ist3",
                   "--output_dir", to, to=to)  # fmt: skip
+    add_table_of_maps(steps, size, out)
     return steps
+
+
+def add_table_of_maps(steps: Steps, size: SubtleSize, out: str) -> None:
+    """Where the maps of each method point, by lesion and by territory (Sec. 5.6.5), and Table 5.6."""
+    first, runs = f"{out}/{size.seeds[0]}", []
+    for here in (f"{out}/{seed}" for seed in size.seeds):
+        runs += ["--run", f"{here}/{BASELINE}", f"{here}/autoencoder", f"{here}/data",
+                 "--acat", f"{here}/ACAT", f"{here}/{MAPS}"]  # fmt: skip
+    name, to = SCRATCH, f"{first}/{SCRATCH}"  # all epochs of the baseline, for it starts without its weights
+    steps.add(f"{size.seeds[0]}/{name}", "launch", "examples/train_acat.py", train_flags(size, first, size.seeds[0]),
+              "--classifier", f"{first}/{BASELINE}", "--from_scratch", "--epochs", sum(size.stages), "--learning_rate",
+              MORE_RATE, "--saliency", f"{first}/{MAPS}", "--output_dir", to, to=to)  # fmt: skip
+    options = {name: counterfactual(size) for name in ("class_agnostic_saliency", "negative_counterfactual")}
+    options["rise"] = {"num_masks": size.masks}
+    tables = f"{out}/tables of maps"
+    steps.add("tables of maps", "python", "examples/evaluate_saliency.py", runs, atlas_if_there(), "--limit",
+              size.looked_at, "--noise_std", NOISE_STD, "--noise_model", to, "--options", json.dumps(options),
+              "--output_dir", tables, to=tables)  # fmt: skip
 
 
 def rows_of(names: Sequence[str], here: str) -> list[str]:
@@ -96,12 +120,18 @@ def rows_of(names: Sequence[str], here: str) -> list[str]:
     return words
 
 
+def train_flags(size: SubtleSize, here: str, seed: int) -> list:
+    return ["--dataset", f"{here}/data", "--seed", seed, "--cpu", "--report_to", "none", "--resume_from_checkpoint",
+            "latest", *size.common.split()]  # fmt: skip
+
+
+def counterfactual(size: SubtleSize) -> dict:
+    return {"num_steps": size.search, "step_rule": "proximal", "step_growth": 1.5, "reference": "reconstruction"}
+
+
 def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
     """The baseline of a seed, the maps, and what goes on from there with as many epochs each."""
-    data = ["--dataset", f"{here}/data"]
-    train = [*data, "--seed", seed, "--cpu", "--report_to", "none", "--resume_from_checkpoint", "latest",
-             *size.common.split()]  # fmt: skip
-    search = {"num_steps": size.search, "step_rule": "proximal", "step_growth": 1.5, "reference": "reconstruction"}
+    data, train = ["--dataset", f"{here}/data"], train_flags(size, here, seed)
 
     def add(name: str, program: str, script: str, *words) -> None:
         to = f"{here}/{name}"
@@ -113,7 +143,7 @@ def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
     add("autoencoder", "launch", "train_autoencoder", train, "--channels", 8, 16, 16, "--strides", size.grid.strides,
         "--max_steps", size.autoencoder)  # fmt: skip
     add(MAPS, "launch", "compute_saliency", data, "--cpu", "--classifier", f"{here}/{BASELINE}",
-        "--autoencoder", f"{here}/autoencoder", "--options", json.dumps(search))  # fmt: skip
+        "--autoencoder", f"{here}/autoencoder", "--options", json.dumps(counterfactual(size)))  # fmt: skip
     add("gradient maps", "launch", "compute_saliency", data, "--cpu", "--classifier", f"{here}/{BASELINE}",
         "--method", "gradient")  # fmt: skip
     add("drawn maps", "python", "drawn_maps", data)

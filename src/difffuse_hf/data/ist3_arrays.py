@@ -15,7 +15,7 @@ from ..phantoms.ist3_arrays import COLUMNS, ROWS, ROWS_FILE, SLICES, VOXEL_MM, W
 from ..preprocessing.volume import window_hounsfield
 from .axial_slices import SliceRecipe
 from .builder import FolderBuilder, FolderConfig, classifier_config
-from .ist3 import fit_planes
+from .ist3 import fit_affine, fit_planes
 from .ist3_labels import SIDES, TIMES
 
 
@@ -44,13 +44,14 @@ class IST3Arrays(FolderBuilder):
     `image` has `window_hu` as [0, 1], (1, H, W) or, of a scan, (S, 1, H, W); slices run from inferior to superior,
     rows to posterior, columns to the patient's left. `label` of a slice says whether it shows the infarct, that of a
     scan on which side, as `IST3` has it. `place` of a scan (S, H, W) is its infarct or, without one, where one could
-    be: what a map that knows no more than places would show. Splits are by anatomy, 70-15-15.
+    be: what a map that knows no more than places would show. Where it lies `to_mni_mm` and `source_slices` say, as
+    those of `IST3`; None for a cohort from before they were written. Splits are by anatomy, 70-15-15.
     """
 
     BUILDER_CONFIG_CLASS = IST3ArraysConfig
     BUILDER_CONFIGS = [
         IST3ArraysConfig(name="slices", version="1.1.0", description="One row per slice, exact mask."),
-        IST3ArraysConfig(name="volumes", version="1.0.0", description="One row per scan, side of the infarct."),
+        IST3ArraysConfig(name="volumes", version="1.1.0", description="One row per scan, side of the infarct."),
     ]
     DEFAULT_CONFIG_NAME = "slices"
     DEFAULT_WRITER_BATCH_SIZE = 256
@@ -87,6 +88,8 @@ class IST3Arrays(FolderBuilder):
                 "presence": presence,
                 "mask": planes,
                 "place": planes,
+                "to_mni_mm": datasets.List(datasets.Value("float32"), length=12),  # (3, 4): column, row, source slice
+                "source_slices": datasets.List(datasets.Value("int32")),
             }
         else:
             features = {
@@ -129,6 +132,7 @@ class IST3Arrays(FolderBuilder):
         if self.config.name == "volumes":
             labels = {"label": side, "presence": int(side > 0)}
             masks, place = masks.astype(np.uint8), place.astype(np.uint8)
+            about |= self._where(row)
             yield f"{number:06d}", {"image": planes[:, None], "mask": masks, "place": place, **labels, **about}
             return
         for index, (plane, mask) in enumerate(zip(planes, masks)):
@@ -136,6 +140,16 @@ class IST3Arrays(FolderBuilder):
                 continue
             labels = {"label": int(mask.any()), "side": side, "slice": index}
             yield f"{number:06d}_{index:02d}", {"image": plane[None], "mask": mask.astype(np.uint8), **labels, **about}
+
+    def _where(self, row):
+        """Where a scan lies, on the pixels of `image_size`."""
+        if not row.get("to_mni_mm"):
+            return {"to_mni_mm": None, "source_slices": None}
+        to_mni = np.array(row["to_mni_mm"].split(), float).reshape(3, 4)
+        return {
+            "to_mni_mm": fit_affine(to_mni, (ROWS, COLUMNS), self.config.image_size).ravel().tolist(),
+            "source_slices": [int(one) for one in row["source_slices"].split()],
+        }
 
     def _array(self, name):
         """An array of the cohort, on disk; `datasets` puts a numpy.load of its own, which cannot map, in our way."""

@@ -6,8 +6,9 @@ noise is that of a soft kernel, averaged over pixels of 2 mm. A folder holds, fo
 
     image.npy   (N, S, H, W) uint8, HU from 0 to 100 in steps of 100 / 255
     place.npy   (N, S, H, W) uint8, 1 where the infarct is or, in a scan without one, where one could be
-    scans.csv   a row a scan: patient, group, time, label, infarct_size, territory, and `drop_hu`: how much darker
-                grey matter is in the infarct
+    scans.csv   a row a scan: patient, group, time, label, infarct_size, territory, `drop_hu`: how much darker grey
+                matter is in the infarct, and where it lies as `difffuse preprocess` says it: `source_slices`, the
+                plane of 2 mm in the middle of each slice, and `to_mni_mm`
 """
 
 import csv
@@ -21,10 +22,10 @@ import numpy as np
 from ..errors import InputError
 from ..io.files import complete_folder, write_csv
 from ..preprocessing.parallel import WorkerDied, Workers
-from .common import child_rng, deform
+from .common import Deformation, child_rng, deform
 from .head import load_head
 from .infarct import SIZE_ML, infarct_extent, infarct_hounsfield, plan_infarct
-from .ist3_head import ORIGIN, SHAPE, background, mass_effect, mni_coordinates
+from .ist3_head import ORIGIN, SHAPE, background, mass_effect, mni_axes, mni_coordinates
 from .ist3_plan import PatientPlan, StudyPlan, plan_patient
 
 VOXEL_MM, VOXEL_ML = 2, 0.008
@@ -35,7 +36,8 @@ NOISE_HU = (1.5, 3.0)  # of a pixel of 2 mm; 3 to 5 of one of 0.5 mm in `ist3.py
 WINDOW_HU = (0, 100)  # Sec. 3.4.4, step 8
 SIDES = ("none", "left", "right", "both")
 ROWS_FILE = "scans.csv"
-COLUMN_NAMES = ("key", "patient", "group", "time", "label", "infarct_size", "territory", "lesion_ml", "drop_hu")
+COLUMN_NAMES = ("key", "patient", "group", "time", "label", "infarct_size", "territory", "lesion_ml", "drop_hu",
+                "source_slices", "to_mni_mm")  # fmt: skip
 _BOX = tuple(slice(0, n) for n in SHAPE)
 Contrast = tuple[float, float, float, float]  # of infarcts of sizes 1 to 4
 PLAIN: Contrast = (1.0, 1.0, 1.0, 1.0)
@@ -69,6 +71,8 @@ def draw_scans(
     infarcts = plan.infarcts or (plan_infarct(growth),)
     extents = [infarct_extent(growth, infarct, tissue, mni, VOXEL_ML) for infarct in infarcts]
     old = [infarct_extent(growth, plan.old_infarct, tissue, mni, VOXEL_ML)] if plan.old_infarct else []
+    planes = _middles(head.origin[2])
+    place_in_space = {"source_slices": _in_words(planes), "to_mni_mm": _in_words(_to_mni_mm(head).ravel())}
     look, scans = rng.integers(2**63), []
     for study in plan.studies:
         side = -1.0 if infarcts[0].side == "left" else 1.0
@@ -93,14 +97,29 @@ def draw_scans(
             "territory": ";".join(f"{one.territory} {one.side}" for one in infarcts) if seen else "",
             "lesion_ml": round(float(place.sum()) * VOXEL_ML, 2) if seen else 0.0,
             "drop_hu": _drop_hu(plan, study, infarct_contrast) if seen else 0.0,
+            **place_in_space,
         }
-        scans.append(ArrayScan(*_slices(stream, image, place, head.origin[2]), row))
+        scans.append(ArrayScan(*_slices(stream, image, place, planes), row))
     return scans
 
 
-def _slices(rng: np.random.Generator, image: np.ndarray, place: np.ndarray, origin_z: float):
+def _middles(origin_z: float) -> np.ndarray:
+    """The plane (S,) in the middle of each slice of a head whose MNI origin lies so many mm up."""
+    return np.rint((origin_z + np.linspace(LOWEST_MM, HIGHEST_MM, SLICES)) / VOXEL_MM).astype(int)
+
+
+def _to_mni_mm(head: Deformation) -> np.ndarray:
+    """(3, 4): from a pixel's column, row and plane to mm (RAS) of the anatomy before it was warped; see `mni_axes`."""
+    axes = np.diag([-1.0, 1, 1]) @ mni_axes(head)
+    return np.column_stack([axes * VOXEL_MM, -axes @ head.origin])
+
+
+def _in_words(numbers: np.ndarray) -> str:
+    return " ".join(format(number, ".6g") for number in numbers)
+
+
+def _slices(rng: np.random.Generator, image: np.ndarray, place: np.ndarray, middles: np.ndarray):
     """Image (S, H, W) uint8 with noise, and place, of volumes (X, Y, Z); a pixel is in the place if half of it is."""
-    middles = np.rint((origin_z + np.linspace(LOWEST_MM, HIGHEST_MM, SLICES)) / VOXEL_MM).astype(int)
     planes = middles[:, None] + np.arange(PLANES) - PLANES // 2
     picture, share = (volume[:, :, planes].astype(np.float32).mean(-1).transpose(2, 1, 0) for volume in (image, place))
     picture += rng.uniform(*NOISE_HU) * rng.standard_normal(picture.shape, dtype=np.float32)

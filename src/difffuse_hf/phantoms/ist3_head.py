@@ -14,15 +14,22 @@ SHAPE, ORIGIN = (190, 240, 206), (95.0, 112.0, 104.0)  # the head's own volume, 
 OLD_DROP_HU = 21.0  # of an old infarct: nearly fluid
 
 
-def mni_coordinates(head: Deformation, step: int = 2) -> np.ndarray:
-    """MNI coordinates (3, x, y, z) of every `step`-th voxel: mm to the patient's left, to the front and up."""
+def mni_axes(head: Deformation) -> np.ndarray:
+    """(3, 3): from mm on the head's grid, seen from its MNI origin, to mm to the patient's left, to the front and up.
+
+    MNI space is that of the anatomy before it was warped, in its own size."""
     to_mni = head.anatomy.pose.T @ head.to_anatomy
     if np.linalg.det(to_mni) < 0:  # a mirrored anatomy: its left is the other side now
         to_mni = np.diag([-1.0, 1, 1]) @ to_mni
+    return np.diag([1.0, -1, 1]) @ to_mni
+
+
+def mni_coordinates(head: Deformation, step: int = 2) -> np.ndarray:
+    """MNI coordinates (3, x, y, z) of every `step`-th voxel: mm to the patient's left, to the front and up."""
     grid = (
         np.stack(np.meshgrid(*(axis[::step] for axis in head.axes), indexing="ij")) - head.origin[:, None, None, None]
     )
-    return np.einsum("ij,jxyz->ixyz", np.diag([1.0, -1, 1]) @ to_mni, grid).astype(np.float32)
+    return np.einsum("ij,jxyz->ixyz", mni_axes(head), grid).astype(np.float32)
 
 
 def to_full(extent: np.ndarray) -> np.ndarray:
