@@ -5,10 +5,10 @@ python examples/calibrate_scans.py out/difffuse --cases data/phantom/validation 
 
 `calibrate_pipeline.py` chooses a schedule and a map on slices; this goes on from there, with scans (folders with
 drawn lesions, of anatomies or patients that nothing was trained on) and exactly what `difffuse detect` does. Every
-rule (values of `ScanRule`, and `percentile`) is run on every scan; those that differ in `peak_saliency` alone share a
-run. The one with the best mean Dice over the scans with a lesion, at its own best threshold, is kept for `--preset`;
-the first is what it is compared with. Thresholds for shares of healthy brain are of the brain outside the drawn
-lesions. What is finished is kept in --scores: after an interrupt, repeat the command.
+rule (values of `ScanRule`, and `percentile`) is run on every scan; those that differ in `peak_saliency` and
+`peak_anomaly` alone share a run. The one with the best mean Dice over the scans with a lesion, at its own best
+threshold, is kept for `--preset`; the first is what it is compared with. Thresholds for shares of healthy brain are of
+the brain outside the drawn lesions. What is finished is kept in --scores: after an interrupt, repeat the command.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from difffuse_hf.io.hub import model_folder
 from difffuse_hf.pipelines.calibration import Calibration, ScanRule
 from difffuse_hf.pipelines.presets import PRESETS
 
+OF_PIECES = ("peak_saliency", "peak_anomaly")  # values of a rule that say what counts of the networks' work
 ONE_SIGMA = 1.0  # of a map in standard deviations
 REACH, STEPS = 4.0, 121  # thresholds from a quarter of the one that slices gave to four times it
 
@@ -136,7 +137,7 @@ def of_plan(plan: Calibration) -> dict:
 
 def of_networks(plan: Calibration) -> dict:
     """What of it the networks' work depends on."""
-    return {name: value for name, value in of_plan(plan).items() if name != "peak_saliency"}
+    return {name: value for name, value in of_plan(plan).items() if name not in OF_PIECES}
 
 
 def in_words(plan: Calibration) -> str:
@@ -168,7 +169,7 @@ def score(
             if made is None or of_networks(plan) != last:
                 made = repaint_volume(pipeline, case, preset, seed=seed, progress=False, display_steps=0)
                 last = of_networks(plan)
-            anomaly = made.restore(made.anomaly_in_pieces(plan.scan.peak_saliency))
+            anomaly = made.restore(made.anomaly_in_pieces(plan.scan))
             yield plan, reached(anomaly, case.reference > 0, made.geometry.tissue > 0, thresholds)
     finally:
         pipeline.processor.calibrations = before

@@ -67,7 +67,7 @@ def test_a_rule_is_kept_with_the_calibration_and_models_without_one_stay_as_they
     with pytest.raises(InputError, match="calibration cannot be read"):
         Calibration.of({**plain.to_dict(), "scan": {"smoothing": 4}})
     for wrong in ({"smoothing_mm": -1.0}, {"smoothing_mm": float("nan")}, {"neighbour_probability": 2.0},
-                  {"peak_saliency": -0.1}):  # fmt: skip
+                  {"peak_saliency": -0.1}, {"peak_anomaly": -1.0}):  # fmt: skip
         with pytest.raises(InputError, match=next(iter(wrong))):
             ScanRule(**wrong)
 
@@ -134,12 +134,13 @@ def test_rules_that_differ_in_what_counts_share_a_run_of_the_networks(monkeypatc
     monkeypatch.setattr(calibrate, "repaint_volume", repaint)
     monkeypatch.setattr(calibrate, "read_source", lambda folder, processor: (case, {}))
     pipeline = SimpleNamespace(processor=SimpleNamespace(calibrations={"fast": "before"}))
-    rules = [{}, {"peak_saliency": 0.5}, {"percentile": 90}, {"peak_saliency": 0.7}]
+    rules = [{}, {"peak_saliency": 0.5}, {"percentile": 90}, {"peak_saliency": 0.7},
+             {"peak_anomaly": 2.5}]
     plans = [calibrate.rule_of(plan, rule) for rule in rules]
     found = {id(one): counts for one, counts in calibrate.score(pipeline, tmp_path, "fast", plans, np.array([1.0]), 0)}
     assert sorted(runs) == [90.0, 95.0] and pipeline.processor.calibrations == {"fast": "before"}
     hits = [found[id(one)][:2, 0].tolist() for one in plans]
-    assert hits == [[2, 1], [2, 0], [2, 1], [0, 0]]  # voxels of the lesion, and outside it
+    assert hits == [[2, 1], [2, 0], [2, 1], [0, 0], [0, 1]]  # voxels of the lesion, and outside it
 
 
 def test_a_search_of_thresholds_starts_from_the_slices_or_from_one_standard_deviation():

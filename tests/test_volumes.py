@@ -355,14 +355,16 @@ def test_a_calibrated_rule_smooths_saliency_by_millimetres_and_takes_one_percent
     )
     assert together.parameters["slices_together"] == {
         "smoothing_mm": 6.0, "together": True, "neighbour_probability": None, "peak_saliency": 0.0,
+        "peak_anomaly": 0.0,
     }  # fmt: skip
     other = made(ScanRule(smoothing_mm=6.0, together=True), percentile=50.0)
     assert other.slices.mask[brain].mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_what_is_flagged_counts_only_in_pieces_that_the_saliency_points_at(pipeline, case, monkeypatch):
-    def made(peak, **options):
-        plan = dataclasses.replace(pipeline.calibration("exact"), scan=ScanRule(6.0, True, peak_saliency=peak))
+    def made(peak, at=0.0, **options):
+        rule = ScanRule(6.0, True, peak_saliency=peak, peak_anomaly=at)
+        plan = dataclasses.replace(pipeline.calibration("exact"), scan=rule)
         monkeypatch.setattr(pipeline.processor, "calibrations", {"exact": plan.to_dict()})
         return detect(pipeline, case, preset="exact", **options)
 
@@ -376,6 +378,9 @@ def test_what_is_flagged_counts_only_in_pieces_that_the_saliency_points_at(pipel
     assert none.parameters["uncounted_ml"] == pytest.approx(every.lesion_ml, abs=1e-3)
     assert every.parameters["uncounted_ml"] == 0
     assert coverage_of(none).in_words()[-1].endswith("and are not counted: the saliency does not point at them.")
+    highest = float(every.slices.anomaly.max())
+    strongest, beyond = made(0.0, at=highest), made(0.0, at=2 * highest)
+    assert strongest.slices.anomaly.max() == highest and not beyond.slices.anomaly.any()
     drawn = int(every.slices.indices[0])
     by_hand = made(1.0, masks={drawn: np.ones((24, 24), np.float32)})
     assert by_hand.slices.anomaly[0].any()  # what a reader asked for is not taken away

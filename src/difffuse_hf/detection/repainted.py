@@ -29,12 +29,12 @@ class Repainted:
     drawn: torch.Tensor  # indices of those whose mask was drawn by hand
     made: Made
 
-    def anomaly_in_pieces(self, peak_saliency: float) -> torch.Tensor:
-        """The anomaly map (S, 1, H, W) in those pieces whose saliency reaches a value somewhere; what was drawn by
-        hand is kept (see `salient_pieces`)."""
-        if not peak_saliency:
+    def anomaly_in_pieces(self, rule: ScanRule) -> torch.Tensor:
+        """The anomaly map (S, 1, H, W) in those pieces that the rule counts; what was drawn by hand is kept (see
+        `salient_pieces`)."""
+        if not rule.peak_saliency and not rule.peak_anomaly:
             return self.made.anomaly
-        salient = self.made.saliency >= peak_saliency
+        salient = (self.made.saliency >= rule.peak_saliency) & (self.made.anomaly >= rule.peak_anomaly)
         salient[self.drawn] = True
         return torch.from_numpy(salient_pieces(self.made.anomaly[:, 0].numpy(), salient[:, 0].numpy()))[:, None]
 

@@ -80,7 +80,7 @@ def detect_volume(
     )
     geometry, usable, channels = repainted.geometry, repainted.usable, repainted.channels
     made, slices = repainted.made, repainted.scan.slices
-    every, made.anomaly = made.anomaly, repainted.anomaly_in_pieces((plan.scan or ScanRule()).peak_saliency)
+    every, made.anomaly = made.anomaly, repainted.anomaly_in_pieces(plan.scan or ScanRule())
 
     reference = _reference_slices(processor, case, geometry)
     found = made.anomaly * processor.preprocess_labels(geometry.tissue, geometry)[:, None]  # as it will be restored

@@ -26,6 +26,7 @@ class ScanRule:
             too as far as the classifier gives them this lesion probability; none without it.
         peak_saliency (`float`): what is flagged counts only in pieces (3D, by faces) in which the saliency, smoothed,
             reaches this value somewhere, see `salient_pieces`; 0 keeps all.
+        peak_anomaly (`float`): and in which the anomaly reaches this value at such a place.
 
     Raises:
         InputError: a value is out of its range.
@@ -35,6 +36,7 @@ class ScanRule:
     together: bool = False
     neighbour_probability: float | None = None
     peak_saliency: float = 0.0
+    peak_anomaly: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.smoothing_mm < float("inf"):
@@ -43,6 +45,8 @@ class ScanRule:
             raise InputError(f"`neighbour_probability` must lie in 0 to 1, got {self.neighbour_probability}.")
         if not 0 <= self.peak_saliency <= 1:
             raise InputError(f"`peak_saliency` must lie in 0 to 1, got {self.peak_saliency}.")
+        if not 0 <= self.peak_anomaly < float("inf"):
+            raise InputError(f"`peak_anomaly` must be 0 or more, got {self.peak_anomaly}.")
 
 
 @dataclass(frozen=True)
