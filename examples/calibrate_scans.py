@@ -5,10 +5,11 @@ python examples/calibrate_scans.py out/difffuse --cases data/phantom/validation 
 
 `calibrate_pipeline.py` chooses a schedule and a map on slices; this goes on from there, with scans (folders with
 drawn lesions, of anatomies or patients that nothing was trained on) and exactly what `difffuse detect` does. Every
-rule (values of `ScanRule`, and `percentile`) is run on every scan; those that differ in `peak_saliency` and
-`peak_anomaly` alone share a run. The one with the best mean Dice over the scans with a lesion, at its own best
-threshold, is kept for `--preset`; the first is what it is compared with. Thresholds for shares of healthy brain are of
-the brain outside the drawn lesions. What is finished is kept in --scores: after an interrupt, repeat the command.
+rule (values of `ScanRule`, and `percentile`) is run on every scan; those that differ in what counts alone
+(`peak_saliency`, `peak_anomaly`, `peak_share`) share a run. The one with the best mean Dice over the scans with a
+lesion, each scan at its own threshold where the rule says so (`peak_share`) and else all at the best one, is kept for
+`--preset`; the first is what it is compared with. Thresholds for shares of healthy brain are of the brain outside the
+drawn lesions. What is finished is kept in --scores: after an interrupt, repeat the command.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from difffuse_hf.io.hub import model_folder
 from difffuse_hf.pipelines.calibration import Calibration, ScanRule
 from difffuse_hf.pipelines.presets import PRESETS
 
-OF_PIECES = ("peak_saliency", "peak_anomaly")  # values of a rule that say what counts of the networks' work
+OF_PIECES = ("peak_saliency", "peak_anomaly", "peak_share")  # what counts of the networks' work
 ONE_SIGMA = 1.0  # of a map in standard deviations
 REACH, STEPS = 4.0, 121  # thresholds from a quarter of the one that slices gave to four times it
 
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = sorted(file for file in source.rglob("*") if file.suffix in MODEL_FILES)
     model = fingerprint_of(weights, json.dumps([__version__, args.preset, args.seed]))
     kept = json.loads(args.scores.read_text()) if args.scores.exists() else {}
-    counts = np.zeros((len(plans), len(cases), 4, STEPS))
+    counts = np.zeros((len(plans), len(cases), 4, STEPS + 1))
     for number, folder in enumerate(cases):
         scan = fingerprint_of(files_of(folder, pipeline.processor)[1], model)
         names = [f"{scan} {json.dumps(of_plan(one))}" for one in plans]
@@ -62,8 +63,9 @@ def main(argv: list[str] | None = None) -> None:
             write_whole(args.scores, lambda file: file.write_text(json.dumps(kept)))
         counts[:, number] = [kept[name] for name in names]
         for one, found in zip(plans, counts[:, number]):
-            best = dice_of_counts(found).max() if found[2].any() else float("nan")
-            print(f"{folder.name}  {json.dumps(of_plan(one))}: best Dice {best:.3f}", flush=True)
+            dice = dice_of_counts(found) if found[2].any() else np.full(STEPS + 1, np.nan)
+            its = f"Dice {dice[-1]:.3f}" if one.scan.peak_share else f"best Dice {dice[:-1].max():.3f}"
+            print(f"{folder.name}  {json.dumps(of_plan(one))}: {its}", flush=True)
     chosen = choose(plans, counts, thresholds, args.false_positives)
     pipeline.processor.calibrations = {**pipeline.processor.calibrations, args.preset: chosen.to_dict()}
     with complete_folder(args.output_dir) as folder:
@@ -154,8 +156,8 @@ def score(
     thresholds: np.ndarray,
     seed: int,
 ) -> Iterator[tuple[Calibration, np.ndarray]]:
-    """Voxels of a scan that reach each threshold, see `reached`, by each of the plans; those that differ in which
-    pieces count share what the networks made."""
+    """Voxels of a scan that reach each threshold and, last, the scan's own, see `reached`, by each of the plans; those
+    that differ in what counts share what the networks made."""
     if not plans:
         return
     assert pipeline.processor is not None
@@ -169,8 +171,10 @@ def score(
             if made is None or of_networks(plan) != last:
                 made = repaint_volume(pipeline, case, preset, seed=seed, progress=False, display_steps=0)
                 last = of_networks(plan)
-            anomaly = made.restore(made.anomaly_in_pieces(plan.scan))
-            yield plan, reached(anomaly, case.reference > 0, made.geometry.tissue > 0, thresholds)
+            counted = made.anomaly_in_pieces(plan.scan)
+            own = made.threshold(counted, plan.scan, thresholds[-1])
+            anomaly, brain = made.restore(counted), made.geometry.tissue > 0
+            yield plan, reached(anomaly, case.reference > 0, brain, np.append(thresholds, own))
     finally:
         pipeline.processor.calibrations = before
 
@@ -182,25 +186,27 @@ def choose(
 
     Args:
         plans: of each rule.
-        counts (`np.ndarray` of shape `(rules, scans, 4, thresholds)`): of `reached`.
+        counts (`np.ndarray` of shape `(rules, scans, 4, thresholds + 1)`): of `reached`; the last is at the threshold
+            that a rule gives each scan.
     """
     sick = counts[0, :, 2, 0] > 0  # scans
     if not sick.any():
         raise InputError("None of the scans has a drawn lesion, so nothing can be chosen.")
-    dice = np.stack([[dice_of_counts(scan) for scan in rule[sick]] for rule in counts])  # (rules, scans, thresholds)
-    best, at = np.unravel_index(dice.mean(1).argmax(), dice.mean(1).shape)
-    first = dice[0, :, dice[0].mean(0).argmax()]
-    by = (
-        f"{sick.sum()} whole scans with a lesion and {(~sick).sum()} without: mean Dice {dice[best, :, at].mean():.3f}"
-    )
+    dice = np.stack(
+        [[dice_of_counts(scan) for scan in rule[sick]] for rule in counts]
+    )  # (rules, scans, thresholds + 1)
+    ends = dice.mean(1)[:, :-1].argmax(1)  # of each rule, the best threshold that is the same for all
+    scored = np.stack([one[:, -1 if plan.scan.peak_share else end] for plan, one, end in zip(plans, dice, ends)])
+    best = int(scored.mean(1).argmax())
+    by = f"{sick.sum()} whole scans with a lesion and {(~sick).sum()} without: mean Dice {scored[best].mean():.3f}"
     if len(plans) > 1:
-        gain, error, _ = mean_and_error(dice[best, :, at] - first)
+        gain, error, _ = mean_and_error(scored[best] - scored[0])
         by += f", {gain:+.3f}{'' if error is None else f' ± {error:.3f}'} over {in_words(plans[0])}"
-    limits = {f"{share:g}": share_threshold(counts[best], thresholds, share) for share in shares}
+    limits = {f"{share:g}": share_threshold(counts[best, ..., :-1], thresholds, share) for share in shares}
     chosen = plans[best]
     return replace(
         chosen,
-        threshold=float(thresholds[at]),
+        threshold=float(thresholds[ends[best]]),
         false_positive_thresholds=limits,
         chosen_by=f"{chosen.chosen_by}; then {by}" if chosen.chosen_by else by,
     )

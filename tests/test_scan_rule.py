@@ -67,7 +67,7 @@ def test_a_rule_is_kept_with_the_calibration_and_models_without_one_stay_as_they
     with pytest.raises(InputError, match="calibration cannot be read"):
         Calibration.of({**plain.to_dict(), "scan": {"smoothing": 4}})
     for wrong in ({"smoothing_mm": -1.0}, {"smoothing_mm": float("nan")}, {"neighbour_probability": 2.0},
-                  {"peak_saliency": -0.1}, {"peak_anomaly": -1.0}):  # fmt: skip
+                  {"peak_saliency": -0.1}, {"peak_anomaly": -1.0}, {"peak_share": 1.5}):  # fmt: skip
         with pytest.raises(InputError, match=next(iter(wrong))):
             ScanRule(**wrong)
 
@@ -97,16 +97,22 @@ def test_the_rule_with_the_best_dice_over_scans_that_have_a_lesion_is_chosen_wit
     thresholds, calibrate = np.array([1.0, 2.0, 3.0]), script()
     plan = Calibration(PRESETS["fast"], 350, 95.0, threshold=2.0, chosen_by="slices")
     plans = [calibrate.rule_of(plan, {"together": one}) for one in (False, True)]
-    counts = np.zeros((2, 3, 4, 3))  # rules, scans, (hit, wrong, lesion, brain), thresholds
+    counts = np.zeros((2, 3, 4, 4))  # rules, scans, (hit, wrong, lesion, brain), thresholds and the scan's own
     counts[:, :2, 2], counts[:, :, 3] = 10, 1000
-    counts[0, :2, 0], counts[1, :2, 0] = [8, 6, 2], [10, 9, 3]
-    counts[:, :, 1] = [20, 2, 0]
+    counts[0, :2, 0], counts[1, :2, 0] = [8, 6, 2, 10], [10, 9, 3, 10]
+    counts[:, :, 1] = [20, 2, 0, 0]
     chosen = calibrate.choose(plans, counts, thresholds, [0.01, 0])
     assert chosen.scan == ScanRule(together=True) and chosen.threshold == 2.0
     assert chosen.false_positive_thresholds == {"0.01": 2.0, "0": 3.0}
     assert chosen.chosen_by.startswith(
         "slices; then 2 whole scans with a lesion and 1 without: mean Dice 0.857, +0.19"
     )
+    own = [plans[0], calibrate.rule_of(plan, {"peak_share": 0.4})]
+    chosen = calibrate.choose(own, counts, thresholds, [0.01])
+    assert (
+        chosen.scan == ScanRule(peak_share=0.4) and chosen.threshold == 2.0
+    )  # the best one for all is kept beside it
+    assert "mean Dice 1.000, +0.333" in chosen.chosen_by and chosen.false_positive_thresholds == {"0.01": 2.0}
     with pytest.raises(InputError, match="unknown name"):
         calibrate.rule_of(plan, {"smoothing": 1})
     counts[:, :, 2] = 0
@@ -125,7 +131,9 @@ def test_rules_that_differ_in_what_counts_share_a_run_of_the_networks(monkeypatc
     def repaint(pipeline, case, preset, **options):
         runs.append(pipeline.processor.calibrations[preset]["percentile"])
         made = Made(torch.zeros(2, 4, 4, 4), anomaly, torch.ones(2, 1, 4, 4), saliency)
-        scan = Repainted(None, SimpleNamespace(tissue=np.ones((2, 4, 4))), [0], *[torch.tensor([])] * 3,
+        of_model = SimpleNamespace(preprocess_labels=lambda labels, geometry: torch.from_numpy(labels))
+        slices = SimpleNamespace(pipeline=SimpleNamespace(processor=of_model))
+        scan = Repainted(slices, SimpleNamespace(tissue=np.ones((2, 4, 4))), [0], *[torch.tensor([])] * 3,
                          torch.tensor([], dtype=torch.long), made)  # fmt: skip
         monkeypatch.setattr(Repainted, "restore", lambda self, one: one[:, 0].numpy())
         return scan
@@ -134,13 +142,14 @@ def test_rules_that_differ_in_what_counts_share_a_run_of_the_networks(monkeypatc
     monkeypatch.setattr(calibrate, "repaint_volume", repaint)
     monkeypatch.setattr(calibrate, "read_source", lambda folder, processor: (case, {}))
     pipeline = SimpleNamespace(processor=SimpleNamespace(calibrations={"fast": "before"}))
-    rules = [{}, {"peak_saliency": 0.5}, {"percentile": 90}, {"peak_saliency": 0.7},
-             {"peak_anomaly": 2.5}]
+    rules = [{}, {"peak_saliency": 0.5}, {"percentile": 90}, {"peak_saliency": 0.7}, {"peak_anomaly": 2.5},
+             {"peak_share": 0.9}]  # fmt: skip
     plans = [calibrate.rule_of(plan, rule) for rule in rules]
     found = {id(one): counts for one, counts in calibrate.score(pipeline, tmp_path, "fast", plans, np.array([1.0]), 0)}
     assert sorted(runs) == [90.0, 95.0] and pipeline.processor.calibrations == {"fast": "before"}
     hits = [found[id(one)][:2, 0].tolist() for one in plans]
-    assert hits == [[2, 1], [2, 0], [2, 1], [0, 0], [0, 1]]  # voxels of the lesion, and outside it
+    assert hits == [[2, 1], [2, 0], [2, 1], [0, 0], [0, 1], [2, 1]]  # voxels of the lesion, and outside it
+    assert found[id(plans[-1])][:2, 1].tolist() == [0, 1]  # at 0.9 of the highest value, 3
 
 
 def test_a_search_of_thresholds_starts_from_the_slices_or_from_one_standard_deviation():

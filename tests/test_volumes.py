@@ -355,7 +355,7 @@ def test_a_calibrated_rule_smooths_saliency_by_millimetres_and_takes_one_percent
     )
     assert together.parameters["slices_together"] == {
         "smoothing_mm": 6.0, "together": True, "neighbour_probability": None, "peak_saliency": 0.0,
-        "peak_anomaly": 0.0,
+        "peak_anomaly": 0.0, "peak_share": 0.0,
     }  # fmt: skip
     other = made(ScanRule(smoothing_mm=6.0, together=True), percentile=50.0)
     assert other.slices.mask[brain].mean() == pytest.approx(0.5, abs=0.01)
@@ -384,6 +384,28 @@ def test_what_is_flagged_counts_only_in_pieces_that_the_saliency_points_at(pipel
     drawn = int(every.slices.indices[0])
     by_hand = made(1.0, masks={drawn: np.ones((24, 24), np.float32)})
     assert by_hand.slices.anomaly[0].any()  # what a reader asked for is not taken away
+
+
+def test_a_scan_has_its_own_threshold_where_the_rule_says_so(pipeline, case, monkeypatch):
+    def made(share, **options):
+        plan = dataclasses.replace(pipeline.calibration("exact"), scan=ScanRule(peak_share=share))
+        monkeypatch.setattr(pipeline.processor, "calibrations", {"exact": plan.to_dict()})
+        return detect(pipeline, case, preset="exact", **options)
+
+    whole, half = made(0.0), made(0.5)
+    tissue = pipeline.processor.preprocess_volume(case.volumes, case.affine, list(case.files))[1].tissue
+    assert whole.parameters["anomaly_threshold"] == pipeline.calibration("exact").threshold
+    highest = float(half.slices.anomaly.max())
+    assert half.parameters["anomaly_threshold"] == pytest.approx(highest / 2, rel=0.1)  # of where a lesion can be
+    expected = (half.anomaly >= half.parameters["anomaly_threshold"]) & (tissue > 0)
+    assert np.array_equal(half.lesion > 0, expected) and half.lesion.any()
+    assert np.array_equal(whole.anomaly, half.anomaly)  # the map itself stays in its unit
+    given = made(0.5, anomaly_threshold=0.1)
+    assert given.parameters["anomaly_threshold"] == 0.1  # whoever gives one has it
+    drawn = int(half.slices.indices[0])
+    by_hand = made(0.5, masks={drawn: np.ones((24, 24), np.float32)})
+    others = by_hand.slices.indices != drawn
+    assert by_hand.parameters["anomaly_threshold"] <= 0.5 * float(by_hand.slices.anomaly[others].max()) + 1e-6
 
 
 def test_a_mask_drawn_on_a_slice_leaves_the_others_as_they_were_where_slices_are_taken_together(

@@ -38,6 +38,17 @@ class Repainted:
         salient[self.drawn] = True
         return torch.from_numpy(salient_pieces(self.made.anomaly[:, 0].numpy(), salient[:, 0].numpy()))[:, None]
 
+    def threshold(self, anomaly: torch.Tensor, rule: ScanRule, otherwise: float) -> float:
+        """From where on an anomaly map (S, 1, H, W) is lesion: the rule's share of its highest value in the tissue, or
+        `otherwise` for a rule or a map without one. What was drawn by hand does not move it, if there is more."""
+        assert self.scan.pipeline.processor is not None  # there are slices
+        tissue = self.scan.pipeline.processor.preprocess_labels(self.geometry.tissue, self.geometry)[:, None]
+        found = anomaly * tissue
+        by_model = found.clone()
+        by_model[self.drawn] = 0
+        peak = float((by_model if by_model.any() else found).max())
+        return rule.peak_share * peak or otherwise
+
     def restore(self, one: torch.Tensor) -> np.ndarray:
         """A map (S, 1, H, W) on the scan's grid (X, Y, Z), 0 outside of where a lesion can be."""
         processor = self.scan.pipeline.processor

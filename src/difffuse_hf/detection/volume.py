@@ -56,8 +56,8 @@ def detect_volume(
         slice_smoothing_sigma (`float`, *optional*): volume-consistent mode, beyond the thesis: saliency is smoothed by
             a Gaussian of so many slices, and all slices share their noise, so that the counterfactual flickers less
             from slice to slice (see `flicker`). Has precedence over what the model was calibrated to (`ScanRule`).
-        anomaly_threshold (`float`, *optional*): of the anomaly map, from where on it is lesion; the one that the model
-            was calibrated to by default.
+        anomaly_threshold (`float`, *optional*): of the anomaly map, from where on it is lesion; by default the one
+            that the model was calibrated to, or the scan's own if it was calibrated to that (`ScanRule.peak_share`).
         false_positives (`float`, *optional*): in its place, a share of healthy brain that the model is calibrated for.
         counterfactuals (`str`): of which slices a counterfactual is made for the eye, if the preset has a chain for
             it: `"shown"`, the `num_shown` slices worth showing, or `"all"` that are repainted. The others have the
@@ -75,12 +75,15 @@ def detect_volume(
     if false_positives is not None and anomaly_threshold is None:
         anomaly_threshold = plan.threshold_for(false_positives)
     processor, threshold = _check_model(pipeline, plan.threshold if anomaly_threshold is None else anomaly_threshold)
+    rule = plan.scan or ScanRule()
     repainted = repaint_volume(
         pipeline, case, preset, batch_size, seed, all_slices, progress, slice_smoothing_sigma, masks, **call_arguments
     )
     geometry, usable, channels = repainted.geometry, repainted.usable, repainted.channels
     made, slices = repainted.made, repainted.scan.slices
-    every, made.anomaly = made.anomaly, repainted.anomaly_in_pieces(plan.scan or ScanRule())
+    every, made.anomaly = made.anomaly, repainted.anomaly_in_pieces(rule)
+    if anomaly_threshold is None:
+        threshold = repainted.threshold(made.anomaly, rule, threshold)
 
     reference = _reference_slices(processor, case, geometry)
     found = made.anomaly * processor.preprocess_labels(geometry.tissue, geometry)[:, None]  # as it will be restored

@@ -27,6 +27,9 @@ class ScanRule:
         peak_saliency (`float`): what is flagged counts only in pieces (3D, by faces) in which the saliency, smoothed,
             reaches this value somewhere, see `salient_pieces`; 0 keeps all.
         peak_anomaly (`float`): and in which the anomaly reaches this value at such a place.
+        peak_share (`float`): the threshold of a scan is this share of the highest value of what counts, as lesions are
+            outlined in PET: a lesion that stands out more looks larger at a threshold that is the same for all. 0: it
+            is the same for all.
 
     Raises:
         InputError: a value is out of its range.
@@ -37,14 +40,16 @@ class ScanRule:
     neighbour_probability: float | None = None
     peak_saliency: float = 0.0
     peak_anomaly: float = 0.0
+    peak_share: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.smoothing_mm < float("inf"):
             raise InputError(f"`smoothing_mm` must be 0 or more millimetres, got {self.smoothing_mm}.")
         if self.neighbour_probability is not None and not 0 <= self.neighbour_probability <= 1:
             raise InputError(f"`neighbour_probability` must lie in 0 to 1, got {self.neighbour_probability}.")
-        if not 0 <= self.peak_saliency <= 1:
-            raise InputError(f"`peak_saliency` must lie in 0 to 1, got {self.peak_saliency}.")
+        for name in ("peak_saliency", "peak_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"`{name}` must lie in 0 to 1, got {getattr(self, name)}.")
         if not 0 <= self.peak_anomaly < float("inf"):
             raise InputError(f"`peak_anomaly` must be 0 or more, got {self.peak_anomaly}.")
 
@@ -58,7 +63,8 @@ class Calibration:
         noise_level (`int`): K.
         percentile (`float`): τ, of the saliency map.
         recipe (`MapRecipe`, *optional*): how the anomaly map is made; None for the thesis's map.
-        threshold (`float`, *optional*): of that map, from where on it is lesion; None where none was chosen.
+        threshold (`float`, *optional*): of that map, from where on it is lesion; None where none was chosen. Whole
+            scans have their own where `scan` says so (`peak_share`).
         false_positive_thresholds (`dict[str, float]`): share of healthy brain to the threshold that no larger share of
             it reaches, on healthy validation slices, `{"0.01": 0.08}`.
         chosen_by (`str`): what the choice was made on and how good it was there, in words.
