@@ -78,7 +78,7 @@ class Coverage:
         if self.uncounted_ml:
             ml = f"{self.uncounted_ml:.1f}" if self.uncounted_ml >= 1 else f"{self.uncounted_ml:.2g}"
             sentences.append(
-                f"{ml} ml more reach the anomaly threshold and are not counted: the saliency does not point at them."
+                f"{ml} ml more reach the anomaly threshold and are not counted: they do not stand out where the saliency points."
             )
         return sentences
 
