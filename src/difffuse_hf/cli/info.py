@@ -62,12 +62,15 @@ def _calibration(one: dict[str, Any]) -> str:
     """Thresholds and settings of a preset."""
     by_share = one["false_positive_thresholds"]
     shares = by_share.items() if isinstance(by_share, dict) else ()
+    scan = one.get("scan") or {}
+    of_scan = scan.get("peak_share")
     return ", ".join(
         [
             f"anomaly threshold {_number(one['threshold'])}",
+            *([f"of a whole scan {_number(of_scan)} of the highest anomaly that counts"] if of_scan else []),
             *(f"{_number(value)} for a share of {share} false positives" for share, value in shares),
             *(f"{word} {_number(one[key])}" for word, key in _OWN.items() if one[key] is not None),
-            *(["slices looked at together"] if one.get("scan") else []),
+            *(["slices looked at together"] if scan else []),
         ]
     )
 

@@ -77,9 +77,8 @@ class Coverage:
             sentences.append("All of the reference lesion lies in slices that were repainted.")
         if self.uncounted_ml:
             ml = f"{self.uncounted_ml:.1f}" if self.uncounted_ml >= 1 else f"{self.uncounted_ml:.2g}"
-            sentences.append(
-                f"{ml} ml more reach the anomaly threshold and are not counted: they do not stand out where the saliency points."
-            )
+            why = "they do not stand out where the saliency points."
+            sentences.append(f"{ml} ml more reach the anomaly threshold and are not counted: {why}")
         return sentences
 
 
