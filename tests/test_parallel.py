@@ -86,6 +86,18 @@ def test_a_killed_worker_loses_one_attempt_and_a_deadly_task_loses_itself(tmp_pa
 
 
 @pytest.mark.slow
+def test_a_task_that_waits_behind_a_deadly_one_is_not_lost_with_it(tmp_path):
+    """One worker holds both, so that Dask gives up on both."""
+    from distributed import LocalCluster
+
+    tasks = [(0, "always"), (1, ""), (2, "")]
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+        with Workers(dask_address=cluster.scheduler_address) as pool:
+            results = {number: result for (number, _), result in pool.map(square_or_die, tasks)}
+    assert isinstance(results.pop(0), WorkerDied) and results == {1: 1, 2: 4}
+
+
+@pytest.mark.slow
 def test_a_running_cluster_takes_the_same_tasks_and_an_error_reaches_the_caller():
     from distributed import LocalCluster
 

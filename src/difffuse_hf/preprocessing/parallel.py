@@ -1,7 +1,7 @@
 """One task per series, on this machine or on a Dask cluster, through one loop.
 
-A worker that dies takes down the attempt at one series: Dask starts it again elsewhere and gives up on a series whose
-attempts have killed several workers.
+A worker that dies takes down the attempts at what it held: Dask starts them again elsewhere and gives up on a series
+whose attempts have seen several workers die. A series is given up for good when it has killed them by itself.
 """
 
 import itertools
@@ -70,16 +70,30 @@ class Workers(AbstractContextManager):
     def map(self, function: Callable, tasks: Iterable) -> Iterator[tuple]:
         """`(task, result)` in the order of completion; `result` is a `WorkerDied` where the task killed its workers.
 
+        Dask blames a death on everything that the worker held, so that a task which waited behind a deadly one is
+        given up with it. Such tasks have another try at the end, each by itself, where nobody else is to blame.
+
         Other exceptions are raised here, after which the rest of the tasks is given up.
         """
-        client = self._client
-        if client is None:
+        if self._client is None:
             yield from ((task, function(task)) for task in tasks)
             return
+        suspects = []
+        for task, result in self._together(function, iter(tasks), _PER_WORKER * max(self._present(), self.workers)):
+            if isinstance(result, WorkerDied):
+                suspects.append(task)
+            else:
+                yield task, result
+        for task in suspects:
+            yield from self._together(function, iter([task]), 1)
+
+    def _together(self, function: Callable, tasks: Iterator, in_flight: int) -> Iterator[tuple]:
+        """`map` with so many tasks in flight, and as Dask blames them."""
         from dask.distributed import as_completed
         from distributed.scheduler import KilledWorker
 
-        tasks, waiting, running = iter(tasks), as_completed(with_results=True, raise_errors=False), {}
+        client: Any = self._client
+        waiting, running = as_completed(with_results=True, raise_errors=False), {}
 
         def submit(count):
             for task in itertools.islice(tasks, count):
@@ -87,7 +101,7 @@ class Workers(AbstractContextManager):
                 running[future.key] = task
                 waiting.add(future)
 
-        submit(_PER_WORKER * max(self._present(), self.workers))
+        submit(in_flight)
         for future, result in self._completed(waiting):
             task = running.pop(future.key)
             submit(1)
