@@ -192,9 +192,7 @@ def choose(
     sick = counts[0, :, 2, 0] > 0  # scans
     if not sick.any():
         raise InputError("None of the scans has a drawn lesion, so nothing can be chosen.")
-    dice = np.stack(
-        [[dice_of_counts(scan) for scan in rule[sick]] for rule in counts]
-    )  # (rules, scans, thresholds + 1)
+    dice = np.stack([[dice_of_counts(scan) for scan in rule[sick]] for rule in counts])  # (rules, scans, T + 1)
     ends = dice.mean(1)[:, :-1].argmax(1)  # of each rule, the best threshold that is the same for all
     scored = np.stack([one[:, -1 if plan.scan.peak_share else end] for plan, one, end in zip(plans, dice, ends)])
     best = int(scored.mean(1).argmax())

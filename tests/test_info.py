@@ -89,10 +89,8 @@ def test_info_lists_calibrated_presets_with_their_thresholds_and_modalities_that
     assert "other presets: anomaly threshold 0.05, K 200, percentile 50" in out
     assert "takes: skull-stripped MR: flair, t1, t1ce, t2 (may lack: t1)" in out
     own = changed(model, tmp_path / "own", calibrations={"fast": {**chosen, "scan": {"peak_share": 0.35}}})
-    assert (
-        "anomaly threshold 0.7, of a whole scan 0.35 of the highest anomaly that counts, 0.9 for"
-        in run("info", own)[1]
-    )
+    _, out, _ = run("info", own)
+    assert "anomaly threshold 0.7, of a whole scan 0.35 of the highest anomaly that counts, 0.9 for" in out
 
 
 def test_the_demo_model_is_described_at_once_and_without_torch():

@@ -109,9 +109,8 @@ def test_the_rule_with_the_best_dice_over_scans_that_have_a_lesion_is_chosen_wit
     )
     own = [plans[0], calibrate.rule_of(plan, {"peak_share": 0.4})]
     chosen = calibrate.choose(own, counts, thresholds, [0.01])
-    assert (
-        chosen.scan == ScanRule(peak_share=0.4) and chosen.threshold == 2.0
-    )  # the best one for all is kept beside it
+    assert chosen.scan == ScanRule(peak_share=0.4)
+    assert chosen.threshold == 2.0  # the best one for all is kept beside it
     assert "mean Dice 1.000, +0.333" in chosen.chosen_by and chosen.false_positive_thresholds == {"0.01": 2.0}
     with pytest.raises(InputError, match="unknown name"):
         calibrate.rule_of(plan, {"smoothing": 1})

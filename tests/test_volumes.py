@@ -377,11 +377,8 @@ def test_what_is_flagged_counts_only_in_pieces_that_the_saliency_points_at(pipel
     assert 0 < some.lesion.sum() <= every.lesion.sum() and not some.lesion[every.lesion == 0].any()
     assert none.parameters["uncounted_ml"] == pytest.approx(every.lesion_ml, abs=1e-3)
     assert every.parameters["uncounted_ml"] == 0
-    assert (
-        coverage_of(none)
-        .in_words()[-1]
-        .endswith("and are not counted: they do not stand out where the saliency points.")
-    )
+    said = coverage_of(none).in_words()[-1]
+    assert said.endswith("and are not counted: they do not stand out where the saliency points.")
     highest = float(every.slices.anomaly.max())
     strongest, beyond = made(0.0, at=highest), made(0.0, at=2 * highest)
     assert strongest.slices.anomaly.max() == highest and not beyond.slices.anomaly.any()

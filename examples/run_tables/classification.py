@@ -177,8 +177,8 @@ def atlas_if_there() -> list[str]:
     return ["--atlas", "jhu"] if find_spec("rapidtide") else []
 
 
-def counterfactual_options(size: ClassificationSize) -> dict:
-    return {"num_steps": size.steps, "step_rule": "proximal", "step_growth": 1.5, "reference": "reconstruction"}
+def counterfactual_options(num_steps: int) -> dict:
+    return {"num_steps": num_steps, "step_rule": "proximal", "step_growth": 1.5, "reference": "reconstruction"}
 
 
 def add_classifiers(steps: Steps, size: ClassificationSize, cohort: str, seed: int, here: str) -> None:
@@ -201,7 +201,7 @@ def add_classifiers(steps: Steps, size: ClassificationSize, cohort: str, seed: i
     autoencoder, baseline = f"{here}/autoencoder", f"{here}/baseline"
     network("autoencoder", "train_autoencoder", size.autoencoder.split(), train[:4], loop)
     maps = ["--dataset", f"{here}/data", *size.device.split()]
-    search = ["--autoencoder", autoencoder, "--options", json.dumps(counterfactual_options(size))]
+    search = ["--autoencoder", autoencoder, "--options", json.dumps(counterfactual_options(size.steps))]
     network("saliency", "compute_saliency", maps, "--classifier", baseline, search)
     from_baseline = ["--classifier", baseline, "--saliency", f"{here}/saliency", "--epochs", size.epochs]
     for name, flags in (COMPETITORS | variants(cohort)).items():
@@ -242,7 +242,7 @@ def add_classification_tables(steps: Steps, size: ClassificationSize, cohort: st
         runs += ["--run", f"{here}/baseline", f"{here}/autoencoder", data]
         second += ["--acat", f"{here}/ACAT", saliency]
     tables, first, last = (f"{out}/{cohort}/{part}" for part in ("tables", size.seeds[0], size.seeds[-1]))
-    search = counterfactual_options(size)
+    search = counterfactual_options(size.steps)
     options = {"class_agnostic_saliency": search, "negative_counterfactual": search}
     options["rise"] = {"num_masks": size.masks}
     steps.add(f"{cohort}/classification tables", "python", "examples/evaluate_classification.py", rows, curve,

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from difffuse_hf.errors import require_choice
 
-from .classification import COMPETITORS, NOISE_STD, atlas_if_there, variants
+from .classification import COMPETITORS, NOISE_STD, atlas_if_there, counterfactual_options, variants
 from .steps import Steps
 
 WINDOW_HU = (0, 80)  # the brain window of a reading room
 # How many times as dark as the phantom has them infarcts of sizes 1 to 4 are. As it has them nobody could tell whether
 # maps help: the baseline is blind to sizes 1 and 2 (AUC 0.58) and never wrong about size 4. Fixed before ACAT was run.
 CONTRAST = (3, 3, 1, 0.5)
-BASELINE, MAPS, SCRATCH = "baseline", "saliency", "ACAT from scratch"
+BASELINE, MAPS = "baseline", "saliency"
 MORE, MAXIMUM = "baseline, more epochs", "baseline, maximum pooling"  # the second as version 0.1.0 had it
 MORE_RATE = 1e-3  # of a few epochs: with 1e-4 not even maps of the drawn lesion helped with small ones
 MAPS_OF = {  # name of the row -> the maps that its attention gets
@@ -94,19 +94,21 @@ def subtle(name: str, out: str, anatomies: str, cases: str | None) -> Steps:
 
 def add_table_of_maps(steps: Steps, size: SubtleSize, out: str) -> None:
     """Where the maps of each method point, by lesion and by territory (Sec. 5.6.5), and Table 5.6."""
-    first, runs = f"{out}/{size.seeds[0]}", []
+    seed, runs = size.seeds[0], []
+    first = f"{out}/{seed}"
     for here in (f"{out}/{seed}" for seed in size.seeds):
         runs += ["--run", f"{here}/{BASELINE}", f"{here}/autoencoder", f"{here}/data",
                  "--acat", f"{here}/ACAT", f"{here}/{MAPS}"]  # fmt: skip
-    name, to = SCRATCH, f"{first}/{SCRATCH}"  # all epochs of the baseline, for it starts without its weights
-    steps.add(f"{size.seeds[0]}/{name}", "launch", "examples/train_acat.py", train_flags(size, first, size.seeds[0]),
+    scratch = f"{first}/ACAT from scratch"  # all epochs of the baseline, for it starts without its weights
+    steps.add(f"{seed}/ACAT from scratch", "launch", "examples/train_acat.py", train_flags(size, first, seed),
               "--classifier", f"{first}/{BASELINE}", "--from_scratch", "--epochs", sum(size.stages), "--learning_rate",
-              MORE_RATE, "--saliency", f"{first}/{MAPS}", "--output_dir", to, to=to)  # fmt: skip
-    options = {name: counterfactual(size) for name in ("class_agnostic_saliency", "negative_counterfactual")}
+              MORE_RATE, "--saliency", f"{first}/{MAPS}", "--output_dir", scratch, to=scratch)  # fmt: skip
+    search = counterfactual_options(size.search)
+    options = {"class_agnostic_saliency": search, "negative_counterfactual": search}
     options["rise"] = {"num_masks": size.masks}
     tables = f"{out}/tables of maps"
     steps.add("tables of maps", "python", "examples/evaluate_saliency.py", runs, atlas_if_there(), "--limit",
-              size.looked_at, "--noise_std", NOISE_STD, "--noise_model", to, "--options", json.dumps(options),
+              size.looked_at, "--noise_std", NOISE_STD, "--noise_model", scratch, "--options", json.dumps(options),
               "--output_dir", tables, to=tables)  # fmt: skip
 
 
@@ -125,10 +127,6 @@ def train_flags(size: SubtleSize, here: str, seed: int) -> list:
             "latest", *size.common.split()]  # fmt: skip
 
 
-def counterfactual(size: SubtleSize) -> dict:
-    return {"num_steps": size.search, "step_rule": "proximal", "step_growth": 1.5, "reference": "reconstruction"}
-
-
 def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
     """The baseline of a seed, the maps, and what goes on from there with as many epochs each."""
     data, train = ["--dataset", f"{here}/data"], train_flags(size, here, seed)
@@ -142,8 +140,9 @@ def add_networks(steps: Steps, size: SubtleSize, seed: int, here: str) -> None:
     add(BASELINE, "launch", "train_classifier", recipe)
     add("autoencoder", "launch", "train_autoencoder", train, "--channels", 8, 16, 16, "--strides", size.grid.strides,
         "--max_steps", size.autoencoder)  # fmt: skip
+    search = json.dumps(counterfactual_options(size.search))
     add(MAPS, "launch", "compute_saliency", data, "--cpu", "--classifier", f"{here}/{BASELINE}",
-        "--autoencoder", f"{here}/autoencoder", "--options", json.dumps(counterfactual(size)))  # fmt: skip
+        "--autoencoder", f"{here}/autoencoder", "--options", search)  # fmt: skip
     add("gradient maps", "launch", "compute_saliency", data, "--cpu", "--classifier", f"{here}/{BASELINE}",
         "--method", "gradient")  # fmt: skip
     add("drawn maps", "python", "drawn_maps", data)
