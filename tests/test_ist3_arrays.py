@@ -9,7 +9,7 @@ import scipy
 
 from difffuse_hf import ACATProcessor, DifFuseProcessor
 from difffuse_hf.data.cards import is_synthetic
-from difffuse_hf.data.ist3 import fit_affine
+from difffuse_hf.data.planes import fit_affine
 from difffuse_hf.data.prepare import make_builder, prepare
 from difffuse_hf.data.scans import load_scans
 from difffuse_hf.data.slices import load_slices

@@ -15,8 +15,8 @@ from ..phantoms.ist3_arrays import COLUMNS, ROWS, ROWS_FILE, SLICES, VOXEL_MM, W
 from ..preprocessing.volume import window_hounsfield
 from .axial_slices import SliceRecipe
 from .builder import FolderBuilder, FolderConfig, classifier_config
-from .ist3 import fit_affine, fit_planes
 from .ist3_labels import SIDES, TIMES
+from .planes import fit_affine, fit_planes
 
 
 @dataclass
