@@ -22,6 +22,7 @@ COLUMNS = [
     Column("auprc", "AUPRC", digits=3),
 ]
 SCANS = Column("scans", "scans", digits=0, best=None, spread=False)
+LONGEST_NAME = 16  # of a scan beside its row
 SMALL_SIZES = (1, 2)  # of an infarct, IST-3's grades
 LIKENESS = [
     Column("cascade_spearman", "ρ, all layers", best=None),
@@ -132,7 +133,12 @@ def draw_saliency(scans: Sequence[LesionScan], maps: Mapping[int, Mapping[str, t
         for saliency in found.values():
             plane = saliency.reshape(-1, *saliency.shape[-2:])[best].numpy()[down, right]
             tiles.append({**window, "colour": plane, "colours": SALIENCY_COLOURS, "opacity": 0.65})
-        rows.append((f"{scan.key[:8]}, slice {best}", tiles))
+        rows.append((f"{short(scan.key)}, slice {best}", tiles))
     columns = ["image", *(name.replace("_", " ") for name in next(iter(maps.values())))]
     bars = [(SALIENCY_COLOURS, 1.0, "saliency; 1 is the maximum of the scan")]
     overview_figure(rows, columns, "Saliency maps", bars, {"lesion": REFERENCE}, path)
+
+
+def short(key: str) -> str:
+    """The key of a scan, or the end of a long one: identifiers of one study begin alike."""
+    return key if len(key) <= LONGEST_NAME else f"…{key[1 - LONGEST_NAME :]}"
