@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     if len(subjects) < 10:
         raise InputError(f"{args.synthetic} holds {len(subjects)} subjects; percentiles need 10 and more.")
     drawn = np.stack([contrasts(read_case(one, MODALITIES)) for one in subjects])  # (N, tissues, modalities)
-    low, high = np.percentile(drawn, SHARES, axis=0)
+    low, high = np.nanpercentile(drawn, SHARES, axis=0)  # a tissue that a scan lacks is NaN
     for folder in args.real:
         print(compare(folder.name, contrasts(read_case(folder, MODALITIES)), low, high, len(subjects)).markdown())
 

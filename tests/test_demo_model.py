@@ -100,7 +100,7 @@ def test_dif_fuse_finds_a_synthetic_lesion_better_than_its_saliency_alone(pipeli
 @pytest.mark.skipif(not SCANS.is_dir(), reason=f"needs the sample scans in {SCANS}")
 def test_a_real_glioma_is_found_and_the_geometry_kept_exactly(pipeline, tmp_path):
     source = SCANS / "BraTS2021_96692"
-    summary = detect_case(pipeline, source, tmp_path, write_report, preset="fast", progress=False)
+    summary = detect_case(pipeline, source, tmp_path, write_report, preset="fast", display_steps=3, progress=False)
     assert summary["dice"] >= 0.6
     original = nibabel.load(source / "BraTS2021_96692_flair.nii.gz")
     for file in (tmp_path / "BraTS2021_96692").glob("*.nii.gz"):

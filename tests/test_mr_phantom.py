@@ -10,6 +10,15 @@ from difffuse_hf.phantoms import brats2021, mr
 from difffuse_hf.phantoms.anatomy import Anatomy, Tissue
 from difffuse_hf.phantoms.glioma import ENHANCING, NECROTIC, OEDEMA
 
+DRAWN = mr.LOOK["flair"]  # before the fixture below
+TISSUES = {  # proton density, T1, T2 in ms of white and grey matter; T1: Wright et al. 2008, T2: Stanisz et al. 2005
+    1.5: ((0.70, 646, 72), (0.82, 1197, 95)),
+    3.0: ((0.70, 838, 69), (0.82, 1607, 99)),
+}
+PROTOCOLS = (  # tesla, TR, TI and TE in ms: FLAIR as it is run
+    *((1.5, tr, ti, te) for tr, ti in ((8000, 2000), (9000, 2200), (9000, 2500)) for te in (90, 105, 120, 140)),
+    *((3.0, tr, ti, te) for tr, ti in ((8000, 2370), (9000, 2500), (11000, 2800)) for te in (90, 105, 120, 140)),
+)
 BOX = (slice(94, 146), slice(72, 132), slice(46, 92))  # even sides, around the MNI origin
 
 
@@ -67,3 +76,14 @@ def test_age_widens_the_ventricles_at_the_cost_of_white_matter_only():
         changed = one != tissue
         assert set(np.unique(tissue[changed])) <= {Tissue.WHITE_MATTER, Tissue.CORTEX}
         assert np.array_equal(one > 0, tissue > 0)
+
+
+def test_the_cortex_that_the_signal_equation_gives_on_flair_is_among_what_is_drawn():
+    def signal(density, t1, t2, tr, ti, te):
+        return density * (1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)) * np.exp(-te / t2)
+
+    given = [signal(*TISSUES[b][1], tr, ti, te) / signal(*TISSUES[b][0], tr, ti, te) for b, tr, ti, te in PROTOCOLS]
+    standing_off = brats2021.CONTRAST["flair"][Tissue.CORTEX - Tissue.WHITE_MATTER] - 1
+    low, high = (1 + factor * standing_off for factor in DRAWN.contrast)
+    assert (min(given), max(given)) == pytest.approx((1.08, 1.52), abs=0.005)
+    assert low <= min(given) and max(given) <= high
