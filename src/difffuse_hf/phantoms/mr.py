@@ -41,8 +41,8 @@ BRIGHTNESS = {
     "t1ce": {WHITE_MATTER_LESION: (0.65, 1.0), INFARCT: (0.7, 1.3), CAVITY: (0.3, 0.55), SCAR: (0.65, 1.0)},
     "t2": {WHITE_MATTER_LESION: (1.3, 2.2), INFARCT: (1.4, 2.2), CAVITY: (2.0, 3.2), SCAR: (1.4, 2.2)},
 }
-# On FLAIR the signal equation of the inversion recovery gives cortex 1.08 to 1.52 of the brightness of white matter, with
-# published relaxation times (tests/test_mr_phantom.py has them); it is drawn from 1.0 to 1.6.
+# On FLAIR the signal equation of the inversion recovery gives cortex 1.08 to 1.52 of the brightness of white matter,
+# with published relaxation times (tests/test_mr_phantom.py has them); it is drawn from 1.0 to 1.6.
 LOOK = {
     "flair": MRLook((0.0, 2.8), (0.4, 2.2), 0.06, (0.5, 1.1)),
     "t1": MRLook((0.2, 1.6), (0.5, 1.5), 0.06, (0.5, 1.1)),
