@@ -42,7 +42,8 @@ BRIGHTNESS = {
     "t2": {WHITE_MATTER_LESION: (1.3, 2.2), INFARCT: (1.4, 2.2), CAVITY: (2.0, 3.2), SCAR: (1.4, 2.2)},
 }
 # On FLAIR the signal equation of the inversion recovery gives cortex 1.08 to 1.52 of the brightness of white matter,
-# with published relaxation times (tests/test_mr_phantom.py has them); it is drawn from 1.0 to 1.6.
+# with published relaxation times (tests/test_mr_phantom.py has them); it is drawn from 1.0 to 1.6,
+# and the other grey matter with it.
 LOOK = {
     "flair": MRLook((0.0, 2.8), (0.4, 2.2), 0.06, (0.5, 1.1)),
     "t1": MRLook((0.2, 1.6), (0.5, 1.5), 0.06, (0.5, 1.1)),
