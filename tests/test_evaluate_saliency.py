@@ -24,7 +24,7 @@ from difffuse_hf.errors import InputError  # noqa: E402
 from difffuse_hf.evaluation.localisation import localise  # noqa: E402
 from difffuse_hf.evaluation.saliency_runs import SaliencyRun, SaliencySettings, score_run  # noqa: E402
 from difffuse_hf.models.auto import load_classifier  # noqa: E402
-from difffuse_hf.reporting.saliency_tables import lesion_tables  # noqa: E402
+from difffuse_hf.reporting.saliency_tables import lesion_tables, short  # noqa: E402
 from difffuse_hf.saliency.gradient import gradient  # noqa: E402
 from difffuse_hf.saliency.methods import METHODS  # noqa: E402
 
@@ -175,6 +175,12 @@ def test_sanity_checks_and_variances_are_those_of_the_first_run(everything):
 
 def test_the_figure_is_a_picture(everything, made):
     assert (made[0] / "out" / "saliency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scans_of_one_study_have_names_of_their_own_in_the_figure():
+    study = "1.2.826.0.1.3680043.8.498."
+    assert short("BraTS2021_00001") == "BraTS2021_00001"
+    assert short(f"{study}1234567890") != short(f"{study}1234567891") and len(short(study)) == 16
 
 
 def test_what_does_not_fit_is_one_sentence(made, tmp_path, capsys):
